@@ -1,0 +1,24 @@
+"""Base: the ID-only recommender that every text method is compared with."""
+
+from pydantic import Field
+from torch import Tensor
+
+from models.adapters.adapter import Adapter, Spectrum, id_embedding
+from models.registry import Section
+
+
+class Base(Adapter):
+    """T = E_id. The spectrum is read for its number of items only.
+
+    A zero row has no direction under cosine scoring, hence no gradient: the initial spread must be positive.
+    """
+
+    class Config(Section):
+        id_std: float = Field(0.02, gt=0, description="standard deviation of the initial ID embeddings")
+
+    def __init__(self, config: Config, spectrum: Spectrum, dim: int) -> None:
+        super().__init__(spectrum.n_items, dim)
+        self.id_embedding = id_embedding(spectrum.n_items, dim, config.id_std)
+
+    def table(self) -> Tensor:
+        return self.id_embedding

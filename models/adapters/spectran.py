@@ -1,0 +1,112 @@
+"""SpecTran: a spectrum-aware transformer adapter. The whole spectrum is attended to, not cut off."""
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from models.adapters.adapter import Adapter, Spectrum, id_embedding
+from models.registry import Section
+
+Variant = Literal["full", "without_attention", "principal_sigma", "principal_identity", "without_encoding"]
+
+
+class SpecTran(Adapter):
+    """T = E_id + E_s, E_s = U W^T, W = softshrink_lambda(Q K^T) + [diag(D), 0]  (SpecTran, Eqs. 7-11).
+
+    U: (N, r) frozen; Q: (d, k), K: (r, k), k = d; lambda >= 0 learned.
+    D_i = sigma_1 * sum_k alpha_k (sigma_i / sigma_1)^k: a Taylor polynomial of the normalised spectrum.
+    """
+
+    class Config(Section):
+        variant: Variant = Field("full", description="the ablations of the paper's Table 3")
+        order: int = Field(3, ge=0, le=8, description="n, the order of the Taylor polynomial")
+        alpha: Literal["shared", "per_dim"] = Field("shared", description="one polynomial, or one per output dimension")
+        center: bool = Field(False, description="read the centred spectrum instead of the plain one")
+        id_std: float = Field(0.02, ge=0, description="standard deviation of the initial ID embeddings")
+
+    def __init__(self, config: Config, spectrum: Spectrum, dim: int) -> None:
+        super().__init__(spectrum.n_items, dim)
+        used = spectrum.centred if config.center else spectrum
+        used.require_rank(dim, "spectran")
+        self.variant = config.variant
+        self.register_buffer("U", used.U.clone(), persistent=False)  # (N, r)
+        self.register_buffer("sigma", used.sigma[:dim].clone(), persistent=False)  # (d,)
+        self.id_embedding = id_embedding(spectrum.n_items, dim, config.id_std)
+        if self.attends:
+            self.query = nn.Parameter(torch.randn(dim, dim) * 0.1)  # Q (d, k)
+            self.key = nn.Parameter(torch.randn(used.rank, dim) * 0.1)  # K (r, k)
+            self.threshold = nn.Parameter(torch.zeros(()))  # lambda
+        if self.encodes:
+            rows = (dim,) if config.alpha == "per_dim" else ()
+            self.alpha = nn.Parameter(torch.ones(*rows, config.order + 1))
+
+    U: Tensor
+    sigma: Tensor
+
+    @property
+    def attends(self) -> bool:
+        """Whether this variant has softshrink(Q K^T)."""
+        return self.variant != "without_attention"
+
+    @property
+    def encodes(self) -> bool:
+        """Whether this variant learns the Taylor encoding D."""
+        return self.variant in ("full", "without_attention")
+
+    def attention(self) -> Tensor:
+        """phi = softshrink(Q K^T), (d, r).
+
+        Written out because torch's softshrink takes lambda as a number, without a gradient. Lambda is clamped in place, where
+        its gradient at exactly 0 survives; a reparametrisation by |.|, relu or square would be stuck at its start.
+        """
+        if self.training:
+            with torch.no_grad():
+                self.threshold.clamp_(min=0)
+        product = self.query @ self.key.T  # (d, r)
+        return product.sign() * (product.abs() - self.threshold.clamp(min=0)).clamp(min=0)
+
+    def principal(self) -> Tensor:
+        """The weights D of the d principal components, (d,)."""
+        if self.variant == "principal_sigma":
+            return self.sigma
+        if self.variant == "principal_identity":
+            return torch.ones_like(self.sigma)
+        if self.variant == "without_encoding":
+            return torch.zeros_like(self.sigma)
+        relative = (self.sigma / self.sigma[0]).unsqueeze(-1)  # (d, 1)
+        powers = relative ** torch.arange(self.alpha.shape[-1], device=relative.device)  # (d, n + 1)
+        return self.sigma[0] * (powers * self.alpha).sum(-1)
+
+    def semantic_table(self) -> Tensor:
+        principal = self.principal()
+        if not self.attends:
+            return self.U[:, : self.dim] * principal
+        weights = self.attention() + nn.functional.pad(principal.diag(), (0, self.U.shape[1] - self.dim))  # (d, r)
+        return self.U @ weights.T
+
+    def table(self) -> Tensor:
+        return self.id_embedding + self.semantic_table()
+
+    def undecayed_parameters(self) -> list[nn.Parameter]:
+        return [getattr(self, name) for name in ("threshold", "alpha") if hasattr(self, name)]
+
+    @torch.no_grad()
+    def report(self) -> dict[str, object]:
+        """Learned lambda, alpha and D, and the mean principal and subordinate weights of the paper's Table 6."""
+        principal = self.principal()
+        result: dict[str, object] = {
+            "principal_min": principal.min().item(),
+            "principal_max": principal.max().item(),
+            "principal_weight": principal.mean().item(),
+        }
+        if self.encodes:
+            result["alpha"] = self.alpha.tolist()
+        if self.attends:
+            phi = self.attention()
+            result["threshold"] = max(self.threshold.item(), 0.0)
+            result["zero_share"] = (phi == 0).float().mean().item()
+            result["principal_weight"] = (principal + phi.diagonal()).mean().item()
+            result["subordinate_weight"] = phi[:, self.dim :].abs().sum(1).mean().item()
+        return result

@@ -1,0 +1,47 @@
+"""What every backbone is. Tokens: item ids 0..N-1; N is padding, N+1 is [MASK]."""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from models.registry import Section
+
+
+class Backbone(nn.Module):
+    """From item vectors to states. Knows neither adapters nor losses.
+
+    `positions` is the number P of token positions; the state that predicts the next item is always that of the last one.
+    """
+
+    Config: ClassVar[type[Section]] = Section
+    causal: ClassVar[bool]
+
+    def __init__(self, n_items: int, positions: int) -> None:
+        super().__init__()
+        self.padding = n_items
+        self.positions = positions
+
+    def training_examples(self, sequences: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """(B, L + 1) left-padded item ids -> tokens (B, P) and targets (B, P), padding where there is no target."""
+        raise NotImplementedError
+
+    def inference_tokens(self, history: Tensor) -> Tensor:
+        """(B, L) left-padded item ids, most recent last -> tokens (B, P)."""
+        raise NotImplementedError
+
+    def attention_mask(self, present: Tensor) -> Tensor:
+        """present: (B, P), False at padding -> (B, P, P), True where the query (rows) may look at the key (columns).
+
+        A query always sees itself: a row without any key would turn the softmax into NaN.
+        """
+        size = present.shape[1]
+        itself = torch.eye(size, dtype=torch.bool, device=present.device)
+        visible = present[:, None, :]
+        if self.causal:
+            visible = visible & torch.ones_like(itself).tril()
+        return visible | itself
+
+    def forward(self, x: Tensor, present: Tensor, attention: Tensor) -> Tensor:
+        """x: (B, P, d), zero at padding; present: (B, P); attention: (B, P, P) -> states (B, P, d)."""
+        raise NotImplementedError

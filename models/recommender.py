@@ -1,0 +1,86 @@
+"""Backbone + adapter: what is trained, saved and asked for rankings."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.adapters import ADAPTERS
+from models.adapters.adapter import Adapter, Spectrum
+from models.backbones import BACKBONES
+from models.backbones.backbone import Backbone
+from models.losses import draw_negatives, info_nce, normalised
+from models.registry import load_class
+
+
+class Recommender(nn.Module):
+    """Any adapter on any backbone. Scores are cosines between a state and the rows of T, in training and in ranking."""
+
+    def __init__(self, adapter: Adapter, backbone: Backbone, temperature: float, n_negatives: int) -> None:
+        super().__init__()
+        self.adapter = adapter
+        self.backbone = backbone
+        self.temperature = temperature
+        self.n_negatives = n_negatives
+
+    def encode(self, tokens: Tensor, table: Tensor) -> Tensor:
+        """States of every position. tokens: (B, P); table: (N, d), as the adapter made it -> (B, P, d)."""
+        n_items = len(table)
+        present = tokens != n_items
+        x = F.embedding(tokens.clamp(max=n_items - 1), table) * present.unsqueeze(-1)  # (B, P, d)
+        attention = self.backbone.attention_mask(present)
+        return self.backbone(self.adapter.mix(x, attention), present, attention)
+
+    def loss(self, sequences: Tensor, generator: torch.Generator) -> tuple[Tensor, int]:
+        """Loss of a batch and its number of targets. sequences: (B, L + 1), left-padded with N."""
+        table = self.adapter.table()
+        tokens, targets = self.backbone.training_examples(sequences, generator)
+        predicted = targets != len(table)
+        states = self.encode(tokens, table)[predicted]  # (T, d)
+        targets = targets[predicted]  # (T,)
+        negatives = draw_negatives(targets, len(table), self.n_negatives, generator)
+        loss = info_nce(normalised(states), normalised(table), targets, negatives, self.temperature)
+        extra = self.adapter.auxiliary_loss()
+        return (loss if extra is None else loss + extra), len(targets)
+
+    def next_item_states(self, history: Tensor, table: Tensor) -> Tensor:
+        """L2-normalised states that predict what follows each history. history: (B, L) -> (B, d)."""
+        return normalised(self.encode(self.backbone.inference_tokens(history), table)[:, -1])
+
+    def parameter_groups(self, weight_decay: float) -> list[dict]:
+        """Groups for the optimiser: what the adapter exempts is not decayed."""
+        exempt = {id(p) for p in self.adapter.undecayed_parameters()}
+        decayed = [p for p in self.parameters() if id(p) not in exempt]
+        return [
+            {"params": decayed, "weight_decay": weight_decay},
+            {"params": self.adapter.undecayed_parameters(), "weight_decay": 0.0},
+        ]
+
+    def n_trainable(self) -> int:
+        """Number of trainable parameters."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+
+def build_recommender(
+    spectrum: Spectrum,
+    *,
+    adapter: str,
+    adapter_options: dict,
+    backbone: str,
+    backbone_options: dict,
+    dim: int,
+    max_history: int,
+    temperature: float,
+    n_negatives: int,
+) -> Recommender:
+    """Build a recommender from names and options; raise UserError for an unknown name, an invalid option or an impossible dim."""
+    adapter_class = load_class(ADAPTERS, "adapter", adapter)
+    backbone_class = load_class(BACKBONES, "backbone", backbone)
+    adapter_config = adapter_class.Config.parse(adapter_options, f"params.yaml: adapters.{adapter}")
+    backbone_config = backbone_class.Config.parse(backbone_options, f"params.yaml: backbones.{backbone}")
+    # The adapter is built first and the backbone from a seed of its own: methods that share a seed share their backbone's start.
+    seed = torch.initial_seed()
+    made = adapter_class(adapter_config, spectrum, dim)
+    torch.manual_seed(seed)
+    return Recommender(
+        made, backbone_class(backbone_config, spectrum.n_items, dim, max_history), temperature, n_negatives
+    )

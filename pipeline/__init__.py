@@ -1,0 +1,1 @@
+"""The work of the stages, one module per noun of the domain."""

@@ -1,0 +1,103 @@
+"""Writing artifacts whole or not at all, saying what made them, and fingerprints."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from models.errors import UserError
+
+SIDECAR = "sidecar.json"
+RUNS = Path("data/runs")
+
+
+def sha256(path: Path) -> str:
+    """Checksum of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint(*parts: Any) -> str:
+    """32 hexadecimal digits that change with any part (anything that JSON can hold)."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON atomically: indented, keys in the order given, newline at the end."""
+    with atomic_file(path) as partial:
+        partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path, made_by: str) -> Any:
+    """Read JSON; raise UserError that names the stage `made_by` where the file is missing or broken."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; it is made by {made_by}") from None
+    except ValueError:
+        raise UserError(f"{path} is not valid JSON; delete it and make it again by {made_by}") from None
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it there on success, remove it on failure."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # DVC may have linked `path` to its read-only cache: replacing the name leaves the cache alone, writing through would not.
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+    os.close(descriptor)
+    partial = Path(name)
+    try:
+        yield partial
+        partial.chmod(0o644)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_directory(path: Path, made_from: dict[str, Any] | None = None) -> Iterator[Path]:
+    """Yield a temporary directory; on success it replaces `path` whole, on failure it is removed and `path` stays.
+
+    With `made_from`, `sidecar.json` is added: that, and the checksum of every file. It lies outside `path.parent`, which may
+    itself be something that a later stage depends on.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent.parent))
+    try:
+        yield partial
+        if made_from is not None:
+            files = {file.relative_to(partial).as_posix(): sha256(file) for file in sorted(_files(partial))}
+            write_json(partial / SIDECAR, {**made_from, "files": files})
+        partial.chmod(0o755)
+        if path.exists():
+            shutil.rmtree(path)
+        partial.replace(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _files(directory: Path) -> Iterable[Path]:
+    return (path for path in directory.rglob("*") if path.is_file())
+
+
+def main_checkout() -> Path:
+    """The user's checkout: the current directory, or where it is one of DVC's temporary workspaces, the one that owns it."""
+    here = Path.cwd()
+    for parent in here.parents:
+        if parent.name == ".dvc":
+            return parent.parent
+    return here
+
+
+def scratch() -> Path:
+    """Where unfinished and finished runs live by fingerprint: $SPECTRAN_SCRATCH, or `.scratch` in the main checkout.
+
+    Queued experiments run in temporary workspaces and share it.
+    """
+    return Path(os.environ.get("SPECTRAN_SCRATCH") or main_checkout() / ".scratch").absolute()

@@ -1,0 +1,138 @@
+"""`params.yaml`, typed and validated. Importing this module does not import torch."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, model_validator
+
+from models.adapters import ADAPTERS
+from models.backbones import BACKBONES
+from models.errors import UserError
+from models.registry import Section, check_name
+
+PARAMS_FILE = Path("params.yaml")
+
+
+class Download(Section):
+    mirror: str | None = Field(None, description="folder or URL that holds the source's files; the official site if empty")
+
+
+class Amazon2014(Section):
+    kind: Literal["amazon2014"]
+    name: str = Field(description="category as the official files spell it, e.g. Toys_and_Games")
+
+
+class Demo(Section):
+    kind: Literal["demo"]
+    seed: int = Field(0, ge=0)
+    items: int = Field(1000, ge=50, description="products in the catalogue")
+    users: int = Field(2000, ge=50, description="shoppers")
+
+
+class Files(Section):
+    kind: Literal["files"]
+    interactions: str = Field(description="Parquet or CSV: user_id, item_id, timestamp (seconds)")
+    items: str = Field(description="Parquet or CSV: item_id, title")
+
+
+Source = Annotated[Amazon2014 | Demo | Files, Field(discriminator="kind")]
+
+
+class Preprocess(Section):
+    core: int = Field(5, ge=3, description="keep users and items with at least this many interactions, iterated; 3 or more, since "
+                      "leave-one-out needs a training, a validation and a test item")
+    cap: int = Field(13, ge=4, description="keep each user's most recent interactions")
+
+
+class Encoder(Section):
+    model: str = Field(description="Hugging Face id, folder, or `package:<module>/<folder>` for a model inside a Python package")
+    revision: str | None = Field(None, description="commit, tag or branch of the Hugging Face repository")
+    pooling: Literal["mean", "last", "cls"] = "mean"
+    pool_special_tokens: bool = Field(True, description="whether BOS, CLS and SEP take part in pooling")
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    max_length: int = Field(256, ge=2, description="tokens; longer texts are cut")
+    batch_size: int = Field(64, ge=1)
+    normalise: bool = Field(True, description="L2-normalise every row")
+
+
+class Svd(Section):
+    rank_rtol: float | None = Field(None, gt=0, lt=1, description="singular values up to this share of the first are dropped; "
+                                    "max(N, l) times the float32 epsilon if empty")
+
+
+class Train(Section):
+    epochs: int = Field(200, ge=1, description="at most")
+    patience: int = Field(10, ge=1, description="stop after this many epochs without a better validation NDCG@20")
+    batch_size: int = Field(256, ge=1, description="users per step")
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.0, ge=0, description="coupled L2, inside Adam")
+    negatives: int = Field(64, ge=1, description="per target")
+    temperature: float = Field(0.07, gt=0)
+    max_history: int = Field(10, ge=1, description="most recent items that a backbone sees")
+
+
+class Evaluate(Section):
+    cutoffs: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)
+
+
+class Grid(Section):
+    dim: int = Field(ge=1)
+    datasets: list[str] = Field(min_length=1)
+    backbones: list[str] = Field(min_length=1)
+    adapters: list[str] = Field(min_length=1)
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
+
+
+class Params(Section):
+    """The whole of `params.yaml`. Options of one adapter or backbone are checked by the class that owns them."""
+
+    dataset: str
+    encoder: str
+    backbone: str
+    adapter: str
+    dim: int = Field(ge=1)
+    seed: int = Field(ge=0)
+    download: Download
+    sources: dict[str, Source]
+    preprocess: Preprocess
+    encoders: dict[str, Encoder]
+    svd: Svd
+    train: Train
+    backbones: dict[str, dict[str, Any]]
+    adapters: dict[str, dict[str, Any]]
+    evaluate: Evaluate
+    grid: Grid
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> "Params":
+        try:
+            for name in self.backbones:
+                check_name("backbone", name, BACKBONES)
+            for name in self.adapters:
+                check_name("adapter", name, ADAPTERS)
+            check_name("dataset", self.dataset, self.sources)
+            check_name("encoder", self.encoder, self.encoders)
+            for kind, names, known in (
+                ("backbone", [self.backbone, *self.grid.backbones], self.backbones),
+                ("adapter", [self.adapter, *self.grid.adapters], self.adapters),
+                ("dataset", self.grid.datasets, self.sources),
+            ):
+                for name in names:
+                    check_name(kind, name, known)
+        except UserError as error:
+            raise ValueError(str(error)) from None
+        return self
+
+
+def load_params(path: Path = PARAMS_FILE) -> Params:
+    """Read and validate `path`; raise UserError with one line for a missing, broken or invalid file."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} not found in {Path.cwd()}; run stages from the project's root") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path} holds no parameters; restore it with `git checkout {path}`")
+    return Params.parse(values, str(path))

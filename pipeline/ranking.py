@@ -1,0 +1,44 @@
+"""Full ranking: every item for every user, one rank per user, metrics from ranks."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+SCORES_AT_ONCE = 200_000_000 // 4  # floats held by a chunk of users
+
+
+def target_ranks(states: Tensor, table: Tensor, targets: Tensor) -> Tensor:
+    """Rank of each user's target among all items, from 1: 1 + #{s_j > s_t} + #{j < t: s_j = s_t}. (B,) int64
+
+    states: (B, d); table: (N, d); targets: (B,). Ties go to the lower item index. Counted, not sorted.
+    """
+    scores = states @ table.T  # (B, N)
+    of_target = scores.gather(1, targets[:, None])
+    before = torch.arange(len(table), device=table.device) < targets[:, None]
+    return 1 + (scores > of_target).sum(1) + ((scores == of_target) & before).sum(1)
+
+
+@torch.inference_mode()
+def rank_all(
+    states_of: Callable[[Tensor], Tensor], table: Tensor, history: Tensor, targets: Tensor, batch_size: int | None = None
+) -> np.ndarray:
+    """Ranks for all users, in chunks that fit in memory. history: (U, L); targets: (U,) -> (U,) int64."""
+    size = batch_size or max(1, min(4096, SCORES_AT_ONCE // len(table)))
+    ranks = [
+        target_ranks(states_of(history[start : start + size]), table, targets[start : start + size])
+        for start in range(0, len(history), size)
+    ]
+    return torch.cat(ranks).cpu().numpy()
+
+
+def metrics(ranks: np.ndarray, cutoffs: list[int]) -> dict[str, float]:
+    """HR@K, NDCG@K for every cutoff, and MRR: means over users of 1[rank <= K], 1[rank <= K] / log2(rank + 1), 1 / rank."""
+    ranks = np.asarray(ranks, dtype=np.float64)
+    hits = {k: ranks <= k for k in cutoffs}
+    return {
+        **{f"HR@{k}": float(hits[k].mean()) for k in cutoffs},
+        **{f"NDCG@{k}": float((hits[k] / np.log2(ranks + 1)).mean()) for k in cutoffs},
+        "MRR": float((1 / ranks).mean()),
+    }

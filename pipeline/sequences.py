@@ -1,0 +1,76 @@
+"""The sequences artifact on a device: leave-one-out split, left padding."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from models.errors import UserError
+
+
+@dataclass
+class Sequences:
+    """Every user's padded histories and targets; padding is N, on the left.
+
+    train: (U, L + 1), of which every item predicts its successor. valid_history, test_history: (U, L). Targets: (U,).
+    The test history includes the validation item.
+    """
+
+    n_items: int
+    user_ids: list[str]
+    train: Tensor
+    valid_history: Tensor
+    valid_target: Tensor
+    test_history: Tensor
+    test_target: Tensor
+
+    @property
+    def n_training_targets(self) -> int:
+        """Interactions that are predicted in an epoch in which every position predicts its successor."""
+        return int((self.train[:, :-1] != self.n_items).sum())
+
+
+def load_sequences(directory: Path, max_history: int, device: torch.device) -> Sequences:
+    """Read the artifact and split it leave-one-out: the last item tests, the one before validates, the rest trains."""
+    users, n_items = read_artifact(directory)
+    lengths = users["items"].list.len().to_numpy().astype(np.int64)
+    flat = users["items"].explode().to_numpy().astype(np.int64)
+    ends = lengths.cumsum()
+
+    def window(stop: np.ndarray, width: int) -> Tensor:
+        """The `width` items before position `stop` (exclusive, in `flat`) of each user, left-padded. (U, width)"""
+        position = stop[:, None] - np.arange(width, 0, -1)
+        inside = position >= (ends - lengths)[:, None]
+        return torch.from_numpy(np.where(inside, flat[np.maximum(position, 0)], n_items)).to(device)
+
+    def item(position: np.ndarray) -> Tensor:
+        return torch.from_numpy(flat[position]).to(device)
+
+    return Sequences(
+        n_items=n_items,
+        user_ids=users["user_id"].to_list(),
+        train=window(ends - 2, max_history + 1),
+        valid_history=window(ends - 2, max_history),
+        valid_target=item(ends - 2),
+        test_history=window(ends - 1, max_history),
+        test_target=item(ends - 1),
+    )
+
+
+def read_artifact(directory: Path) -> tuple[pl.DataFrame, int]:
+    """The users of a sequences artifact and its number of items."""
+    for name in ("sequences.parquet", "items.parquet"):
+        if not (directory / name).is_file():
+            raise UserError(f"{directory / name} is missing; `dvc repro data/dvc.yaml:preprocess@{directory.name}` makes it")
+    users = pl.read_parquet(directory / "sequences.parquet")
+    n_items = pl.scan_parquet(directory / "items.parquet").select(pl.len()).collect().item()
+    return users, n_items
+
+
+def popularity(users: pl.DataFrame, n_items: int) -> np.ndarray:
+    """Training interactions of every item (validation and test targets left out). (N,) int64"""
+    items = users["items"].list.head(pl.Series(users["items"].list.len().cast(pl.Int64) - 2)).explode().to_numpy()
+    return np.bincount(items, minlength=n_items)

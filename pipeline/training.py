@@ -1,0 +1,164 @@
+"""The training loop: early stopping on validation NDCG@20, best weights, history."""
+
+import json
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+from safetensors.torch import load_file, save_file
+from tqdm import tqdm
+
+from models.adapters.adapter import Spectrum
+from models.errors import UserError
+from models.recommender import Recommender, build_recommender
+from pipeline.artifacts import atomic_directory, read_json, write_json
+from pipeline.device import environment, select_device
+from pipeline.ranking import metrics, rank_all
+from pipeline.runs import Run
+from pipeline.sequences import Sequences, load_sequences
+from pipeline.spectrum import load_spectrum
+
+MONITOR = "NDCG@20"
+VALIDATION_CUTOFFS = [10, 20]
+
+
+def train_run(run: Run) -> Path:
+    """Train a run and leave it in its place in scratch, whole or not at all; return that place.
+
+    Raises UserError where inputs are missing or do not fit each other, options are invalid, or the loss is not finite.
+    """
+    device = select_device()
+    use_deterministic_kernels()
+    sequences = load_sequences(run.sequences, run.settings["train"]["max_history"], device)
+    spectrum = load_spectrum(run.spectrum, device)
+    if sequences.n_items != spectrum.n_items:
+        raise UserError(
+            f"{run.sequences} has {sequences.n_items} items and {run.spectrum} {spectrum.n_items}; `dvc repro` makes them agree"
+        )
+    torch.manual_seed(run.seed)
+    model = build(run, spectrum).to(device)
+    start = time.perf_counter()
+    history, best, weights = fit(model, sequences, run)
+    seconds = time.perf_counter() - start
+    with atomic_directory(run.scratch) as directory:
+        save_file(weights, directory / "model.safetensors")
+        pl.DataFrame(history).write_csv(directory / "history.csv")
+        summary = {
+            "epochs": len(history),
+            "best_epoch": best["epoch"],
+            "trainable_parameters": model.n_trainable(),
+            "validation": {name: best[name] for name in best if name not in ("epoch", "loss")},
+        }
+        write_json(directory / "training.json", summary)
+        cost = {"seconds": seconds, "seconds_per_epoch": seconds / len(history)}
+        write_json(directory / "run.json", cost | environment(device))
+        write_json(directory / "config.json", run.config())
+    return run.scratch
+
+
+def use_deterministic_kernels() -> None:
+    """Same seed, same machine, same thread count: same numbers, on a GPU too."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+
+
+def build(run: Run, spectrum: Spectrum) -> Recommender:
+    """The untrained recommender of a run, on the CPU's random state."""
+    train = run.settings["train"]
+    return build_recommender(
+        spectrum,
+        adapter=run.adapter,
+        adapter_options=run.settings["adapter"],
+        backbone=run.backbone,
+        backbone_options=run.settings["backbone"],
+        dim=run.dim,
+        max_history=train["max_history"],
+        temperature=train["temperature"],
+        n_negatives=train["negatives"],
+    )
+
+
+def fit(
+    model: Recommender, sequences: Sequences, run: Run
+) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, torch.Tensor]]:
+    """Train until validation stops getting better. Returns the history, its best row, and the weights of that epoch."""
+    options = run.settings["train"]
+    device = sequences.train.device
+    generator = torch.Generator(device).manual_seed(run.seed)
+    torch.manual_seed(run.seed)
+    optimiser = torch.optim.Adam(
+        model.parameter_groups(options["weight_decay"]), lr=options["learning_rate"], fused=True
+    )
+    history: list[dict[str, Any]] = []
+    best: dict[str, Any] = {MONITOR: -math.inf}
+    weights: dict[str, torch.Tensor] = {}
+    with tqdm(total=options["epochs"], desc=run.name, unit="epoch", mininterval=2) as bar:
+        for epoch in range(1, options["epochs"] + 1):
+            loss = _train_epoch(model, optimiser, sequences.train, options["batch_size"], generator)
+            if not math.isfinite(loss):
+                raise UserError(
+                    f"{run.name}: the loss is {loss} in epoch {epoch}; lower train.learning_rate or check the adapter's options"
+                )
+            ranks = evaluate_ranks(model, sequences.valid_history, sequences.valid_target)
+            row = {"epoch": epoch, "loss": loss} | metrics(ranks, VALIDATION_CUTOFFS)
+            history.append(row)
+            if row[MONITOR] > best[MONITOR]:
+                best = row
+                weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+            bar.set_postfix({"loss": f"{loss:.3f}", "valid": f"{row[MONITOR]:.4f}", "best": f"{best[MONITOR]:.4f}"})
+            bar.update()
+            if epoch - best["epoch"] >= options["patience"]:
+                break
+    return history, best, weights
+
+
+def _train_epoch(
+    model: Recommender, optimiser: torch.optim.Optimizer, train: torch.Tensor, batch_size: int, generator: torch.Generator
+) -> float:
+    """One pass over all users in random order; the mean loss over targets."""
+    model.train()
+    order = torch.randperm(len(train), generator=generator, device=train.device)
+    total = torch.zeros((), dtype=torch.float64, device=train.device)
+    targets = 0
+    for batch in order.split(batch_size):
+        loss, count = model.loss(train[batch], generator)
+        if not count:
+            continue
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        total += loss.detach() * count
+        targets += count
+    return float(total / max(targets, 1))
+
+
+@torch.inference_mode()
+def evaluate_ranks(model: Recommender, history: torch.Tensor, targets: torch.Tensor) -> Any:
+    """Rank of every user's target among all items, the item table built once. history: (U, L); targets: (U,) -> (U,)."""
+    from models.losses import normalised
+
+    model.eval()
+    table = model.adapter.table()
+    return rank_all(lambda h: model.next_item_states(h, table), normalised(table), history, targets)
+
+
+def load_checkpoint(directory: Path, run: Run, spectrum: Spectrum) -> Recommender:
+    """Rebuild a trained recommender; raise UserError where the checkpoint belongs to another run."""
+    config = read_json(directory / "config.json", "the train stage")
+    expected = json.loads(json.dumps(run.config()))
+    for name in ("dataset", "encoder", "backbone", "adapter", "dim", "seed", "settings"):
+        if config.get(name) != expected[name]:
+            raise UserError(
+                f"{directory} holds a checkpoint with {name} {config.get(name)!r}, params.yaml says {expected[name]!r}; "
+                "`dvc repro` trains it again"
+            )
+    model = build(run, spectrum)
+    try:
+        model.load_state_dict(load_file(directory / "model.safetensors"))
+    except (RuntimeError, OSError) as error:
+        raise UserError(f"{directory}/model.safetensors cannot be loaded ({str(error).splitlines()[0]}); train again") from None
+    return model

@@ -1,0 +1,27 @@
+"""Bring a dataset's files to data/raw/<dataset>: `python -m stages.download office`."""
+
+from argparse import ArgumentParser
+from pathlib import Path
+
+from pipeline.artifacts import atomic_directory
+from pipeline.download import fetch_source
+from pipeline.params import load_params
+from models.registry import check_name
+from stages import run
+
+
+def main() -> str:
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("dataset")
+    dataset = parser.parse_args().dataset
+    params = load_params()
+    source = params.sources[check_name("dataset", dataset, params.sources)]
+    target = Path("data/raw") / dataset
+    with atomic_directory(target, {"source": source.model_dump()}) as directory:
+        fetch_source(source, params.download, directory)
+        files = sorted(path.name for path in directory.iterdir())
+    return f"{dataset}: {', '.join(files)} in {target}"
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,37 @@
+"""Filter, cap, order and index a dataset's interactions: `python -m stages.preprocess office`."""
+
+from argparse import ArgumentParser
+from pathlib import Path
+
+from models.registry import check_name
+from pipeline.artifacts import SIDECAR, atomic_directory, read_json, write_json
+from pipeline.interactions import build_sequences, read_raw
+from pipeline.params import load_params
+from pipeline.runs import sequences_directory
+from stages import run
+
+
+def main() -> str:
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("dataset")
+    dataset = parser.parse_args().dataset
+    params = load_params()
+    source = params.sources[check_name("dataset", dataset, params.sources)]
+    raw = Path("data/raw") / dataset
+    made_from = {
+        "dataset": dataset,
+        "preprocess": params.preprocess.model_dump(),
+        "raw": read_json(raw / SIDECAR, f"`python -m stages.download {dataset}`"),
+    }
+    sequences = build_sequences(read_raw(source, raw), params.preprocess)
+    target = sequences_directory(dataset)
+    with atomic_directory(target, made_from) as directory:
+        sequences.users.write_parquet(directory / "sequences.parquet")
+        sequences.items.write_parquet(directory / "items.parquet")
+        write_json(directory / "statistics.json", sequences.statistics)
+    size = sequences.statistics
+    return f"{dataset}: {size['users']:,} users, {size['items']:,} items, {size['interactions']:,} interactions in {target}"
+
+
+if __name__ == "__main__":
+    run(main)

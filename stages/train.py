@@ -1,0 +1,34 @@
+"""Train the selected run, or take it from scratch space where it was trained before: `python -m stages.train`."""
+
+from pathlib import Path
+
+from pipeline.artifacts import RUNS, atomic_directory, atomic_file, read_json
+from pipeline.params import load_params
+from pipeline.runs import CHECKPOINT, Run, trained
+from stages import run
+
+import shutil
+
+
+def main() -> str:
+    selected = Run.of(load_params())
+    source = trained(selected)
+    with atomic_directory(CHECKPOINT) as directory:
+        for name in ("model.safetensors", "config.json"):
+            shutil.copyfile(source / name, directory / name)
+    for name, target in (
+        ("history.csv", Path("metrics/history.csv")),
+        ("training.json", Path("metrics/training.json")),
+        ("run.json", RUNS / "train-selected.json"),
+    ):
+        with atomic_file(target) as partial:
+            shutil.copyfile(source / name, partial)
+    summary = read_json(source / "training.json", "training")
+    return (
+        f"{selected.name}: validation NDCG@20 {summary['validation']['NDCG@20']:.4f} "
+        f"at epoch {summary['best_epoch']} of {summary['epochs']}"
+    )
+
+
+if __name__ == "__main__":
+    run(main)
