@@ -17,9 +17,7 @@ def draw_negatives(targets: Tensor, n_items: int, n_negatives: int, generator: t
 
     Drawn from N - 1 values and moved up by one from the target on: exactly uniform over the other items, without redrawing.
     """
-    draws = torch.randint(
-        n_items - 1, (len(targets), n_negatives), generator=generator, device=targets.device
-    )  # (T, M)
+    draws = torch.randint(n_items - 1, (len(targets), n_negatives), generator=generator, device=targets.device)  # (T, M)
     return draws + (draws >= targets[:, None])
 
 

@@ -81,6 +81,4 @@ def build_recommender(
     seed = torch.initial_seed()
     made = adapter_class(adapter_config, spectrum, dim)
     torch.manual_seed(seed)
-    return Recommender(
-        made, backbone_class(backbone_config, spectrum.n_items, dim, max_history), temperature, n_negatives
-    )
+    return Recommender(made, backbone_class(backbone_config, spectrum.n_items, dim, max_history), temperature, n_negatives)

@@ -23,7 +23,9 @@ def model_location(model: str) -> str:
     module, _, folder = model.removeprefix(PACKAGE).partition("/")
     spec = find_spec(module)
     if spec is None or spec.origin is None:
-        raise UserError(f"encoder model '{model}': Python package '{module}' is not installed; `pip install {module.replace('_', '-')}`")
+        raise UserError(
+            f"encoder model '{model}': Python package '{module}' is not installed; `pip install {module.replace('_', '-')}`"
+        )
     return str(Path(spec.origin).parent / folder)
 
 
@@ -51,7 +53,9 @@ def load_model(encoder: Encoder) -> tuple[Any, Any]:
 def _reason(error: Exception) -> str:
     text = " ".join(str(error).split())
     if "gated" in text:
-        return "it is gated; accept its licence on its Hugging Face page, then `hf auth login`, or name a local folder as its model"
+        return (
+            "it is gated; accept its licence on its Hugging Face page, then `hf auth login`, or name a local folder as its model"
+        )
     if "not a local folder" in text or "connect" in text or "couldn't find" in text or "offline" in text.lower():
         return "it is neither on this machine nor reachable; check its id and the network, or name a local folder as its model"
     return text[:200]
@@ -61,7 +65,8 @@ def _reason(error: Exception) -> str:
 def encode(texts: list[str], encoder: Encoder) -> tuple[np.ndarray, dict[str, Any]]:
     """Embed texts in order. Returns (N, l) float32 and what was seen: tokens, device.
 
-    Batches are cut from length-sorted texts, so that little padding is computed. Only the last hidden state (after the final norm) is pooled.
+    Batches are cut from length-sorted texts, so that little padding is computed. What is pooled is the last hidden state, after
+    the model's final norm.
     """
     from accelerate import PartialState
 
@@ -71,7 +76,11 @@ def encode(texts: list[str], encoder: Encoder) -> tuple[np.ndarray, dict[str, An
     tokenizer, model = load_model(encoder)
     model = model.to(state.device)
     tokens = tokenizer(
-        texts, truncation=True, max_length=encoder.max_length, return_special_tokens_mask=True, return_attention_mask=False
+        texts,
+        truncation=True,
+        max_length=encoder.max_length,
+        return_special_tokens_mask=True,
+        return_attention_mask=False,
     )
     order = sorted(range(len(texts)), key=lambda i: -len(tokens["input_ids"][i]))
     rows: np.ndarray | None = None
@@ -79,9 +88,7 @@ def encode(texts: list[str], encoder: Encoder) -> tuple[np.ndarray, dict[str, An
     for start in tqdm(batches, desc=f"embedding on {state.device.type}", unit=" batches", delay=2):
         chosen = order[start : start + encoder.batch_size]
         ids, present, pooled = _batch(tokens, chosen, tokenizer.pad_token_id or 0, encoder.pool_special_tokens)
-        hidden = model(
-            input_ids=ids.to(state.device), attention_mask=present.to(state.device)
-        ).last_hidden_state  # (B, P, l)
+        hidden = model(input_ids=ids.to(state.device), attention_mask=present.to(state.device)).last_hidden_state  # (B, P, l)
         vectors = pool(hidden.float(), pooled.to(state.device), encoder.pooling)
         if encoder.normalise:
             vectors = torch.nn.functional.normalize(vectors, dim=-1)
@@ -116,8 +123,5 @@ def pool(hidden: Tensor, pooled: Tensor, pooling: str) -> Tensor:
         weights = pooled.unsqueeze(-1).to(hidden.dtype)
         return (hidden * weights).sum(1) / weights.sum(1).clamp(min=1)
     position = torch.arange(hidden.shape[1], device=hidden.device)
-    if pooling == "last":
-        chosen = (position * pooled).argmax(1)
-    else:
-        chosen = pooled.int().argmax(1)
+    chosen = (position * pooled).argmax(1) if pooling == "last" else pooled.int().argmax(1)
     return hidden[torch.arange(len(hidden), device=hidden.device), chosen]

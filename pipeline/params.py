@@ -40,8 +40,12 @@ Source = Annotated[Amazon2014 | Demo | Files, Field(discriminator="kind")]
 
 
 class Preprocess(Section):
-    core: int = Field(5, ge=3, description="keep users and items with at least this many interactions, iterated; 3 or more, since "
-                      "leave-one-out needs a training, a validation and a test item")
+    core: int = Field(
+        5,
+        ge=3,
+        description="keep users and items with at least this many interactions, iterated; 3 or more, since "
+        "leave-one-out needs a training, a validation and a test item",
+    )
     cap: int = Field(13, ge=4, description="keep each user's most recent interactions")
 
 
@@ -57,8 +61,12 @@ class Encoder(Section):
 
 
 class Svd(Section):
-    rank_rtol: float | None = Field(None, gt=0, lt=1, description="singular values up to this share of the first are dropped; "
-                                    "max(N, l) times the float32 epsilon if empty")
+    rank_rtol: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="singular values up to this share of the first are dropped; max(N, l) times the float32 epsilon if empty",
+    )
 
 
 class Train(Section):

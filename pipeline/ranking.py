@@ -1,4 +1,4 @@
-"""Full ranking: every item for every user, one rank per user, metrics from ranks."""
+"""Full ranking: every item for every user, one rank per user."""
 
 from collections.abc import Callable
 
@@ -22,7 +22,11 @@ def target_ranks(states: Tensor, table: Tensor, targets: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def rank_all(
-    states_of: Callable[[Tensor], Tensor], table: Tensor, history: Tensor, targets: Tensor, batch_size: int | None = None
+    states_of: Callable[[Tensor], Tensor],
+    table: Tensor,
+    history: Tensor,
+    targets: Tensor,
+    batch_size: int | None = None,
 ) -> np.ndarray:
     """Ranks for all users, in chunks that fit in memory. history: (U, L); targets: (U,) -> (U,) int64."""
     size = batch_size or max(1, min(4096, SCORES_AT_ONCE // len(table)))
@@ -31,14 +35,3 @@ def rank_all(
         for start in range(0, len(history), size)
     ]
     return torch.cat(ranks).cpu().numpy()
-
-
-def metrics(ranks: np.ndarray, cutoffs: list[int]) -> dict[str, float]:
-    """HR@K, NDCG@K for every cutoff, and MRR: means over users of 1[rank <= K], 1[rank <= K] / log2(rank + 1), 1 / rank."""
-    ranks = np.asarray(ranks, dtype=np.float64)
-    hits = {k: ranks <= k for k in cutoffs}
-    return {
-        **{f"HR@{k}": float(hits[k].mean()) for k in cutoffs},
-        **{f"NDCG@{k}": float((hits[k] / np.log2(ranks + 1)).mean()) for k in cutoffs},
-        "MRR": float((1 / ranks).mean()),
-    }

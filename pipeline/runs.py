@@ -96,7 +96,7 @@ class Run:
 
     @property
     def scratch(self) -> Path:
-        """Where the finished run lies: model.safetensors, config.json, history.csv, training.json, run.json."""
+        """Where the finished run lies: weights, config.json, history.csv, training.json, run.json; once tested, ranks.parquet."""
         return scratch() / "runs" / self.fingerprint
 
     @property
@@ -111,3 +111,13 @@ def trained(run: Run) -> Path:
 
         train_run(run)
     return run.scratch
+
+
+def evaluated(run: Run) -> Path:
+    """The scratch directory of a run, trained and evaluated first where it is not yet."""
+    directory = trained(run)
+    if not (directory / "ranks.parquet").is_file():
+        from pipeline.evaluation import evaluate_run
+
+        evaluate_run(run)
+    return directory

@@ -72,5 +72,5 @@ def read_artifact(directory: Path) -> tuple[pl.DataFrame, int]:
 
 def popularity(users: pl.DataFrame, n_items: int) -> np.ndarray:
     """Training interactions of every item (validation and test targets left out). (N,) int64"""
-    items = users["items"].list.head(pl.Series(users["items"].list.len().cast(pl.Int64) - 2)).explode().to_numpy()
+    items = users.select(pl.col("items").list.head(pl.col("items").list.len() - 2)).to_series().explode().to_numpy()
     return np.bincount(items, minlength=n_items)

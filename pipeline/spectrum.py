@@ -1,5 +1,6 @@
 """The full spectrum of the item embeddings, once per (dataset, encoder); `dim` only slices it."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,8 +27,9 @@ class Decomposition:
 def decompose(embeddings: np.ndarray, rank_rtol: float | None = None) -> tuple[Decomposition, Decomposition]:
     """Plain and centred thin SVD of E (N, l) from one pass over its Gram matrix, accumulated in float64.
 
-    G = E^T E and G_c = G - N mean mean^T (N >= l); where N < l the SVD is direct. Values up to `rank_rtol` times the first count as zero; by
-    default max(N, l) times the float32 epsilon, as numpy's matrix_rank. Signs: the largest entry of every column of V is positive.
+    G = E^T E and G_c = G - N mean mean^T (N >= l); where N < l the SVD is direct. Values up to `rank_rtol` times the first count
+    as zero; by default max(N, l) times the float32 epsilon, as numpy's matrix_rank. Signs: the largest entry of every column of
+    V is positive.
     Raises UserError for rows that are not finite, and where nothing is left.
     """
     n_items, width = embeddings.shape
@@ -52,7 +54,7 @@ def decompose(embeddings: np.ndarray, rank_rtol: float | None = None) -> tuple[D
     return plain, centred
 
 
-def _blocks(embeddings: np.ndarray) -> "list[tuple[int, Tensor]] | object":
+def _blocks(embeddings: np.ndarray) -> Iterator[tuple[int, Tensor]]:
     for start in range(0, len(embeddings), BLOCK):
         yield start, torch.from_numpy(np.asarray(embeddings[start : start + BLOCK], dtype=np.float64))
 
@@ -102,10 +104,11 @@ def save_spectrum(spectrum: Spectrum, directory: Path) -> None:
 def load_spectrum(directory: Path, device: torch.device | None = None) -> Spectrum:
     """Read a spectrum artifact, mapped from disk until it is moved; its centred twin is read when first asked for."""
 
-    def read(folder: Path) -> dict[str, Tensor]:
-        return {name: _read(folder / f"{name}.npy").to(device or torch.device("cpu")) for name in FILES}
+    def read(folder: Path, load_centred: Callable[[], Spectrum] | None) -> Spectrum:
+        U, sigma, V, mean = (_read(folder / f"{name}.npy").to(device or torch.device("cpu")) for name in FILES)
+        return Spectrum(U, sigma, V, mean, load_centred)
 
-    return Spectrum(**read(directory), load_centred=lambda: Spectrum(**read(directory / "centred")))
+    return read(directory, lambda: read(directory / "centred", None))
 
 
 def _read(path: Path) -> Tensor:

@@ -14,10 +14,12 @@ from tqdm import tqdm
 
 from models.adapters.adapter import Spectrum
 from models.errors import UserError
+from models.losses import normalised
 from models.recommender import Recommender, build_recommender
 from pipeline.artifacts import atomic_directory, read_json, write_json
 from pipeline.device import environment, select_device
-from pipeline.ranking import metrics, rank_all
+from pipeline.metrics import metrics
+from pipeline.ranking import rank_all
 from pipeline.runs import Run
 from pipeline.sequences import Sequences, load_sequences
 from pipeline.spectrum import load_spectrum
@@ -90,9 +92,7 @@ def fit(
     device = sequences.train.device
     generator = torch.Generator(device).manual_seed(run.seed)
     torch.manual_seed(run.seed)
-    optimiser = torch.optim.Adam(
-        model.parameter_groups(options["weight_decay"]), lr=options["learning_rate"], fused=True
-    )
+    optimiser = torch.optim.Adam(model.parameter_groups(options["weight_decay"]), lr=options["learning_rate"], fused=True)
     history: list[dict[str, Any]] = []
     best: dict[str, Any] = {MONITOR: -math.inf}
     weights: dict[str, torch.Tensor] = {}
@@ -117,7 +117,11 @@ def fit(
 
 
 def _train_epoch(
-    model: Recommender, optimiser: torch.optim.Optimizer, train: torch.Tensor, batch_size: int, generator: torch.Generator
+    model: Recommender,
+    optimiser: torch.optim.Optimizer,
+    train: torch.Tensor,
+    batch_size: int,
+    generator: torch.Generator,
 ) -> float:
     """One pass over all users in random order; the mean loss over targets."""
     model.train()
@@ -139,8 +143,6 @@ def _train_epoch(
 @torch.inference_mode()
 def evaluate_ranks(model: Recommender, history: torch.Tensor, targets: torch.Tensor) -> Any:
     """Rank of every user's target among all items, the item table built once. history: (U, L); targets: (U,) -> (U,)."""
-    from models.losses import normalised
-
     model.eval()
     table = model.adapter.table()
     return rank_all(lambda h: model.next_item_states(h, table), normalised(table), history, targets)

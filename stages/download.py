@@ -3,10 +3,10 @@
 from argparse import ArgumentParser
 from pathlib import Path
 
-from pipeline.artifacts import atomic_directory
-from pipeline.download import fetch_source
-from pipeline.params import load_params
 from models.registry import check_name
+from pipeline.artifacts import atomic_directory
+from pipeline.params import load_params
+from pipeline.sources import source_module
 from stages import run
 
 
@@ -18,7 +18,7 @@ def main() -> str:
     source = params.sources[check_name("dataset", dataset, params.sources)]
     target = Path("data/raw") / dataset
     with atomic_directory(target, {"source": source.model_dump()}) as directory:
-        fetch_source(source, params.download, directory)
+        source_module(source.kind).fetch(source, params.download, directory)
         files = sorted(path.name for path in directory.iterdir())
     return f"{dataset}: {', '.join(files)} in {target}"
 

@@ -5,9 +5,10 @@ from pathlib import Path
 
 from models.registry import check_name
 from pipeline.artifacts import SIDECAR, atomic_directory, read_json, write_json
-from pipeline.interactions import build_sequences, read_raw
+from pipeline.interactions import build_sequences
 from pipeline.params import load_params
 from pipeline.runs import sequences_directory
+from pipeline.sources import source_module
 from stages import run
 
 
@@ -23,7 +24,7 @@ def main() -> str:
         "preprocess": params.preprocess.model_dump(),
         "raw": read_json(raw / SIDECAR, f"`python -m stages.download {dataset}`"),
     }
-    sequences = build_sequences(read_raw(source, raw), params.preprocess)
+    sequences = build_sequences(source_module(source.kind).read(source, raw), params.preprocess)
     target = sequences_directory(dataset)
     with atomic_directory(target, made_from) as directory:
         sequences.users.write_parquet(directory / "sequences.parquet")

@@ -1,13 +1,12 @@
 """Train the selected run, or take it from scratch space where it was trained before: `python -m stages.train`."""
 
+import shutil
 from pathlib import Path
 
 from pipeline.artifacts import RUNS, atomic_directory, atomic_file, read_json
 from pipeline.params import load_params
 from pipeline.runs import CHECKPOINT, Run, trained
 from stages import run
-
-import shutil
 
 
 def main() -> str:

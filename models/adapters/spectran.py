@@ -56,7 +56,7 @@ class SpecTran(Adapter):
         return self.variant in ("full", "without_attention")
 
     def attention(self) -> Tensor:
-        """phi = softshrink(Q K^T), (d, r).
+        """Phi = softshrink(Q K^T), (d, r).
 
         Written out because torch's softshrink takes lambda as a number, without a gradient. Lambda is clamped in place, where
         its gradient at exactly 0 survives; a reparametrisation by |.|, relu or square would be stuck at its start.

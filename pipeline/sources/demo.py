@@ -2,45 +2,158 @@
 
 What is planted, so that nobody need guess:
 
-* Every product has seen attributes (product type with its department, brand, style, use) and two unseen ones: an *appeal* (a vector
-  that no word reveals) and a popularity (log-normal).
+* Every product has seen attributes (product type with its department, brand, style, use) and two unseen ones: an *appeal* (a
+  vector that no word reveals) and a popularity (log-normal).
 * The title names the product type always, and brand, style and use each with a probability below 1; an edition word is noise.
   So titles reveal a part of what shoppers care about.
-* A shopper has tastes over departments, brands, styles and uses, and a taste vector for the unseen appeal. Text can learn the first,
-  IDs can learn both where there is data enough, text and IDs together have the advantage of both.
-* Sequence: after a product, its department's other types and one fixed *companion* type (seen), and products of near appeal (unseen), become
-  likelier. Recent products weigh, older ones do not.
+* A shopper has tastes over departments, brands, styles and uses, and a taste vector for the unseen appeal. Text can learn the
+  first, IDs can learn both where there is data enough, text and IDs together have the advantage of both.
+* Sequence: after a product, its department's other types and one fixed *companion* type (seen), and products of near appeal
+  (unseen), become likelier. Only the last product weighs.
 
-Choices are a softmax over the sum of these; a shopper buys a product once. No adapter's own assumption (low rank, sparsity, a polynomial of the
-spectrum, whiteness) is planted.
+Choices are a softmax over the sum of these; a shopper buys a product once. No adapter's own assumption (low rank, sparsity, a
+polynomial of the spectrum, whiteness) is planted.
 """
+
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 
+from pipeline.params import Demo, Download
+from pipeline.sources import Raw, read_parquet_pair, write_parquet_pair
+
 DEPARTMENTS = {
-    "Kitchen": ["Frying Pan", "Saucepan", "Chef Knife", "Cutting Board", "Mixing Bowl", "Kettle", "Teapot", "Baking Tray"],
-    "Garden": ["Pruning Shears", "Watering Can", "Plant Pot", "Garden Hose", "Seed Tray", "Rake", "Trowel", "Bird Feeder"],
-    "Office": ["Notebook", "Fountain Pen", "Desk Lamp", "Stapler", "Desk Organizer", "Whiteboard", "Label Maker", "Calendar"],
+    "Kitchen": [
+        "Frying Pan",
+        "Saucepan",
+        "Chef Knife",
+        "Cutting Board",
+        "Mixing Bowl",
+        "Kettle",
+        "Teapot",
+        "Baking Tray",
+    ],
+    "Garden": [
+        "Pruning Shears",
+        "Watering Can",
+        "Plant Pot",
+        "Garden Hose",
+        "Seed Tray",
+        "Rake",
+        "Trowel",
+        "Bird Feeder",
+    ],
+    "Office": [
+        "Notebook",
+        "Fountain Pen",
+        "Desk Lamp",
+        "Stapler",
+        "Desk Organizer",
+        "Whiteboard",
+        "Label Maker",
+        "Calendar",
+    ],
     "Outdoor": ["Tent", "Sleeping Bag", "Headlamp", "Camp Stove", "Water Bottle", "Hiking Pole", "Backpack", "Hammock"],
     "Toys": ["Puzzle", "Building Blocks", "Board Game", "Toy Train", "Stuffed Bear", "Kite", "Card Game", "Dollhouse"],
-    "Music": ["Guitar Strings", "Metronome", "Music Stand", "Ukulele", "Drum Sticks", "Harmonica", "Tuner", "Guitar Capo"],
-    "Pets": ["Dog Leash", "Cat Tree", "Pet Bed", "Chew Toy", "Food Bowl", "Aquarium Filter", "Bird Cage", "Scratching Post"],
+    "Music": [
+        "Guitar Strings",
+        "Metronome",
+        "Music Stand",
+        "Ukulele",
+        "Drum Sticks",
+        "Harmonica",
+        "Tuner",
+        "Guitar Capo",
+    ],
+    "Pets": [
+        "Dog Leash",
+        "Cat Tree",
+        "Pet Bed",
+        "Chew Toy",
+        "Food Bowl",
+        "Aquarium Filter",
+        "Bird Cage",
+        "Scratching Post",
+    ],
     "Beauty": ["Face Cream", "Hair Brush", "Lip Balm", "Shampoo", "Nail Polish", "Bath Salt", "Hand Soap", "Perfume"],
 }
-BRANDS = (
-    "Alder Arvo Bexley Brightwell Calder Corvo Dunmore Eastlake Fennick Galway Harrow Ironbark Juniper Kestrel Larkin Marlow "
-    "Northway Oakham Pinecrest Quill Redfern Sorrel Tamsin Umber Verity Westbrook Yarrow Zephyr"
-).split()
-STYLES = (
-    "Stainless Steel|Bamboo|Ceramic|Matte Black|Recycled|Vintage|Minimalist|Floral|Leather|Glow in the Dark|Rose Gold|Cotton|"
-    "Carbon Fiber|Pastel|Rustic|Transparent"
-).split("|")
-USES = (
-    "for Beginners|for Kids|for Travel|for Small Spaces|for Professionals|for Gifts|for Winter|for Everyday Use|for Left-Handers|for Couples|"
-    "for Parties|for Seniors"
-).split("|")
-EDITIONS = "Classic|Deluxe|Plus|2-Pack|Set of 4|Mini|Large|New Edition|Refill|Compact|Pro|Original".split("|")
+BRANDS = [
+    "Alder",
+    "Arvo",
+    "Bexley",
+    "Brightwell",
+    "Calder",
+    "Corvo",
+    "Dunmore",
+    "Eastlake",
+    "Fennick",
+    "Galway",
+    "Harrow",
+    "Ironbark",
+    "Juniper",
+    "Kestrel",
+    "Larkin",
+    "Marlow",
+    "Northway",
+    "Oakham",
+    "Pinecrest",
+    "Quill",
+    "Redfern",
+    "Sorrel",
+    "Tamsin",
+    "Umber",
+    "Verity",
+    "Westbrook",
+    "Yarrow",
+    "Zephyr",
+]
+STYLES = [
+    "Stainless Steel",
+    "Bamboo",
+    "Ceramic",
+    "Matte Black",
+    "Recycled",
+    "Vintage",
+    "Minimalist",
+    "Floral",
+    "Leather",
+    "Glow in the Dark",
+    "Rose Gold",
+    "Cotton",
+    "Carbon Fiber",
+    "Pastel",
+    "Rustic",
+    "Transparent",
+]
+USES = [
+    "for Beginners",
+    "for Kids",
+    "for Travel",
+    "for Small Spaces",
+    "for Professionals",
+    "for Gifts",
+    "for Winter",
+    "for Everyday Use",
+    "for Left-Handers",
+    "for Couples",
+    "for Parties",
+    "for Seniors",
+]
+EDITIONS = [
+    "Classic",
+    "Deluxe",
+    "Plus",
+    "2-Pack",
+    "Set of 4",
+    "Mini",
+    "Large",
+    "New Edition",
+    "Refill",
+    "Compact",
+    "Pro",
+    "Original",
+]
 
 TYPES = [(department, name) for department, names in DEPARTMENTS.items() for name in names]
 DEPARTMENT = np.array([list(DEPARTMENTS).index(department) for department, _ in TYPES])
@@ -49,6 +162,16 @@ NAMED = {"brand": 0.6, "style": 0.7, "use": 0.6, "edition": 0.5}  # how often a 
 LENGTHS = (6, 18)  # interactions of a shopper before any filter
 DAY = 86_400  # s
 START = 1_356_998_400  # 2013-01-01, s
+
+
+def fetch(source: Demo, options: Download, directory: Path) -> None:
+    """Generate the dataset into `directory`."""
+    write_parquet_pair(*generate(source.seed, source.items, source.users), directory)
+
+
+def read(source: Demo, directory: Path) -> Raw:
+    """Read back what `fetch` wrote."""
+    return read_parquet_pair(directory)
 
 
 def generate(seed: int, n_items: int, n_users: int) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -109,9 +232,7 @@ def generate(seed: int, n_items: int, n_users: int) -> tuple[pl.DataFrame, pl.Da
     return interactions, items
 
 
-def _titles(
-    rng: np.random.Generator, kind: np.ndarray, brand: np.ndarray, style: np.ndarray, use: np.ndarray
-) -> list[str]:
+def _titles(rng: np.random.Generator, kind: np.ndarray, brand: np.ndarray, style: np.ndarray, use: np.ndarray) -> list[str]:
     """Brand, style, product, edition, use: each but the product is sometimes left unsaid."""
     said = {name: rng.random(len(kind)) < share for name, share in NAMED.items()}
     edition = rng.integers(len(EDITIONS), size=len(kind))

@@ -1,0 +1,166 @@
+"""The Amazon 2014 review files (McAuley et al.): 5-core reviews and metadata of a category."""
+
+import ast
+import gzip
+import re
+import shutil
+import zlib
+from pathlib import Path
+
+import polars as pl
+from tqdm import tqdm
+
+from models.errors import UserError
+from pipeline.artifacts import main_checkout, scratch
+from pipeline.params import Amazon2014, Download
+from pipeline.sources import Raw
+
+SITE = "http://snap.stanford.edu/data/amazon/productGraph/categoryFiles/"
+TRIES = 5
+CHUNK = 1 << 20  # bytes
+ASIN = re.compile(rb"""['"]asin['"]:\s*['"]([^'"]+)['"]""")
+MALFORMED_SHARE = 0.01  # of the metadata lines that are needed
+
+
+def files_of(source: Amazon2014) -> tuple[str, str]:
+    """File names of a category: 5-core reviews and metadata."""
+    return f"reviews_{source.name}_5.json.gz", f"meta_{source.name}.json.gz"
+
+
+def fetch(source: Amazon2014, options: Download, directory: Path) -> None:
+    """Bring both files into `directory`, from the mirror or the official site, and check them to their last byte."""
+    for file in files_of(source):
+        _fetch(file, options.mirror, directory / file)
+        check_gzip(directory / file)
+
+
+def read(source: Amazon2014, directory: Path) -> Raw:
+    """All reviews, and the titles of their items."""
+    reviews, metadata = (directory / file for file in files_of(source))
+    interactions = read_reviews(reviews)
+    items, malformed = read_titles(metadata, set(interactions["item_id"].unique()))
+    return Raw(interactions, items, {"malformed_metadata_lines": malformed})
+
+
+def _fetch(file: str, mirror: str | None, target: Path) -> None:
+    if mirror is None or "://" in mirror:
+        _download((mirror or SITE).rstrip("/") + "/" + file, target)
+        return
+    folder = main_checkout() / mirror
+    if not (folder / file).is_file():
+        raise UserError(f"download.mirror: {folder / file} not found; point the mirror at a folder that holds it")
+    shutil.copyfile(folder / file, target)
+
+
+def _download(url: str, target: Path) -> None:
+    """Download with pooch: retried, resumed from what an earlier try or run left in scratch, whole or not at all."""
+    import pooch
+    import requests
+
+    # Its retries would be announced one by one.
+    pooch.get_logger().setLevel("ERROR")
+    folder, _, name = url.rpartition("/")
+    store = pooch.create(path=target.parent, base_url=folder + "/", registry={name: None}, retry_if_failed=TRIES - 1)
+    try:
+        store.fetch(name, downloader=_resume)
+    except requests.exceptions.RequestException as error:
+        reason = getattr(error.response, "reason", None) or type(error).__name__
+        raise UserError(
+            f"cannot download {url} after {TRIES} tries ({reason}); what arrived is kept and continued next time; "
+            "check the network, or set download.mirror to a folder or URL that holds the file"
+        ) from None
+
+
+def _resume(url: str, output: str, _pooch: object) -> None:
+    """A downloader for pooch that continues a partial file of the same URL and the same version (ETag) of its content."""
+    import requests
+
+    part = scratch() / "downloads" / (url.partition("://")[2].replace("/", "_") + ".part")
+    version = part.with_suffix(".etag")
+    part.parent.mkdir(parents=True, exist_ok=True)
+    have = part.stat().st_size if part.exists() and version.exists() else 0
+    headers = {"Range": f"bytes={have}-", "If-Range": version.read_text()} if have else {}
+    with requests.get(url, headers=headers, stream=True, timeout=30) as response:
+        if response.status_code == requests.codes.requested_range_not_satisfiable:
+            part.unlink()
+        response.raise_for_status()
+        resumed = response.status_code == requests.codes.partial_content
+        if not resumed:
+            part.unlink(missing_ok=True)
+            version.write_text(response.headers.get("ETag") or response.headers.get("Last-Modified") or "")
+        have = have if resumed else 0
+        expected = have + int(response.headers.get("Content-Length") or 0)
+        with (
+            part.open("ab") as file,
+            tqdm(total=expected or None, initial=have, unit="B", unit_scale=True, desc=url.rpartition("/")[2]) as bar,
+        ):
+            for chunk in response.iter_content(CHUNK):
+                file.write(chunk)
+                bar.update(len(chunk))
+    if expected > have and part.stat().st_size != expected:
+        raise requests.exceptions.ConnectionError("the connection ended early")
+    shutil.move(part, output)
+    version.unlink(missing_ok=True)
+
+
+def check_gzip(path: Path) -> None:
+    """Read a gzip file to its end, so that length and CRC are checked; raise UserError where it is damaged."""
+    try:
+        with gzip.open(path) as file, tqdm(unit="B", unit_scale=True, desc=f"checking {path.name}", delay=2) as bar:
+            while chunk := file.read(CHUNK):
+                bar.update(len(chunk))
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise UserError(f"{path.name} is truncated or damaged ({error}); fetch it again, or mend the mirror") from None
+
+
+def read_reviews(path: Path) -> pl.DataFrame:
+    """Reviews, one JSON object a line, as user_id, item_id, timestamp."""
+    schema = {"reviewerID": pl.String, "asin": pl.String, "unixReviewTime": pl.Int64}
+    with gzip.open(path) as file:
+        try:
+            table = pl.read_ndjson(file.read(), schema=schema)
+        except pl.exceptions.PolarsError as error:
+            raise UserError(f"{path.name}: not one JSON object a line ({str(error).splitlines()[0]})") from None
+    table = table.rename({"reviewerID": "user_id", "asin": "item_id", "unixReviewTime": "timestamp"})
+    missing = table.null_count().row(0)
+    if any(missing):
+        raise UserError(
+            f"{path.name}: {max(missing)} reviews lack one of {', '.join(schema)}; the file is not a 2014 review file"
+        )
+    return table
+
+
+def read_titles(path: Path, needed: set[str]) -> tuple[pl.DataFrame, int]:
+    """Titles of the needed items, and the number of their lines that are no Python literal.
+
+    The official files list a whole category, one Python literal a line: only needed lines are parsed, by `literal_eval`, which
+    runs nothing. A line without an ASIN counts as malformed. Raises UserError above a share of MALFORMED_SHARE.
+    """
+    wanted = {asin.encode() for asin in needed}
+    titles: dict[str, str | None] = {}
+    malformed = parsed = 0
+    with gzip.open(path) as file:
+        for line in tqdm(file, unit=" lines", unit_scale=True, desc=f"reading {path.name}", delay=2):
+            found = ASIN.search(line)
+            if found and found[1] not in wanted:
+                continue
+            if not line.strip():
+                continue
+            parsed += 1
+            try:
+                record = ast.literal_eval(line.decode("utf-8"))
+                titles[record["asin"]] = _text(record.get("title"))
+            except (ValueError, SyntaxError, KeyError, TypeError, AttributeError, RecursionError, MemoryError):
+                malformed += 1
+    if malformed > MALFORMED_SHARE * max(parsed, 1):
+        raise UserError(
+            f"{path.name}: {malformed} of {parsed} needed lines are not Python literals with an 'asin' "
+            f"(at most {MALFORMED_SHARE:.0%} are skipped); fetch the file again"
+        )
+    return pl.DataFrame(
+        {"item_id": list(titles), "title": list(titles.values())}, schema={"item_id": pl.String, "title": pl.String}
+    ), malformed
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None

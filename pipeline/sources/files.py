@@ -1,0 +1,43 @@
+"""A user's own catalogue and click log, as Parquet or CSV."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import polars as pl
+
+from models.errors import UserError, did_you_mean
+from pipeline.artifacts import main_checkout
+from pipeline.params import Download, Files
+from pipeline.sources import Raw, read_parquet_pair, write_parquet_pair
+
+INTERACTIONS = {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}
+ITEMS = {"item_id": pl.String, "title": pl.String}
+
+
+def fetch(source: Files, options: Download, directory: Path) -> None:
+    """Copy the needed columns of both files into `directory`. Paths are relative to the project's root."""
+    interactions = read_table(main_checkout() / source.interactions, INTERACTIONS)
+    write_parquet_pair(interactions, read_table(main_checkout() / source.items, ITEMS), directory)
+
+
+def read(source: Files, directory: Path) -> Raw:
+    """Read back what `fetch` wrote."""
+    return read_parquet_pair(directory)
+
+
+def read_table(path: Path, columns: Mapping[str, type[pl.DataType]]) -> pl.DataFrame:
+    """Read the named columns of a Parquet or CSV file, cast; raise UserError that names file and column."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        table = pl.read_parquet(path) if path.suffix == ".parquet" else pl.read_csv(path, infer_schema=False)
+    except pl.exceptions.PolarsError as error:
+        raise UserError(f"{path}: not a readable {path.suffix or 'CSV'} file ({str(error).splitlines()[0]})") from None
+    for column, kind in columns.items():
+        if column not in table.columns:
+            raise UserError(f"{path}: column '{column}' is missing{did_you_mean(column, table.columns)}")
+        try:
+            table = table.with_columns(pl.col(column).cast(kind))
+        except pl.exceptions.PolarsError:
+            raise UserError(f"{path}: column '{column}' cannot be read as {kind.__name__}") from None
+    return table.select(list(columns))

@@ -1,0 +1,47 @@
+"""Train and evaluate one cell of the grid over its seeds: `python -m stages.cell office sasrec spectran`."""
+
+import shutil
+from argparse import ArgumentParser
+
+import polars as pl
+
+from models.registry import check_name
+from pipeline.artifacts import atomic_directory
+from pipeline.cells import cell_directory, cell_row
+from pipeline.metrics import metric_names
+from pipeline.params import load_params
+from pipeline.runs import Run, evaluated
+from stages import run
+
+KEPT = ("model.safetensors", "config.json", "history.csv")
+
+
+def main() -> str:
+    parser = ArgumentParser(description=__doc__)
+    for name in ("dataset", "backbone", "adapter"):
+        parser.add_argument(name)
+    chosen = vars(parser.parse_args())
+    params = load_params()
+    check_name("dataset", chosen["dataset"], params.sources)
+    check_name("backbone", chosen["backbone"], params.backbones)
+    check_name("adapter", chosen["adapter"], params.adapters)
+    runs = [Run.of(params, **chosen, dim=params.grid.dim, seed=seed) for seed in params.grid.seeds]
+    places = [(seeded, evaluated(seeded)) for seeded in runs]
+    rows = [cell_row(seeded, place, params.evaluate.cutoffs) for seeded, place in places]
+    with atomic_directory(cell_directory(**chosen)) as directory:
+        for seeded, place in places:
+            (directory / f"seed-{seeded.seed}").mkdir()
+            for name in KEPT:
+                shutil.copyfile(place / name, directory / f"seed-{seeded.seed}" / name)
+        pl.concat(
+            pl.read_parquet(place / "ranks.parquet").select(pl.lit(seeded.seed).alias("seed"), "user_id", "rank")
+            for seeded, place in places
+        ).write_parquet(directory / "ranks.parquet")
+        pl.DataFrame(rows).write_csv(directory / "metrics.csv")
+    names = metric_names(params.evaluate.cutoffs)
+    shown = ", ".join(f"{name} {sum(row[name] for row in rows) / len(rows):.4f}" for name in names)
+    return f"{'-'.join(chosen.values())}: mean of {len(rows)} seeds: {shown}"
+
+
+if __name__ == "__main__":
+    run(main)
