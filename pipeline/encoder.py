@@ -34,8 +34,9 @@ def load_model(encoder: Encoder) -> tuple[Any, Any]:
     location = model_location(encoder.model)
     if Path(location).is_absolute() and not Path(location).is_dir():
         raise UserError(f"encoder model '{encoder.model}': {location} is no folder; check the encoder's section in params.yaml")
-    # A missing network should say so, not be retried for minutes.
-    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "5")
+    if not Path(location).is_dir() and not _hub_answers():
+        # Its client reads this at import. What is cached loads at once, what is not fails at once instead of being retried.
+        os.environ["HF_HUB_OFFLINE"] = "1"
     from transformers import AutoModel, AutoTokenizer, logging
 
     logging.set_verbosity_error()
@@ -48,6 +49,16 @@ def load_model(encoder: Encoder) -> tuple[Any, Any]:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer, model.eval()
+
+
+def _hub_answers() -> bool:
+    import requests
+
+    try:
+        requests.head(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), timeout=5)
+    except requests.exceptions.RequestException:
+        return False
+    return True
 
 
 def _reason(error: Exception) -> str:
@@ -68,12 +79,12 @@ def encode(texts: list[str], encoder: Encoder) -> tuple[np.ndarray, dict[str, An
     Batches are cut from length-sorted texts, so that little padding is computed. What is pooled is the last hidden state, after
     the model's final norm.
     """
+    tokenizer, model = load_model(encoder)
     from accelerate import PartialState
 
     state = PartialState()
     if state.num_processes > 1:
         raise UserError("embed runs in one process; start it without `accelerate launch --num_processes`")
-    tokenizer, model = load_model(encoder)
     model = model.to(state.device)
     tokens = tokenizer(
         texts,

@@ -1,0 +1,37 @@
+# make demo: install, run the pipeline and the default grid on the built-in dataset, show the comparison.
+# make test: install, run every check and test that the gate runs. make test-all adds the slow tests.
+PYTHON ?= python3
+VENV := .venv
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+.PHONY: demo test test-all check install clean
+
+demo: install
+	dvc repro dvc.yaml grid/dvc.yaml
+	@echo
+	@cat metrics/tables/table2.md
+	@echo "Report:  metrics/report.md"
+	@echo "Figures: metrics/figures/*.svg"
+	@echo "Next:    source $(VENV)/bin/activate; dvc exp run -S adapter=spectran -S dim=64; dvc metrics diff"
+
+test: check
+	pytest -n 2 --dist loadgroup -m "not slow"
+
+test-all: check
+	pytest -n 2 --dist loadgroup
+
+check: install
+	ruff check .
+	ruff format --check .
+	mypy
+
+install: $(VENV)/installed
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else f"Python 3.11 to 3.13 is needed, found {v[0]}.{v[1]}; name one: make $(MAKECMDGOALS) PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .scratch build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,174 @@
+"""The promises that DVC makes to a user, kept by the real `git` and `dvc` in a clone with a tiny configuration."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+DATA = ("download", "preprocess", "embed", "svd")
+
+pytestmark = pytest.mark.xdist_group("dvc")
+
+
+class Project:
+    """A clone of this repository, small enough to run in seconds."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        self.environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "GIT_CONFIG_GLOBAL": os.devnull}
+        self.environment.pop("SPECTRAN_SCRATCH", None)
+
+    def run(self, *command: str, fails: bool = False) -> str:
+        """Run a command; return what it printed, both streams."""
+        done = subprocess.run(
+            command, cwd=self.root, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        )
+        assert (done.returncode != 0) == fails, f"{command} exited with {done.returncode}:\n{done.stdout}"
+        return done.stdout
+
+    def commit(self) -> None:
+        self.run("git", "add", "-A")
+        self.run("git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-q", "--allow-empty", "-m", "state")
+
+    def ran(self, output: str) -> list[str]:
+        """Names of the stages whose commands ran, e.g. `embed@demo`, in order."""
+        return [name.rpartition(":")[2] for name in re.findall(r"^Running stage '([^']+)'", output, flags=re.MULTILINE)]
+
+    def metrics(self) -> dict:
+        return json.loads((self.root / "metrics/evaluation.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    root = tmp_path_factory.mktemp("clone") / "project"
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).is_file() and not name.startswith("tests/"):
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, root / name)
+    for lock in root.rglob("dvc.lock"):
+        lock.unlink()
+    params = yaml.safe_load((root / "params.yaml").read_text())
+    params["sources"]["demo"] |= {"items": 120, "users": 150}
+    params["sources"]["other"] = {"kind": "demo", "seed": 1, "items": 120, "users": 150}
+    params["encoders"]["minilm-cls"] = params["encoders"]["minilm"] | {"pooling": "cls"}
+    params["train"]["epochs"] = 2
+    params |= {"dataset": "demo", "adapter": "base", "backbone": "sasrec", "encoder": "minilm", "dim": 16, "seed": 0}
+    params["grid"] = {"dim": 16, "datasets": ["demo"], "backbones": ["sasrec"], "adapters": ["base", "spectran"], "seeds": [0, 1]}
+    (root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    made = Project(root)
+    made.run("git", "init", "-q")
+    made.commit()
+    made.run("dvc", "repro", "dvc.yaml", "grid/dvc.yaml")
+    made.commit()
+    return made
+
+
+def test_one_command_runs_from_download_to_all_tables(project: Project) -> None:
+    for made in (
+        "evaluation.json",
+        "training.json",
+        "history.csv",
+        "selected.md",
+        "report.md",
+        "tables/table2.md",
+        "tables/table2.tex",
+    ):
+        assert (project.root / "metrics" / made).stat().st_size > 0
+    table = (project.root / "metrics/tables/table2.md").read_text()
+    assert "Base" in table
+    assert "SpecTran" in table
+    assert not list(project.root.rglob("*.partial")), "an atomic write left something behind"
+
+
+def test_a_second_repro_does_nothing(project: Project) -> None:
+    assert project.ran(project.run("dvc", "repro", "dvc.yaml", "grid/dvc.yaml")) == []
+
+
+def test_an_experiment_reruns_training_only_and_metrics_diff_shows_it(project: Project) -> None:
+    before = project.metrics()
+    ran = project.ran(project.run("dvc", "exp", "run", "evaluate", "-S", "adapter=spectran", "-S", "dim=8"))
+    assert ran == ["select", "train", "evaluate"]
+    shown = json.loads(project.run("dvc", "metrics", "diff", "--json"))["metrics/evaluation.json"]
+    assert shown["HR@20"]["old"] == before["HR@20"]
+    assert shown["HR@20"]["new"] == project.metrics()["HR@20"]
+    ran = project.ran(project.run("dvc", "exp", "run", "-S", "adapter=alphafuse", "-S", "dim=12"))
+    assert ran == ["select", "train", "evaluate", "aggregate"]
+
+
+def test_the_grid_stays_as_it_is_while_the_selected_run_changes(project: Project) -> None:
+    project.run("git", "checkout", "-q", "params.yaml")
+    ran = project.ran(project.run("dvc", "exp", "run", "-S", "dim=8", "grid/dvc.yaml"))
+    assert ran == []
+
+
+def test_another_dataset_and_back(project: Project) -> None:
+    project.run("git", "checkout", "-q", "params.yaml")
+    project.run("dvc", "repro")
+    first = project.metrics()
+    ran = project.ran(project.run("dvc", "exp", "run", "-S", "dataset=other"))
+    assert ran == [*(f"{stage}@other" for stage in DATA), "select", "train", "evaluate", "aggregate"] or sorted(ran) == sorted(
+        [*(f"{stage}@other" for stage in DATA), "select", "train", "evaluate", "aggregate"]
+    )
+    assert project.metrics() != first
+    shutil.rmtree(project.root / ".scratch")  # what comes back must come from DVC's run-cache
+    back = project.run("dvc", "exp", "run", "-S", "dataset=demo")
+    assert not {"train", "evaluate", "embed@demo", "svd@demo"} & set(project.ran(back)), back
+    assert project.metrics() == first
+
+
+def test_another_encoder_reruns_embed_and_later_nothing_before(project: Project) -> None:
+    project.run("git", "checkout", "-q", "params.yaml")
+    ran = project.ran(project.run("dvc", "exp", "run", "evaluate", "-S", "encoder=minilm-cls"))
+    assert sorted(ran) == sorted(["select", "embed@demo", "svd@demo", "train", "evaluate"])
+    back = project.ran(project.run("dvc", "exp", "run", "evaluate", "-S", "encoder=minilm"))
+    assert not {"train", "embed@demo", "svd@demo"} & set(back)
+
+
+def test_an_unknown_name_is_refused_in_one_line_and_loses_nothing(project: Project) -> None:
+    project.run("git", "checkout", "-q", "params.yaml")
+    project.run("dvc", "repro")
+    before = project.metrics()
+    for wrong, line in (
+        ("dataset=dem", "unknown dataset 'dem'; did you mean 'demo'?"),
+        ("adapter=spectra", "unknown adapter 'spectra'; did you mean 'spectran'?"),
+        ("backbone=sasrek", "unknown backbone 'sasrek'; did you mean 'sasrec'?"),
+        ("dim=0", "dim: Input should be greater than or equal to 1, found 0"),
+    ):
+        printed = project.run("dvc", "exp", "run", "evaluate", "-S", wrong, fails=True)
+        assert line in printed
+        assert "Traceback" not in printed
+        project.run("git", "checkout", "-q", "params.yaml")
+    assert project.metrics() == before
+
+
+def test_a_dim_above_the_rank_is_refused_by_an_adapter_that_slices(project: Project) -> None:
+    project.run("git", "checkout", "-q", "params.yaml")
+    printed = project.run("dvc", "exp", "run", "evaluate", "-S", "adapter=spectran", "-S", "dim=2000", fails=True)
+    assert re.search(r"adapter spectran: dim is 2000, but the embeddings have rank \d+; choose dim <= \d+", printed)
+    assert "Traceback" not in printed
+
+
+def test_a_no_op_costs_no_import_of_torch(project: Project) -> None:
+    """Finished runs are found in scratch, and cells assembled, before anything heavy is loaded."""
+    code = (
+        "import sys; sys.argv=['cell','demo','sasrec','base']; from stages.cell import main; print(main()); "
+        "sys.exit('torch' in sys.modules)"
+    )
+    project.run("git", "checkout", "-q", "params.yaml")
+    project.run(sys.executable, "-m", "stages.cell", "demo", "sasrec", "base")
+    project.run(sys.executable, "-c", code)
