@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-DENSE_ITEMS = 16_384  # up to here one GEMM against every item beats gathering 64 rows a target (docs/performance.md)
+DENSE_ITEMS = 6_000  # up to here one GEMM against every item beats gathering 65 rows a target (docs/performance.md)
 
 
 def normalised(vectors: Tensor) -> Tensor:
