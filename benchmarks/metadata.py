@@ -1,6 +1,6 @@
 """Preprocessing where the metadata lists a whole category: `python -m benchmarks.metadata [lines]` (default 1,500,000).
 
-Writes a generated Amazon-like dataset (5 items in 100 have reviews) to a temporary folder, then times download's check and preprocess.
+Writes a generated Amazon-like dataset (1 item in 60 has reviews) to a temporary folder, then times check and preprocess.
 """
 
 import gzip
