@@ -18,7 +18,9 @@ ROOT = Path(__file__).parents[1]
 CODE = (
     "models/recommender.py",
     "models/losses.py",
+    "models/attention.py",
     "models/adapters/adapter.py",
+    "models/adapters/fusion.py",
     "models/backbones/backbone.py",
     "pipeline/training.py",
     "pipeline/sequences.py",
