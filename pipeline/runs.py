@@ -98,7 +98,10 @@ class Run:
 
     @property
     def scratch(self) -> Path:
-        """Where the finished run lies: weights, config.json, history.csv, training.json, run.json; once tested, ranks.parquet."""
+        """Where the finished run lies: weights, config.json, history.csv, training.json, run.json.
+
+        Once tested: analysis.json, spectrum.csv and ranks.parquet.
+        """
         return scratch() / "runs" / self.fingerprint
 
     @property

@@ -152,7 +152,7 @@ def _stopped(
     history: list[dict[str, Any]],
     best: dict[str, Any],
 ) -> UserError:
-    """Keep the best weights so far in scratch; return the one line that names them and the first step whose loss is not finite."""
+    """Keep the best weights so far in scratch; return the line that names them and the first step whose loss is not finite."""
     step = int((~losses.isfinite()).nonzero()[0])
     message = (
         f"{run.name}: the loss is {float(losses[step])} at step {step + 1} of epoch {epoch}; "
