@@ -26,9 +26,12 @@ class Recommender(nn.Module):
         """States of every position. tokens: (B, P); table: (N, d), as the adapter made it -> (B, P, d)."""
         n_items = len(table)
         present = tokens != n_items
-        x = F.embedding(tokens.clamp(max=n_items - 1), table) * present.unsqueeze(-1)  # (B, P, d)
+        mask = present.unsqueeze(-1)
+        x = F.embedding(tokens.clamp(max=n_items - 1), table)  # (B, P, d)
+        if self.backbone.mask_vector is not None:
+            x = torch.where((tokens == n_items + 1).unsqueeze(-1), self.backbone.mask_vector, x)
         attention = self.backbone.attention_mask(present)
-        return self.backbone(self.adapter.mix(x, attention), present, attention)
+        return self.backbone(self.adapter.mix(x * mask, attention) * mask, present, attention)
 
     def loss(self, sequences: Tensor, generator: torch.Generator) -> tuple[Tensor, int]:
         """Loss of a batch and its number of targets. sequences: (B, L + 1), left-padded with N."""

@@ -25,6 +25,7 @@ def cell_row(run: Run, place: Path, cutoffs: list[int]) -> dict[str, Any]:
     ranks = pl.read_parquet(place / "ranks.parquet")["rank"].to_numpy()
     training = read_json(place / "training.json", "training")
     cost = read_json(place / "run.json", "training")
+    analysis = read_json(place / "analysis.json", "evaluation")
     return {
         **{key: getattr(run, key) for key in (*KEYS, "encoder", "dim", "seed")},
         **metrics(ranks, cutoffs),
@@ -32,9 +33,11 @@ def cell_row(run: Run, place: Path, cutoffs: list[int]) -> dict[str, Any]:
         "epochs": training["epochs"],
         "best_epoch": training["best_epoch"],
         "trainable_parameters": training["trainable_parameters"],
+        "effective_rank": analysis["effective_rank"],
+        "top10_share": analysis["top10_share"],
         "training_seconds": cost["seconds"],
         "seconds_per_epoch": cost["seconds_per_epoch"],
-        "inference_seconds": read_json(place / "inference.json", "evaluation")["seconds"],
+        "inference_seconds": analysis["inference_seconds"],
         "device": cost["device"],
     }
 

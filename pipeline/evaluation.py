@@ -1,10 +1,15 @@
-"""The test: every item ranked for every user, once, with the weights that validation chose."""
+"""The test: every item ranked for every user, once, with the weights that validation chose; and what the adapter has learned."""
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
+import torch
 
+from models.recommender import Recommender
+from models.spectral import covariance_spectrum, cumulative_share, effective_rank, top_share
 from pipeline.artifacts import atomic_file, write_json
 from pipeline.device import select_device
 from pipeline.runs import Run
@@ -13,8 +18,23 @@ from pipeline.spectrum import load_spectrum
 from pipeline.training import evaluate_ranks, load_checkpoint, use_deterministic_kernels
 
 
-def evaluate_checkpoint(directory: Path, run: Run) -> tuple[pl.DataFrame, float]:
-    """Test rank of every user (user_id, rank), and the seconds that ranking took. Raises UserError for a foreign checkpoint."""
+@dataclass
+class Evaluation:
+    """Test rank of every user (user_id, rank), the seconds that ranking took, and the analysis of the trained adapter."""
+
+    ranks: pl.DataFrame
+    seconds: float
+    analysis: dict[str, Any]
+
+    @property
+    def spectrum(self) -> pl.DataFrame:
+        """Cumulative share of variance in the leading directions of the text's part of the table: component, cumulative_share."""
+        share = (self.analysis["semantic_table"] or self.analysis["table"])["cumulative_share"]
+        return pl.DataFrame({"component": range(1, len(share) + 1), "cumulative_share": share})
+
+
+def evaluate_checkpoint(directory: Path, run: Run) -> Evaluation:
+    """Test and analyse a trained run. Raises UserError for a foreign checkpoint."""
     device = select_device()
     use_deterministic_kernels()
     sequences = load_sequences(run.sequences, run.settings["train"]["max_history"], device)
@@ -23,12 +43,45 @@ def evaluate_checkpoint(directory: Path, run: Run) -> tuple[pl.DataFrame, float]
     ranks = evaluate_ranks(model, sequences.test_history, sequences.test_target)
     seconds = time.perf_counter() - start
     smallest = pl.UInt16 if sequences.n_items < 2**16 else pl.UInt32
-    return pl.DataFrame({"user_id": sequences.user_ids, "rank": pl.Series(ranks).cast(smallest)}), seconds
+    frame = pl.DataFrame({"user_id": sequences.user_ids, "rank": pl.Series(ranks).cast(smallest)})
+    return Evaluation(frame, seconds, analyse(model))
+
+
+@torch.no_grad()
+def analyse(model: Recommender) -> dict[str, Any]:
+    """Size, spectral figures of the item table and of the text's part of it (null where there is none), learned scalars.
+
+    The figures on top are those of the text's part, or of the whole table for an adapter without one.
+    """
+    model.eval()
+    table = _spectral_figures(model.adapter.table())
+    semantics = model.adapter.semantic_table()
+    text = None if semantics is None else _spectral_figures(semantics)
+    shown = text or table
+    return {
+        "effective_rank": shown["effective_rank"],
+        "top10_share": shown["top10_share"],
+        "trainable_parameters": model.n_trainable(),
+        "learned": model.adapter.report(),
+        "table": table,
+        "semantic_table": text,
+    }
+
+
+def _spectral_figures(table: torch.Tensor) -> dict[str, Any]:
+    values = covariance_spectrum(table)
+    return {
+        "effective_rank": effective_rank(values),
+        "top10_share": top_share(values, 10),
+        "cumulative_share": cumulative_share(values).tolist(),
+    }
 
 
 def evaluate_run(run: Run) -> None:
-    """Add the test ranks of a finished run to its place in scratch."""
-    ranks, seconds = evaluate_checkpoint(run.scratch, run)
-    write_json(run.scratch / "inference.json", {"seconds": seconds})
+    """Add analysis.json, spectrum.csv and, last, the test ranks of a finished run to its place in scratch."""
+    evaluation = evaluate_checkpoint(run.scratch, run)
+    write_json(run.scratch / "analysis.json", {"inference_seconds": evaluation.seconds} | evaluation.analysis)
+    with atomic_file(run.scratch / "spectrum.csv") as partial:
+        evaluation.spectrum.write_csv(partial)
     with atomic_file(run.scratch / "ranks.parquet") as partial:
-        ranks.write_parquet(partial)
+        evaluation.ranks.write_parquet(partial)

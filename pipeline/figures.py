@@ -30,6 +30,21 @@ def learning_curves(histories: dict[tuple[str, str], dict[str, list[pl.DataFrame
     _save(figure, path)
 
 
+def cumulative_spectra(spectra: dict[tuple[str, str], dict[str, list[pl.DataFrame]]], path: Path) -> None:
+    """Figure 1, the share of variance in the leading directions: a panel per (dataset, backbone), a line per adapter and seed."""
+    figure, axes = plt.subplots(1, len(spectra), figsize=(6 * len(spectra), 4), squeeze=False)
+    for axis, ((dataset, backbone), adapters) in zip(axes[0], spectra.items(), strict=True):
+        for number, (adapter, curves) in enumerate(adapters.items()):
+            for seed, curve in enumerate(curves):
+                label = title(adapter) if seed == 0 else None
+                share = curve["cumulative_share"]
+                axis.plot(curve["component"], share, color=f"C{number}", label=label, alpha=1 if seed == 0 else 0.4)
+        axis.set(title=f"{title(dataset)}, {title(backbone)}", xlabel="leading directions", ylabel="cumulative share of variance")
+        axis.set_ylim(0, 1.02)
+        axis.legend()
+    _save(figure, path)
+
+
 def comparison(summary: pl.DataFrame, metric: str, path: Path) -> None:
     """Test `metric` of every adapter, mean and standard deviation over seeds: a panel per (dataset, backbone)."""
     blocks = summary.filter(pl.col("metric") == metric).partition_by(["dataset", "backbone"], maintain_order=True)

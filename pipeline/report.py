@@ -2,6 +2,7 @@
 
 import polars as pl
 
+from models.errors import UserError
 from pipeline.artifacts import read_json
 from pipeline.cells import cell_directory
 from pipeline.params import Params
@@ -11,12 +12,23 @@ from pipeline.tables import OURS, blocks, markdown, table2_markdown, title
 
 def read_histories(rows: pl.DataFrame) -> dict[tuple[str, str], dict[str, list[pl.DataFrame]]]:
     """Learning curves of every run, by (dataset, backbone), then adapter."""
-    histories: dict[tuple[str, str], dict[str, list[pl.DataFrame]]] = {}
+    return _read_seeds(rows, "history.csv")
+
+
+def read_spectra(rows: pl.DataFrame) -> dict[tuple[str, str], dict[str, list[pl.DataFrame]]]:
+    """Cumulative spectra of every run, by (dataset, backbone), then adapter."""
+    return _read_seeds(rows, "spectrum.csv")
+
+
+def _read_seeds(rows: pl.DataFrame, name: str) -> dict[tuple[str, str], dict[str, list[pl.DataFrame]]]:
+    found: dict[tuple[str, str], dict[str, list[pl.DataFrame]]] = {}
     for row in rows.iter_rows(named=True):
         cell = (row["dataset"], row["backbone"], row["adapter"])
-        curve = pl.read_csv(cell_directory(*cell) / f"seed-{row['seed']}" / "history.csv")
-        histories.setdefault(cell[:2], {}).setdefault(cell[2], []).append(curve)
-    return histories
+        file = cell_directory(*cell) / f"seed-{row['seed']}" / name
+        if not file.is_file():
+            raise UserError(f"{file} is missing; `dvc repro grid/dvc.yaml:cell@{'-'.join(cell)}` makes the cell again")
+        found.setdefault(cell[:2], {}).setdefault(cell[2], []).append(pl.read_csv(file))
+    return found
 
 
 def conclusion(summary: pl.DataFrame) -> str:

@@ -18,7 +18,9 @@ ROOT = Path(__file__).parents[1]
 CODE = (
     "models/recommender.py",
     "models/losses.py",
+    "models/attention.py",
     "models/adapters/adapter.py",
+    "models/adapters/fusion.py",
     "models/backbones/backbone.py",
     "pipeline/training.py",
     "pipeline/sequences.py",
@@ -96,7 +98,10 @@ class Run:
 
     @property
     def scratch(self) -> Path:
-        """Where the finished run lies: weights, config.json, history.csv, training.json, run.json; once tested, ranks.parquet."""
+        """Where the finished run lies: weights, config.json, history.csv, training.json, run.json.
+
+        Once tested: analysis.json, spectrum.csv and ranks.parquet.
+        """
         return scratch() / "runs" / self.fingerprint
 
     @property

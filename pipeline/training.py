@@ -16,7 +16,7 @@ from models.adapters.adapter import Spectrum
 from models.errors import UserError
 from models.losses import normalised
 from models.recommender import Recommender, build_recommender
-from pipeline.artifacts import atomic_directory, read_json, write_json
+from pipeline.artifacts import atomic_directory, read_json, scratch, write_json
 from pipeline.device import environment, select_device
 from pipeline.metrics import metrics
 from pipeline.ranking import rank_all
@@ -98,11 +98,10 @@ def fit(
     weights: dict[str, torch.Tensor] = {}
     with tqdm(total=options["epochs"], desc=run.name, unit="epoch", mininterval=2) as bar:
         for epoch in range(1, options["epochs"] + 1):
-            loss = _train_epoch(model, optimiser, sequences.train, options["batch_size"], generator)
-            if not math.isfinite(loss):
-                raise UserError(
-                    f"{run.name}: the loss is {loss} in epoch {epoch}; lower train.learning_rate or check the adapter's options"
-                )
+            losses, targets = _train_epoch(model, optimiser, sequences.train, options["batch_size"], generator)
+            if not losses.isfinite().all():
+                raise _stopped(run, epoch, losses, weights, history, best)
+            loss = float((losses * targets).sum() / targets.sum().clamp(min=1))
             ranks = evaluate_ranks(model, sequences.valid_history, sequences.valid_target)
             row = {"epoch": epoch, "loss": loss} | metrics(ranks, VALIDATION_CUTOFFS)
             history.append(row)
@@ -122,22 +121,51 @@ def _train_epoch(
     train: torch.Tensor,
     batch_size: int,
     generator: torch.Generator,
-) -> float:
-    """One pass over all users in random order; the mean loss over targets."""
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """All users in random order, as often as the backbone asks for; the loss of every step and its number of targets, float64.
+
+    Losses stay on the device until the epoch is over: looking at each would wait for the GPU at every step.
+    """
     model.train()
-    order = torch.randperm(len(train), generator=generator, device=train.device)
-    total = torch.zeros((), dtype=torch.float64, device=train.device)
-    targets = 0
-    for batch in order.split(batch_size):
-        loss, count = model.loss(train[batch], generator)
-        if not count:
-            continue
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
-        total += loss.detach() * count
-        targets += count
-    return float(total / max(targets, 1))
+    losses, targets = [], []
+    for _ in range(model.backbone.passes_per_epoch):
+        order = torch.randperm(len(train), generator=generator, device=train.device)
+        for batch in order.split(batch_size):
+            loss, count = model.loss(train[batch], generator)
+            if not count:
+                continue
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+            losses.append(loss.detach())
+            targets.append(count)
+    if not losses:
+        return torch.zeros(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    return torch.stack(losses).double().cpu(), torch.tensor(targets, dtype=torch.float64)
+
+
+def _stopped(
+    run: Run,
+    epoch: int,
+    losses: torch.Tensor,
+    weights: dict[str, torch.Tensor],
+    history: list[dict[str, Any]],
+    best: dict[str, Any],
+) -> UserError:
+    """Keep the best weights so far in scratch; return the line that names them and the first step whose loss is not finite."""
+    step = int((~losses.isfinite()).nonzero()[0])
+    message = (
+        f"{run.name}: the loss is {float(losses[step])} at step {step + 1} of epoch {epoch}; "
+        "lower train.learning_rate or check the options of the adapter and the backbone"
+    )
+    if not weights:
+        return UserError(f"{message} (no epoch was finished before it: there are no weights to keep)")
+    kept = scratch() / "stopped" / run.fingerprint
+    with atomic_directory(kept) as directory:
+        save_file(weights, directory / "model.safetensors")
+        pl.DataFrame(history).write_csv(directory / "history.csv")
+        write_json(directory / "config.json", run.config())
+    return UserError(f"{message}; the best weights before it, of epoch {best['epoch']}, are in {kept}")
 
 
 @torch.inference_mode()

@@ -37,7 +37,7 @@ def selected(params: Params) -> str:
 
 
 def whole_grid(params: Params, partial: bool) -> str:
-    from pipeline.report import read_histories, report
+    from pipeline.report import read_histories, read_spectra, report
     from pipeline.tables import summarise, table2_latex, table2_markdown, table_metrics
 
     cells = listed_cells(params.grid)
@@ -55,6 +55,7 @@ def whole_grid(params: Params, partial: bool) -> str:
     with atomic_directory(FIGURES) as directory:
         figures.comparison(summary, table_metrics(params.evaluate.cutoffs)[-1], directory / "comparison.svg")
         figures.learning_curves(read_histories(rows), directory / "learning-curves.svg")
+        figures.cumulative_spectra(read_spectra(rows), directory / "figure1.svg")
     with atomic_file(REPORT) as file:
         file.write_text(report(params, rows, summary), encoding="utf-8")
     moved = f"; set aside, no longer listed: {', '.join(aside)}" if aside else ""

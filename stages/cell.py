@@ -13,7 +13,7 @@ from pipeline.params import load_params
 from pipeline.runs import Run, evaluated
 from stages import run
 
-KEPT = ("model.safetensors", "config.json", "history.csv")
+KEPT = ("model.safetensors", "config.json", "history.csv", "analysis.json", "spectrum.csv")
 
 
 def main() -> str:

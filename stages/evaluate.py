@@ -8,6 +8,8 @@ from pipeline.params import load_params
 from pipeline.runs import CHECKPOINT, Run
 from stages import run
 
+COMPARED = ("effective_rank", "top10_share", "trainable_parameters")
+
 
 def main() -> str:
     params = load_params()
@@ -15,12 +17,17 @@ def main() -> str:
 
     from pipeline.evaluation import evaluate_checkpoint
 
-    ranks, seconds = evaluate_checkpoint(CHECKPOINT, selected)
+    evaluation = evaluate_checkpoint(CHECKPOINT, selected)
+    ranks = evaluation.ranks
     figures = metrics(ranks["rank"].to_numpy(), params.evaluate.cutoffs)
     with atomic_file(Path("data/ranks/selected.parquet")) as partial:
         ranks.write_parquet(partial)
-    write_json(RUNS / "evaluate-selected.json", {"seconds": seconds})
+    write_json(RUNS / "evaluate-selected.json", {"seconds": evaluation.seconds})
+    write_json(Path("data/analysis/selected.json"), evaluation.analysis)
     write_json(Path("metrics/evaluation.json"), figures)
+    write_json(Path("metrics/analysis.json"), {name: evaluation.analysis[name] for name in COMPARED})
+    with atomic_file(Path("metrics/spectrum.csv")) as partial:
+        evaluation.spectrum.write_csv(partial)
     shown = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
     return f"{selected.name}: {ranks.height:,} users, {shown}"
 

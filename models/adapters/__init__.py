@@ -5,6 +5,12 @@ A new adapter is one file here, one line in this registry and one section of `pa
 
 ADAPTERS = {
     "base": "models.adapters.base:Base",
+    "morec": "models.adapters.morec:MoRec",
+    "unisrec": "models.adapters.unisrec:UniSRec",
+    "llm_esr": "models.adapters.llm_esr:LLMESR",
+    "rlmrec": "models.adapters.rlmrec:RLMRec",
+    "whitenrec": "models.adapters.whitenrec:WhitenRec",
+    "llminit": "models.adapters.llminit:LLMInit",
     "alphafuse": "models.adapters.alphafuse:AlphaFuse",
     "spectran": "models.adapters.spectran:SpecTran",
 }

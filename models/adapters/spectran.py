@@ -97,6 +97,7 @@ class SpecTran(Adapter):
         """Learned lambda, alpha and D, and the mean principal and subordinate weights of the paper's Table 6."""
         principal = self.principal()
         result: dict[str, object] = {
+            "principal": principal.tolist(),
             "principal_min": principal.min().item(),
             "principal_max": principal.max().item(),
             "principal_weight": principal.mean().item(),

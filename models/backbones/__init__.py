@@ -2,4 +2,6 @@
 
 BACKBONES = {
     "sasrec": "models.backbones.sasrec:SASRec",
+    "bert4rec": "models.backbones.bert4rec:BERT4Rec",
+    "hstu": "models.backbones.hstu:HSTU",
 }

@@ -12,15 +12,19 @@ class Backbone(nn.Module):
     """From item vectors to states. Knows neither adapters nor losses.
 
     `positions` is the number P of token positions; the state that predicts the next item is always that of the last one.
+    `passes_per_epoch` is how often an epoch goes over all users. A backbone whose tokens include [MASK] owns its vector, (d,).
     """
 
     Config: ClassVar[type[Section]] = Section
     causal: ClassVar[bool]
+    passes_per_epoch: int = 1
+    mask_vector: nn.Parameter | None
 
     def __init__(self, n_items: int, positions: int) -> None:
         super().__init__()
         self.padding = n_items
         self.positions = positions
+        self.register_parameter("mask_vector", None)
 
     def training_examples(self, sequences: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """(B, L + 1) left-padded item ids -> tokens (B, P) and targets (B, P), padding where there is no target."""
@@ -45,3 +49,16 @@ class Backbone(nn.Module):
     def forward(self, x: Tensor, present: Tensor, attention: Tensor) -> Tensor:
         """x: (B, P, d), zero at padding; present: (B, P); attention: (B, P, P) -> states (B, P, d)."""
         raise NotImplementedError
+
+
+class CausalBackbone(Backbone):
+    """Every position predicts its successor and sees nothing after itself."""
+
+    causal = True
+
+    def training_examples(self, sequences: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        tokens = sequences[:, :-1]
+        return tokens, sequences[:, 1:].masked_fill(tokens == self.padding, self.padding)
+
+    def inference_tokens(self, history: Tensor) -> Tensor:
+        return history

@@ -5,7 +5,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.backbones.backbone import Backbone
+from models.attention import Attention, check_heads
+from models.backbones.backbone import CausalBackbone
 from models.registry import Section
 
 
@@ -18,35 +19,25 @@ class Block(nn.Module):
 
     def __init__(self, dim: int, heads: int, dropout: float) -> None:
         super().__init__()
-        self.heads = heads
         self.norm_attention = nn.LayerNorm(dim, eps=1e-8)
-        self.query_key_value = nn.Linear(dim, 3 * dim)
-        self.output = nn.Linear(dim, dim)
+        self.attention = Attention(dim, heads, dropout)
         self.norm_feed_forward = nn.LayerNorm(dim, eps=1e-8)
         self.inner = nn.Linear(dim, dim)
         self.outer = nn.Linear(dim, dim)
         self.dropout = dropout
 
     def forward(self, x: Tensor, attention: Tensor) -> Tensor:
-        x = x + self._drop(self._attend(self.norm_attention(x), attention))
+        normed = self.norm_attention(x)
+        x = x + self._drop(self.attention(normed, normed, attention))
         y = self.norm_feed_forward(x)
         return x + self._drop(self.outer(self._drop(F.relu(self.inner(y)))))
-
-    def _attend(self, x: Tensor, attention: Tensor) -> Tensor:
-        heads = self.query_key_value(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (3, B, h, P, d / h)
-        query, key, value = heads.unbind()
-        dropout = self.dropout if self.training else 0.0
-        out = F.scaled_dot_product_attention(query, key, value, attn_mask=attention[:, None], dropout_p=dropout)
-        return self.output(out.transpose(1, 2).flatten(-2))
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training)
 
 
-class SASRec(Backbone):
+class SASRec(CausalBackbone):
     """Left-padded history, learned positions, `blocks` blocks, final layer norm; every position predicts its successor."""
-
-    causal = True
 
     class Config(Section):
         blocks: int = Field(2, ge=1, description="transformer blocks")
@@ -55,17 +46,11 @@ class SASRec(Backbone):
 
     def __init__(self, config: Config, n_items: int, dim: int, max_history: int) -> None:
         super().__init__(n_items, max_history)
+        check_heads("backbone sasrec", config.heads, dim)
         self.position = nn.Parameter(torch.randn(max_history, dim) * 0.02)
         self.blocks = nn.ModuleList(Block(dim, config.heads, config.dropout) for _ in range(config.blocks))
         self.norm = nn.LayerNorm(dim, eps=1e-8)
         self.dropout = config.dropout
-
-    def training_examples(self, sequences: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        tokens = sequences[:, :-1]
-        return tokens, sequences[:, 1:].masked_fill(tokens == self.padding, self.padding)
-
-    def inference_tokens(self, history: Tensor) -> Tensor:
-        return history
 
     def forward(self, x: Tensor, present: Tensor, attention: Tensor) -> Tensor:
         mask = present.unsqueeze(-1)

@@ -1,0 +1,59 @@
+"""LLM-ESR (Liu et al. 2024): a collaborative and a semantic view of every item, crossed along the sequence."""
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from models.adapters.adapter import Adapter, Spectrum
+from models.adapters.fusion import half
+from models.attention import Attention
+from models.errors import UserError
+from models.registry import Section
+
+HEADS = 2
+
+
+class LLMESR(Adapter):
+    """T = [E_id ; W_2 (W_1 s + b_1) + b_2], d / 2 each; W_1: l -> l / 2, no activation in between.
+
+    E_id starts as the scores of the centred principal components. Along the sequence, id' = CA(q = text, kv = IDs) and
+    text' = CA(q = IDs, kv = text), two heads, no residual; [id' ; text'] goes through a linear layer into the backbone.
+    Left out: the self-distillation between similar users, which needs a language model's embeddings of users.
+    """
+
+    class Config(Section):
+        cross_attention: bool = Field(True, description="let the views attend to each other before the backbone")
+
+    def __init__(self, config: Config, spectrum: Spectrum, dim: int) -> None:
+        super().__init__(spectrum.n_items, dim)
+        view = half(dim, "llm_esr")
+        if config.cross_attention and view % HEADS:
+            raise UserError(f"adapter llm_esr: dim is {dim}, but {HEADS} heads of cross-attention need a multiple of {2 * HEADS}")
+        centred = spectrum.centred
+        centred.require_rank(view, "llm_esr")
+        E = spectrum.embeddings()
+        self.register_buffer("E", E, persistent=False)  # (N, l)
+        self.id_embedding = nn.Parameter(centred.U[:, :view] * centred.sigma[:view])  # (N, d / 2)
+        self.inner = nn.Linear(E.shape[1], E.shape[1] // 2)
+        self.outer = nn.Linear(E.shape[1] // 2, view)
+        if config.cross_attention:
+            self.to_ids = Attention(view, HEADS, bias=False)
+            self.to_text = Attention(view, HEADS, bias=False)
+            self.join = nn.Linear(dim, dim)
+        self.crosses = config.cross_attention
+
+    E: Tensor
+
+    def semantic_table(self) -> Tensor:
+        # The product of the two matrices first: d / 2 rows instead of N go through the wide layer.
+        weight = self.outer.weight @ self.inner.weight  # (d / 2, l)
+        return self.E @ weight.T + self.outer(self.inner.bias)
+
+    def table(self) -> Tensor:
+        return torch.cat([self.id_embedding, self.semantic_table()], dim=1)
+
+    def mix(self, x: Tensor, attention: Tensor) -> Tensor:
+        if not self.crosses:
+            return x
+        ids, text = x.chunk(2, dim=-1)  # (B, P, d / 2) each
+        return self.join(torch.cat([self.to_ids(text, ids, attention), self.to_text(ids, text, attention)], dim=-1))

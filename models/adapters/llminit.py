@@ -1,0 +1,39 @@
+"""LLMInit (Zhang et al. 2025): IDs that start as the most variable columns of the text embeddings."""
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from models.adapters.adapter import Adapter, Spectrum
+from models.errors import UserError
+from models.registry import Section
+
+
+class LLMInit(Adapter):
+    """T = E_id, at first E[:, c]: c are the d columns of E with the largest variance over the items, in ascending order."""
+
+    class Config(Section):
+        std: float | None = Field(
+            None, gt=0, description="rescale the initial table to this standard deviation; as it is if empty"
+        )
+
+    def __init__(self, config: Config, spectrum: Spectrum, dim: int) -> None:
+        super().__init__(spectrum.n_items, dim)
+        E = spectrum.embeddings()
+        if dim > E.shape[1]:
+            raise UserError(f"adapter llminit: dim is {dim}, but the embeddings have {E.shape[1]} columns to choose from")
+        chosen = E.double().var(dim=0).topk(dim).indices.sort().values  # (d,)
+        start = E[:, chosen]
+        if config.std is not None:
+            start = start * (config.std / start.std())
+        self.id_embedding = nn.Parameter(start.contiguous())
+        self.register_buffer("columns", chosen, persistent=False)
+
+    columns: Tensor
+
+    def table(self) -> Tensor:
+        return self.id_embedding
+
+    @torch.no_grad()
+    def report(self) -> dict[str, object]:
+        return {"id_rms": self.id_embedding.square().mean().sqrt().item()}

@@ -1,0 +1,35 @@
+"""MoRec (Yuan et al. 2023): a dense layer over the text embeddings takes the place of IDs."""
+
+from typing import Literal
+
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.adapters.adapter import Spectrum
+from models.adapters.fusion import FusedAdapter
+from models.registry import Section
+
+
+class MoRec(FusedAdapter):
+    """E_s = GELU(E W + b), W: (l, d_s).
+
+    The first layer of the authors' two-stage text branch, with their initialisation: W Xavier-normal, b zero.
+    """
+
+    class Config(Section):
+        fusion: Literal["none", "add", "concat"] = Field("none", description="text alone, IDs added, or IDs beside it in halves")
+        id_std: float = Field(0.02, ge=0, description="standard deviation of the initial ID embeddings, where IDs are fused")
+
+    def __init__(self, config: Config, spectrum: Spectrum, dim: int) -> None:
+        super().__init__("morec", config.fusion, spectrum.n_items, dim, config.id_std)
+        E = spectrum.embeddings()
+        self.register_buffer("E", E, persistent=False)  # (N, l)
+        self.dense = nn.Linear(E.shape[1], self.semantic_dim)
+        nn.init.xavier_normal_(self.dense.weight)
+        nn.init.zeros_(self.dense.bias)
+
+    E: Tensor
+
+    def project(self) -> Tensor:
+        return F.gelu(self.dense(self.E))

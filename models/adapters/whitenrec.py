@@ -1,0 +1,58 @@
+"""WhitenRec (Zhang et al. 2024): the text embeddings are whitened, then projected."""
+
+from typing import Literal
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from models.adapters.adapter import Spectrum
+from models.adapters.fusion import FusedAdapter
+from models.errors import UserError
+from models.registry import Section
+
+
+class WhitenRec(FusedAdapter):
+    """E_s = head(X_w), X_w = sqrt(N - 1) U_c[:, :w]: mean 0, covariance I.
+
+    PCA whitening; ZCA is a rotation of it, which the head's first layer absorbs. Whitening all directions would make every two
+    items equally far apart where N <= l, so w defaults to a quarter of the items at most.
+    mlp: Dropout, Linear, ReLU, Dropout, Linear, ReLU. linear: Linear, GELU.
+    """
+
+    class Config(Section):
+        fusion: Literal["none", "add", "concat"] = Field("none", description="text alone, IDs added, or IDs beside it in halves")
+        head: Literal["mlp", "linear"] = Field("mlp", description="projection of the whitened text")
+        whiten_rank: int | None = Field(None, ge=1, description="directions kept, w; min(rank, N // 4) if empty")
+        dropout: float = Field(0.2, ge=0, lt=1, description="before each layer of the mlp head")
+        id_std: float = Field(0.02, ge=0, description="standard deviation of the initial ID embeddings, where IDs are fused")
+
+    def __init__(self, config: Config, spectrum: Spectrum, dim: int) -> None:
+        super().__init__("whitenrec", config.fusion, spectrum.n_items, dim, config.id_std)
+        centred = spectrum.centred
+        rank = config.whiten_rank or max(1, min(centred.rank, spectrum.n_items // 4))
+        if rank > centred.rank:
+            raise UserError(
+                f"adapter whitenrec: whiten_rank is {rank}, but the centred embeddings have rank {centred.rank}; "
+                f"choose whiten_rank <= {centred.rank}, or null"
+            )
+        whitened = centred.U[:, :rank] * (spectrum.n_items - 1) ** 0.5
+        self.register_buffer("whitened", whitened.contiguous(), persistent=False)  # (N, w)
+        first = nn.Linear(rank, self.semantic_dim)
+        if config.head == "linear":
+            self.head = nn.Sequential(first, nn.GELU())
+        else:
+            second = nn.Linear(self.semantic_dim, self.semantic_dim)
+            drop = config.dropout
+            self.head = nn.Sequential(nn.Dropout(drop), first, nn.ReLU(), nn.Dropout(drop), second, nn.ReLU())
+        for layer in self.head:
+            if isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
+
+    whitened: Tensor
+
+    def project(self) -> Tensor:
+        return self.head(self.whitened)
+
+    def report(self) -> dict[str, object]:
+        return {"whiten_rank": self.whitened.shape[1]}

@@ -1,0 +1,68 @@
+"""HSTU (Zhai et al. 2024): gated pointwise attention without softmax; item IDs only, no time stamps."""
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.attention import check_heads
+from models.backbones.backbone import CausalBackbone
+from models.registry import Section
+
+
+class Block(nn.Module):
+    """[u, v, q, k] = SiLU(LN(x) W); a = SiLU(q k^T + b_{i-j}) / n, zero where hidden; y = W_o Dropout(u * LN(a v)) + x.
+
+    n is the longest history, not the true length. LN has no parameters, q k^T no 1 / sqrt(d).
+    """
+
+    def __init__(self, dim: int, heads: int, dropout: float, positions: int, relative_bias: bool) -> None:
+        super().__init__()
+        self.heads = heads
+        self.dropout = dropout
+        self.weight = nn.Parameter(torch.randn(dim, 4 * dim) * 0.02)  # W (d, 4 d)
+        self.output = nn.Linear(dim, dim)
+        nn.init.xavier_uniform_(self.output.weight)
+        self.bias = nn.Parameter(torch.randn(2 * positions - 1) * 0.02) if relative_bias else None
+
+    def forward(self, x: Tensor, attention: Tensor) -> Tensor:
+        size, dim = x.shape[1:]
+        u, v, q, k = F.silu(F.layer_norm(x, (dim,), eps=1e-6) @ self.weight).chunk(4, dim=-1)  # (B, P, d) each
+
+        def split(t: Tensor) -> Tensor:
+            return t.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, h, P, d / h)
+
+        scores = split(q) @ split(k).transpose(-1, -2)  # (B, h, P, P)
+        if self.bias is not None:
+            place = torch.arange(size, device=x.device)
+            scores = scores + self.bias[place[:, None] - place + size - 1]
+        weights = F.silu(scores) / size * attention[:, None]
+        mixed = (weights @ split(v)).transpose(1, 2).flatten(-2)  # (B, P, d)
+        gated = u * F.layer_norm(mixed, (dim,), eps=1e-6)
+        return x + self.output(F.dropout(gated, self.dropout, self.training))
+
+
+class HSTU(CausalBackbone):
+    """Left-padded history, learned positions, `blocks` blocks; every position predicts its successor."""
+
+    class Config(Section):
+        blocks: int = Field(2, ge=1, description="HSTU blocks")
+        heads: int = Field(1, ge=1, description="attention heads; must divide dim")
+        dropout: float = Field(0.2, ge=0, lt=1, description="on the input and on the gated output of every block")
+        relative_bias: bool = Field(True, description="a learned bias by distance on the attention scores")
+
+    def __init__(self, config: Config, n_items: int, dim: int, max_history: int) -> None:
+        super().__init__(n_items, max_history)
+        check_heads("backbone hstu", config.heads, dim)
+        self.position = nn.Parameter(nn.init.trunc_normal_(torch.empty(max_history, dim), std=dim**-0.5))
+        self.blocks = nn.ModuleList(
+            Block(dim, config.heads, config.dropout, max_history, config.relative_bias) for _ in range(config.blocks)
+        )
+        self.dropout = config.dropout
+
+    def forward(self, x: Tensor, present: Tensor, attention: Tensor) -> Tensor:
+        mask = present.unsqueeze(-1)
+        x = F.dropout(x + self.position, self.dropout, self.training) * mask
+        for block in self.blocks:
+            x = block(x, attention) * mask
+        return x
