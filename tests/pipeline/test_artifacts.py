@@ -10,7 +10,7 @@ from models.errors import UserError
 from pipeline.artifacts import atomic_directory, atomic_file, fingerprint, main_checkout, read_json, scratch, sha256, write_json
 
 
-class Stop(Exception):
+class StopError(Exception):
     """Raised in the middle of writing."""
 
 
@@ -18,7 +18,7 @@ def tree(root: Path) -> dict[str, bytes]:
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("error", [Stop, KeyboardInterrupt, OSError])
+@pytest.mark.parametrize("error", [StopError, KeyboardInterrupt, OSError])
 def test_a_file_keeps_its_old_content_where_writing_fails(tmp_path: Path, error: type[BaseException]) -> None:
     target = tmp_path / "a" / "metrics.json"
     write_json(target, {"old": 1})
@@ -30,9 +30,9 @@ def test_a_file_keeps_its_old_content_where_writing_fails(tmp_path: Path, error:
 
 
 def test_nothing_appears_where_writing_a_new_file_fails(tmp_path: Path) -> None:
-    with pytest.raises(Stop), atomic_file(tmp_path / "a" / "new.json") as partial:
+    with pytest.raises(StopError), atomic_file(tmp_path / "a" / "new.json") as partial:
         partial.write_text("half")
-        raise Stop
+        raise StopError
     assert tree(tmp_path) == {}
 
 
@@ -71,7 +71,7 @@ def test_a_directory_of_links_into_a_cache_is_replaced_and_the_cache_stays(tmp_p
     assert tree(target) == {"file": b"new"}
 
 
-@pytest.mark.parametrize("error", [Stop, KeyboardInterrupt])
+@pytest.mark.parametrize("error", [StopError, KeyboardInterrupt])
 def test_a_directory_stays_as_it_was_where_writing_fails(tmp_path: Path, error: type[BaseException]) -> None:
     target = tmp_path / "data/raw/demo"
     with atomic_directory(target, {"made": "first"}) as directory:

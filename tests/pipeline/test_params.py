@@ -160,7 +160,7 @@ def test_a_missing_section_is_named() -> None:
 
 def test_a_missing_file_says_where_to_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="params.yaml not found in .*; run stages from the project's root"):
+    with pytest.raises(UserError, match=r"params.yaml not found in .*; run stages from the project's root"):
         load_params()
 
 
