@@ -228,10 +228,10 @@ def test_what_one_run_left_is_continued_by_the_next(site: Site, target: Path) ->
 
 def test_a_server_without_ranges_sends_the_file_again(site: Site, target: Path) -> None:
     site.ranges = False
-    site.drops = [50_000]
+    site.drops = [2 * amazon2014.DOWNLOAD_CHUNK]
     fetch(site, target)
     assert contents(target) == FILES
-    assert site.sent == sum(map(len, FILES.values())) + 50_000
+    assert site.sent == sum(map(len, FILES.values())) + 2 * amazon2014.DOWNLOAD_CHUNK
 
 
 def replace_reviews(site: Site) -> None:
@@ -247,7 +247,7 @@ def replace_reviews(site: Site) -> None:
 def test_a_file_that_changed_meanwhile_is_never_spliced(site: Site, target: Path, server: dict[str, Any]) -> None:
     for name, value in server.items():
         setattr(site, name, value)
-    site.drops = [50_000]
+    site.drops = [2 * amazon2014.DOWNLOAD_CHUNK]
     site.on_drop = replace_reviews
     fetch(site, target)
     assert site.content[REVIEWS] != FILES[REVIEWS]
