@@ -135,7 +135,7 @@ def test_the_order_of_the_input_rows_changes_nothing() -> None:
 
 
 def test_exact_duplicates_are_dropped_and_counted_others_kept() -> None:
-    rows = everyone(3, 3) + [("u0", "i0", 5), ("u0", "i0", 5), ("u0", "i0", 6)]
+    rows = [*everyone(3, 3), ("u0", "i0", 5), ("u0", "i0", 5), ("u0", "i0", 6)]
     made = build_sequences(raw(rows), Preprocess(core=3))
     assert made.statistics["duplicate_interactions"] == 2
     assert by_name(made)["u0"] == ["i0", "i1", "i2", "i0"], "the same item on another day is another interaction"
@@ -143,13 +143,7 @@ def test_exact_duplicates_are_dropped_and_counted_others_kept() -> None:
 
 def test_statistics_count_every_filter() -> None:
     titles = {f"i{i}": f"Title {i}" for i in range(7)} | {"short": "x", "untitled": None}
-    rows = everyone(4, 7) + [
-        ("u0", "i0", 5),
-        ("u0", "short", 5),
-        ("u1", "untitled", 5),
-        ("u1", "unknown", 5),
-        ("lonely", "i0", 5),
-    ]
+    rows = [*everyone(4, 7), ("u0", "i0", 5), ("u0", "short", 5), ("u1", "untitled", 5), ("u1", "unknown", 5), ("lonely", "i0", 5)]
     statistics = build_sequences(raw(rows, titles, {"malformed_metadata_lines": 2}), Preprocess(core=3, cap=5)).statistics
     assert statistics["steps"] == {
         "raw": {"users": 5, "items": 10, "interactions": 33},
