@@ -36,6 +36,7 @@ def load_model(encoder: Encoder) -> tuple[Any, Any]:
         raise UserError(f"encoder model '{encoder.model}': {location} is no folder; check the encoder's section in params.yaml")
     # A missing network should say so, not be retried for minutes.
     os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "5")
+    from safetensors import SafetensorError
     from transformers import AutoModel, AutoTokenizer, logging
 
     logging.set_verbosity_error()
@@ -43,7 +44,7 @@ def load_model(encoder: Encoder) -> tuple[Any, Any]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(location, revision=encoder.revision)
         model = AutoModel.from_pretrained(location, revision=encoder.revision, dtype=getattr(torch, encoder.dtype))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"encoder model '{encoder.model}' cannot be loaded: {_reason(error)}") from None
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -70,6 +71,8 @@ def encode(texts: list[str], encoder: Encoder) -> tuple[np.ndarray, dict[str, An
     """
     from accelerate import PartialState
 
+    if not texts:
+        raise UserError("there are no texts to embed; run preprocess first")
     state = PartialState()
     if state.num_processes > 1:
         raise UserError("embed runs in one process; start it without `accelerate launch --num_processes`")
@@ -95,8 +98,7 @@ def encode(texts: list[str], encoder: Encoder) -> tuple[np.ndarray, dict[str, An
         if rows is None:
             rows = np.empty((len(texts), vectors.shape[1]), dtype=np.float32)
         rows[chosen] = vectors.cpu().numpy()
-    if rows is None:
-        raise UserError("there are no texts to embed; run preprocess first")
+    assert rows is not None
     return rows, {"tokens": sum(map(len, tokens["input_ids"])), "device": str(state.device)}
 
 

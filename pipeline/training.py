@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
@@ -161,6 +162,6 @@ def load_checkpoint(directory: Path, run: Run, spectrum: Spectrum) -> Recommende
     model = build(run, spectrum)
     try:
         model.load_state_dict(load_file(directory / "model.safetensors"))
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, SafetensorError) as error:
         raise UserError(f"{directory}/model.safetensors cannot be loaded ({str(error).splitlines()[0]}); train again") from None
     return model
