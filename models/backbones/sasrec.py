@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.backbones.backbone import Backbone
+from models.errors import UserError
 from models.registry import Section
 
 
@@ -57,6 +58,8 @@ class SASRec(Backbone):
 
     def __init__(self, config: Config, n_items: int, dim: int, max_history: int) -> None:
         super().__init__(n_items, max_history)
+        if dim % config.heads:
+            raise UserError(f"params.yaml: backbones.sasrec.heads: {config.heads} does not divide dim {dim}")
         self.position = nn.Parameter(torch.randn(max_history, dim) * 0.02)
         self.blocks = nn.ModuleList(Block(dim, config.heads, config.dropout) for _ in range(config.blocks))
         self.norm = nn.LayerNorm(dim, eps=1e-8)
