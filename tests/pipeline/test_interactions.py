@@ -143,7 +143,14 @@ def test_exact_duplicates_are_dropped_and_counted_others_kept() -> None:
 
 def test_statistics_count_every_filter() -> None:
     titles = {f"i{i}": f"Title {i}" for i in range(7)} | {"short": "x", "untitled": None}
-    rows = [*everyone(4, 7), ("u0", "i0", 5), ("u0", "short", 5), ("u1", "untitled", 5), ("u1", "unknown", 5), ("lonely", "i0", 5)]
+    rows = [
+        *everyone(4, 7),
+        ("u0", "i0", 5),
+        ("u0", "short", 5),
+        ("u1", "untitled", 5),
+        ("u1", "unknown", 5),
+        ("lonely", "i0", 5),
+    ]
     statistics = build_sequences(raw(rows, titles, {"malformed_metadata_lines": 2}), Preprocess(core=3, cap=5)).statistics
     assert statistics["steps"] == {
         "raw": {"users": 5, "items": 10, "interactions": 33},

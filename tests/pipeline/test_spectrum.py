@@ -229,5 +229,5 @@ def test_a_file_that_is_missing_or_damaged_is_one_line_that_names_it(saved: Path
 def test_the_centred_twin_is_only_read_when_asked_for(saved: Path) -> None:
     (saved / "centred/U.npy").unlink()
     read = load_spectrum(saved)
-    with pytest.raises(UserError, match="centred/U.npy is missing"):
+    with pytest.raises(UserError, match=r"centred/U.npy is missing"):
         _ = read.centred
