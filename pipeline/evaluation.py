@@ -5,9 +5,9 @@ from pathlib import Path
 
 import polars as pl
 
-from pipeline.artifacts import atomic_file, write_json
+from pipeline.artifacts import atomic_file, sha256, write_json
 from pipeline.device import select_device
-from pipeline.runs import Run
+from pipeline.runs import EVALUATION, ROOT, Run
 from pipeline.sequences import load_sequences
 from pipeline.spectrum import load_spectrum
 from pipeline.training import evaluate_ranks, load_checkpoint, use_deterministic_kernels
@@ -29,6 +29,6 @@ def evaluate_checkpoint(directory: Path, run: Run) -> tuple[pl.DataFrame, float]
 def evaluate_run(run: Run) -> None:
     """Add the test ranks of a finished run to its place in scratch."""
     ranks, seconds = evaluate_checkpoint(run.scratch, run)
-    write_json(run.scratch / "inference.json", {"seconds": seconds})
     with atomic_file(run.scratch / "ranks.parquet") as partial:
         ranks.write_parquet(partial)
+    write_json(run.scratch / "inference.json", {"seconds": seconds, "code": sha256(ROOT / EVALUATION)})

@@ -23,7 +23,9 @@ CODE = (
     "pipeline/training.py",
     "pipeline/sequences.py",
     "pipeline/ranking.py",
+    "pipeline/metrics.py",
 )
+EVALUATION = "pipeline/evaluation.py"  # decides the test ranks, not the weights
 
 
 CHECKPOINT = Path("data/checkpoints/selected")
@@ -113,10 +115,16 @@ def trained(run: Run) -> Path:
     return run.scratch
 
 
+def tested(directory: Path) -> bool:
+    """Whether the test ranks of a run are there, made by the code of today."""
+    inference = directory / "inference.json"
+    return inference.is_file() and read_json(inference, "evaluation").get("code") == sha256(ROOT / EVALUATION)
+
+
 def evaluated(run: Run) -> Path:
     """The scratch directory of a run, trained and evaluated first where it is not yet."""
     directory = trained(run)
-    if not (directory / "ranks.parquet").is_file():
+    if not tested(directory):
         from pipeline.evaluation import evaluate_run
 
         evaluate_run(run)
