@@ -281,6 +281,20 @@ def test_a_finished_run_is_evaluated_once(selected: Callable[..., Run], monkeypa
     evaluated(run)
 
 
+def test_ranks_of_older_evaluation_code_are_made_again(
+    selected: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run = selected()
+    evaluated(run)
+    changed = tmp_path / "evaluation.py"
+    changed.write_text("# changed\n")
+    monkeypatch.setattr(pipeline.runs, "EVALUATION", str(changed))
+    again = []
+    monkeypatch.setattr(evaluation, "evaluate_run", again.append)
+    evaluated(run)
+    assert again == [run]
+
+
 def test_an_interrupted_training_leaves_nothing_that_looks_finished(
     selected: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
