@@ -44,7 +44,8 @@ def conclusion(summary: pl.DataFrame) -> str:
         lost = [
             f"{title(block['dataset'][0])}/{title(block['backbone'][0])}"
             for block in blocks(summary)
-            if block.sort("mean", descending=True).group_by("metric", maintain_order=True).first()["adapter"].ne(OURS).any()
+            if OURS in block["adapter"]
+            and block.sort("mean", descending=True).group_by("metric", maintain_order=True).first()["adapter"].ne(OURS).any()
         ]
         if lost:
             sentences.append(f"- SpecTran is beaten by another adapter in at least one metric on {', '.join(lost)}.")
@@ -81,8 +82,8 @@ def report(params: Params, rows: pl.DataFrame, summary: pl.DataFrame) -> str:
         )
     train = params.train
     settings = (
-        f"Encoder {rows['encoder'][0]}, dim {rows['dim'][0]}, {rows['seed'].n_unique()} seeds. One budget for every method: Adam, "
-        f"learning rate {train.learning_rate:g}, weight decay {train.weight_decay:g}, batches of {train.batch_size} users, "
+        f"Encoder {rows['encoder'][0]}, dim {rows['dim'][0]}, {rows['seed'].n_unique()} seeds. One budget for every method: "
+        f"Adam, learning rate {train.learning_rate:g}, weight decay {train.weight_decay:g}, batches of {train.batch_size} users, "
         f"{train.negatives} negatives a target, temperature {train.temperature:g}, at most {train.epochs} epochs, stopped after "
         f"{train.patience} without a better validation NDCG@20. Leave-one-out; full ranking over all items; the test set was "
         "ranked once, with the weights that validation chose."
