@@ -34,6 +34,7 @@ def train_run(run: Run) -> Path:
 
     Raises UserError where inputs are missing or do not fit each other, options are invalid, or the loss is not finite.
     """
+    run.scratch.parent.mkdir(parents=True, exist_ok=True)  # a place that cannot be written is better known before training
     device = select_device()
     use_deterministic_kernels()
     sequences = load_sequences(run.sequences, run.settings["train"]["max_history"], device)
