@@ -270,3 +270,17 @@ def test_the_report_holds_data_tables_costs_and_settings() -> None:
     assert "Encoder minilm, dim 16, 2 seeds." in text
     assert "learning rate 0.001" in text
     assert text.startswith("# Which adapter?\n")
+
+
+def test_the_same_cells_give_the_same_figures_byte_for_byte(tmp_path: Path) -> None:
+    from pipeline.figures import comparison, learning_curves
+
+    curve = pl.DataFrame({"epoch": [1, 2], "NDCG@20": [0.1, 0.2]})
+    histories = {("office", "sasrec"): {"base": [curve, curve], "spectran": [curve]}}
+    drawn = []
+    for name in "ab":
+        comparison(summary(OFFICE), "HR@20", tmp_path / f"{name}.svg")
+        learning_curves(histories, tmp_path / f"curves-{name}.svg")
+        drawn.append(((tmp_path / f"{name}.svg").read_bytes(), (tmp_path / f"curves-{name}.svg").read_bytes()))
+    assert drawn[0] == drawn[1]
+    assert b"SpecTran" in drawn[0][0]
