@@ -37,6 +37,7 @@ def load_model(encoder: Encoder) -> tuple[Any, Any]:
     if not Path(location).is_dir() and not _hub_answers():
         # Its client reads this at import. What is cached loads at once, what is not fails at once instead of being retried.
         os.environ["HF_HUB_OFFLINE"] = "1"
+    from safetensors import SafetensorError
     from transformers import AutoModel, AutoTokenizer, logging
 
     logging.set_verbosity_error()
@@ -44,7 +45,7 @@ def load_model(encoder: Encoder) -> tuple[Any, Any]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(location, revision=encoder.revision)
         model = AutoModel.from_pretrained(location, revision=encoder.revision, dtype=getattr(torch, encoder.dtype))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"encoder model '{encoder.model}' cannot be loaded: {_reason(error)}") from None
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -79,6 +80,8 @@ def encode(texts: list[str], encoder: Encoder) -> tuple[np.ndarray, dict[str, An
     Batches are cut from length-sorted texts, so that little padding is computed. What is pooled is the last hidden state, after
     the model's final norm.
     """
+    if not texts:
+        raise UserError("there are no texts to embed; run preprocess first")
     tokenizer, model = load_model(encoder)
     from accelerate import PartialState
 
@@ -106,8 +109,7 @@ def encode(texts: list[str], encoder: Encoder) -> tuple[np.ndarray, dict[str, An
         if rows is None:
             rows = np.empty((len(texts), vectors.shape[1]), dtype=np.float32)
         rows[chosen] = vectors.cpu().numpy()
-    if rows is None:
-        raise UserError("there are no texts to embed; run preprocess first")
+    assert rows is not None
     return rows, {"tokens": sum(map(len, tokens["input_ids"])), "device": str(state.device)}
 
 

@@ -12,7 +12,7 @@ from models.recommender import Recommender
 from models.spectral import covariance_spectrum, cumulative_share, effective_rank, top_share
 from pipeline.artifacts import atomic_file, write_json
 from pipeline.device import select_device
-from pipeline.runs import Run
+from pipeline.runs import Run, evaluation_code
 from pipeline.sequences import load_sequences
 from pipeline.spectrum import load_spectrum
 from pipeline.training import evaluate_ranks, load_checkpoint, use_deterministic_kernels
@@ -78,10 +78,11 @@ def _spectral_figures(table: torch.Tensor) -> dict[str, Any]:
 
 
 def evaluate_run(run: Run) -> None:
-    """Add analysis.json, spectrum.csv and, last, the test ranks of a finished run to its place in scratch."""
+    """Add spectrum.csv, the test ranks and, last, analysis.json to a finished run's place in scratch."""
     evaluation = evaluate_checkpoint(run.scratch, run)
-    write_json(run.scratch / "analysis.json", {"inference_seconds": evaluation.seconds} | evaluation.analysis)
     with atomic_file(run.scratch / "spectrum.csv") as partial:
         evaluation.spectrum.write_csv(partial)
     with atomic_file(run.scratch / "ranks.parquet") as partial:
         evaluation.ranks.write_parquet(partial)
+    about = {"code": evaluation_code(), "inference_seconds": evaluation.seconds}
+    write_json(run.scratch / "analysis.json", about | evaluation.analysis)

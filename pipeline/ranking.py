@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.errors import UserError
+
 SCORES_AT_ONCE = 200_000_000 // 4  # floats held by a chunk of users
 
 
@@ -28,10 +30,17 @@ def rank_all(
     targets: Tensor,
     batch_size: int | None = None,
 ) -> np.ndarray:
-    """Ranks for all users, in chunks that fit in memory. history: (U, L); targets: (U,) -> (U,) int64."""
+    """Ranks for all users, in chunks that fit in memory. history: (U, L); targets: (U,) -> (U,) int64.
+
+    Raises UserError where a vector is not finite: nothing is above NaN, so its target would count as ranked first.
+    """
     size = batch_size or max(1, min(4096, SCORES_AT_ONCE // len(table)))
-    ranks = [
-        target_ranks(states_of(history[start : start + size]), table, targets[start : start + size])
-        for start in range(0, len(history), size)
-    ]
+    finite = torch.isfinite(table).all()
+    ranks = []
+    for start in range(0, len(history), size):
+        states = states_of(history[start : start + size])
+        finite &= torch.isfinite(states).all()
+        ranks.append(target_ranks(states, table, targets[start : start + size]))
+    if not finite:
+        raise UserError("the model's vectors hold NaN or infinity; lower train.learning_rate or check the adapter's options")
     return torch.cat(ranks).cpu().numpy()

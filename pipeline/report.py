@@ -56,7 +56,8 @@ def conclusion(summary: pl.DataFrame) -> str:
         lost = [
             f"{title(block['dataset'][0])}/{title(block['backbone'][0])}"
             for block in blocks(summary)
-            if block.sort("mean", descending=True).group_by("metric", maintain_order=True).first()["adapter"].ne(OURS).any()
+            if OURS in block["adapter"]
+            and block.sort("mean", descending=True).group_by("metric", maintain_order=True).first()["adapter"].ne(OURS).any()
         ]
         if lost:
             sentences.append(f"- SpecTran is beaten by another adapter in at least one metric on {', '.join(lost)}.")

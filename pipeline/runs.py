@@ -25,7 +25,9 @@ CODE = (
     "pipeline/training.py",
     "pipeline/sequences.py",
     "pipeline/ranking.py",
+    "pipeline/metrics.py",
 )
+EVALUATION = ("pipeline/evaluation.py", "models/spectral.py")  # decide the test ranks and the analysis, not the weights
 
 
 CHECKPOINT = Path("data/checkpoints/selected")
@@ -118,10 +120,21 @@ def trained(run: Run) -> Path:
     return run.scratch
 
 
+def tested(directory: Path) -> bool:
+    """Whether the test ranks of a run are there, made by the code of today."""
+    analysis = directory / "analysis.json"
+    return analysis.is_file() and read_json(analysis, "evaluation").get("code") == evaluation_code()
+
+
+def evaluation_code() -> str:
+    """Fingerprint of the code that tests and analyses a run."""
+    return fingerprint([sha256(ROOT / file) for file in EVALUATION])
+
+
 def evaluated(run: Run) -> Path:
     """The scratch directory of a run, trained and evaluated first where it is not yet."""
     directory = trained(run)
-    if not (directory / "ranks.parquet").is_file():
+    if not tested(directory):
         from pipeline.evaluation import evaluate_run
 
         evaluate_run(run)

@@ -13,6 +13,7 @@ from models.errors import UserError
 
 BLOCK = 4096  # rows at a time
 FILES = ("U", "sigma", "V", "mean")
+ROUNDING = 1e-6  # of the plain spectrum's first value: what centring or the Gram matrix leave of nothing
 
 
 @dataclass
@@ -50,7 +51,8 @@ def decompose(embeddings: np.ndarray, rank_rtol: float | None = None) -> tuple[D
     else:
         whole = torch.from_numpy(np.asarray(embeddings, dtype=np.float64))
         factors = (_direct(whole), _direct(whole - mean))
-    plain, centred = (_finish(embeddings, *f, m, rtol) for f, m in zip(factors, (zero, mean), strict=True))
+    floor = ROUNDING * float(factors[0][0][0])
+    plain, centred = (_finish(embeddings, *f, m, rtol, floor) for f, m in zip(factors, (zero, mean), strict=True))
     return plain, centred
 
 
@@ -71,9 +73,9 @@ def _direct(matrix: Tensor) -> tuple[Tensor, Tensor]:
     return sigma, vh.T
 
 
-def _finish(embeddings: np.ndarray, sigma: Tensor, v: Tensor, mean: Tensor, rtol: float) -> Decomposition:
+def _finish(embeddings: np.ndarray, sigma: Tensor, v: Tensor, mean: Tensor, rtol: float, floor: float) -> Decomposition:
     """Cut to the numerical rank, fix signs, make U = (E - 1 mean^T) V / sigma block by block, and measure."""
-    rank = int((sigma > rtol * sigma[0]).sum()) if sigma[0] > 0 else 0
+    rank = int((sigma > max(rtol * float(sigma[0]), floor)).sum())
     if rank == 0:
         raise UserError("the embeddings are all equal: no direction is left; check the titles and the encoder")
     sigma, v = sigma[:rank], v[:, :rank]
@@ -117,5 +119,5 @@ def _read(path: Path) -> Tensor:
         return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
     except FileNotFoundError:
         raise UserError(f"{path} is missing; `dvc repro` of the svd stage makes it") from None
-    except ValueError as error:
+    except (ValueError, EOFError) as error:
         raise UserError(f"{path} is damaged ({error}); delete it and run `dvc repro` again") from None

@@ -1,5 +1,6 @@
 """The paper's tables from the grid's cells: means over seeds beside the published numbers."""
 
+import re
 from pathlib import Path
 
 import polars as pl
@@ -124,6 +125,11 @@ def table2_markdown(summary: pl.DataFrame) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def _latex(text: str) -> str:
+    """Text whose special characters LaTeX prints: a dataset may be called `my_shop`."""
+    return re.sub(r"([_&#%$])", r"\\\1", text)
+
+
 def table2_latex(summary: pl.DataFrame) -> str:
     """Table 2 for LaTeX (booktabs), one block per (dataset, backbone)."""
     improvement = improvements(summary)
@@ -135,7 +141,8 @@ def table2_latex(summary: pl.DataFrame) -> str:
         header, *body = _grid(block, improvement, marked, r" {{\scriptsize $\pm$ {}}}", r"\,\%")
         if number:
             parts.append(r"\midrule")
-        parts.append(rf"\multicolumn{{{width + 1}}}{{l}}{{{title(first['dataset'])}, {title(first['backbone'])}}} \\")
+        name = _latex(f"{title(first['dataset'])}, {title(first['backbone'])}")
+        parts.append(rf"\multicolumn{{{width + 1}}}{{l}}{{{name}}} \\")
         parts += [" & ".join(header) + r" \\", r"\midrule", *(" & ".join(line) + r" \\" for line in body)]
     return "\n".join([*parts, r"\bottomrule", r"\end{tabular}"]) + "\n"
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
@@ -33,6 +34,7 @@ def train_run(run: Run) -> Path:
 
     Raises UserError where inputs are missing or do not fit each other, options are invalid, or the loss is not finite.
     """
+    run.scratch.parent.mkdir(parents=True, exist_ok=True)  # a place that cannot be written is better known before training
     device = select_device()
     use_deterministic_kernels()
     sequences = load_sequences(run.sequences, run.settings["train"]["max_history"], device)
@@ -189,6 +191,6 @@ def load_checkpoint(directory: Path, run: Run, spectrum: Spectrum) -> Recommende
     model = build(run, spectrum)
     try:
         model.load_state_dict(load_file(directory / "model.safetensors"))
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, SafetensorError) as error:
         raise UserError(f"{directory}/model.safetensors cannot be loaded ({str(error).splitlines()[0]}); train again") from None
     return model

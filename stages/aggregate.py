@@ -1,8 +1,10 @@
 """Tables, figures and report of the grid: `python -m stages.aggregate`; with `--selected`, the selected run beside the paper."""
 
 from argparse import ArgumentParser
+from collections.abc import Iterable
 from pathlib import Path
 
+from models.errors import UserError
 from pipeline.artifacts import atomic_directory, atomic_file, read_json
 from pipeline.cells import listed_cells, read_cells, set_aside_unlisted
 from pipeline.metrics import metric_names
@@ -12,6 +14,7 @@ from stages import run
 TABLES = Path("metrics/tables")
 FIGURES = Path("metrics/figures")
 REPORT = Path("metrics/report.md")
+EVALUATION = Path("metrics/evaluation.json")
 SELECTED = Path("metrics/selected.md")
 
 
@@ -27,13 +30,24 @@ def main() -> str:
 def selected(params: Params) -> str:
     from pipeline.tables import selected_markdown
 
-    figures = read_json(Path("metrics/evaluation.json"), "`python -m stages.evaluate`")
+    figures = read_json(EVALUATION, "`python -m stages.evaluate`")
+    names = metric_names(params.evaluate.cutoffs)
+    require(names, figures, f"{EVALUATION} lacks", "`python -m stages.evaluate`")
     cells = [cell for cell in listed_cells(params.grid) if (Path("grid/cells") / "-".join(cell) / "metrics.csv").is_file()]
     chosen = {name: str(getattr(params, name)) for name in ("dataset", "encoder", "backbone", "adapter", "dim", "seed")}
-    text = selected_markdown(figures, chosen, read_cells(cells) if cells else None, metric_names(params.evaluate.cutoffs))
+    text = selected_markdown(figures, chosen, read_cells(cells) if cells else None, names)
     with atomic_file(SELECTED) as partial:
         partial.write_text(text, encoding="utf-8")
     return f"{SELECTED}\n\n{text}"
+
+
+def require(names: list[str], found: Iterable[str], where: str, made_by: str) -> None:
+    """Raise UserError for a metric that was not asked for when the figures were made."""
+    missing = sorted(set(names) - set(found))
+    if missing:
+        raise UserError(
+            f"{where} {', '.join(missing)}, which evaluate.cutoffs in params.yaml asks for; make it again by {made_by}"
+        )
 
 
 def whole_grid(params: Params, partial: bool) -> str:
@@ -43,6 +57,7 @@ def whole_grid(params: Params, partial: bool) -> str:
     cells = listed_cells(params.grid)
     aside = set_aside_unlisted(cells)
     rows = read_cells(cells, partial)
+    require(table_metrics(params.evaluate.cutoffs), rows.columns, "the cells lack", "`dvc repro grid/dvc.yaml`")
     summary = summarise(rows, table_metrics(params.evaluate.cutoffs))
     with atomic_directory(TABLES) as directory:
         summary.write_csv(directory / "table2.csv")

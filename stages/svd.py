@@ -26,7 +26,7 @@ def main() -> str:
     embedded = read_json(source / SIDECAR, made_by)
     try:
         embeddings = np.load(source / "embeddings.npy", mmap_mode="r", allow_pickle=False)
-    except (FileNotFoundError, ValueError) as error:
+    except (FileNotFoundError, ValueError, EOFError) as error:
         raise UserError(f"{source / 'embeddings.npy'} cannot be read ({error}); it is made by {made_by}") from None
 
     from pipeline.spectrum import decompose, save_spectrum

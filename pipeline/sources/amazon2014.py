@@ -18,6 +18,7 @@ from pipeline.sources import Raw
 SITE = "http://snap.stanford.edu/data/amazon/productGraph/categoryFiles/"
 TRIES = 5
 CHUNK = 1 << 20  # bytes
+DOWNLOAD_CHUNK = 1 << 16  # bytes; what a dropped connection can lose
 ASIN = re.compile(rb"""['"]asin['"]:\s*['"]([^'"]+)['"]""")
 MALFORMED_SHARE = 0.01  # of the metadata lines that are needed
 
@@ -78,23 +79,29 @@ def _resume(url: str, output: str, _pooch: object) -> None:
     part = scratch() / "downloads" / (url.partition("://")[2].replace("/", "_") + ".part")
     version = part.with_suffix(".etag")
     part.parent.mkdir(parents=True, exist_ok=True)
-    have = part.stat().st_size if part.exists() and version.exists() else 0
-    headers = {"Range": f"bytes={have}-", "If-Range": version.read_text()} if have else {}
+    known = version.read_text() if part.exists() and version.exists() else ""
+    have = part.stat().st_size if known else 0
+    # Without a known version there is no telling whether the rest belongs to it. No encoding: the file itself is compressed.
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-", "If-Range": known} if have else {})
     with requests.get(url, headers=headers, stream=True, timeout=30) as response:
         if response.status_code == requests.codes.requested_range_not_satisfiable:
             part.unlink()
         response.raise_for_status()
         resumed = response.status_code == requests.codes.partial_content
+        current = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
+        if resumed and current != known:
+            part.unlink()
+            raise requests.exceptions.ConnectionError("the file changed on the server")
         if not resumed:
             part.unlink(missing_ok=True)
-            version.write_text(response.headers.get("ETag") or response.headers.get("Last-Modified") or "")
+            version.write_text(current)
         have = have if resumed else 0
         expected = have + int(response.headers.get("Content-Length") or 0)
         with (
             part.open("ab") as file,
             tqdm(total=expected or None, initial=have, unit="B", unit_scale=True, desc=url.rpartition("/")[2]) as bar,
         ):
-            for chunk in response.iter_content(CHUNK):
+            for chunk in response.iter_content(DOWNLOAD_CHUNK):
                 file.write(chunk)
                 bar.update(len(chunk))
     if expected > have and part.stat().st_size != expected:
@@ -106,6 +113,8 @@ def _resume(url: str, output: str, _pooch: object) -> None:
 def check_gzip(path: Path) -> None:
     """Read a gzip file to its end, so that length and CRC are checked; raise UserError where it is damaged."""
     try:
+        if not path.stat().st_size:
+            raise EOFError("it is empty")
         with gzip.open(path) as file, tqdm(unit="B", unit_scale=True, desc=f"checking {path.name}", delay=2) as bar:
             while chunk := file.read(CHUNK):
                 bar.update(len(chunk))

@@ -37,7 +37,11 @@ def read_table(path: Path, columns: Mapping[str, type[pl.DataType]]) -> pl.DataF
         if column not in table.columns:
             raise UserError(f"{path}: column '{column}' is missing{did_you_mean(column, table.columns)}")
         try:
+            # Casting a fraction would cut it off in silence.
+            cut = table[column].dtype.is_float() and kind.is_integer() and bool((table[column] % 1 != 0).any())
             table = table.with_columns(pl.col(column).cast(kind))
         except pl.exceptions.PolarsError:
-            raise UserError(f"{path}: column '{column}' cannot be read as {kind.__name__}") from None
+            cut = True
+        if cut:
+            raise UserError(f"{path}: column '{column}' cannot be read as {kind.__name__}")
     return table.select(list(columns))

@@ -1,0 +1,94 @@
+"""A tiny project that every test may change: parameters, sequences and spectrum of a generated dataset, made once per session."""
+
+import copy
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+os.environ["TQDM_DISABLE"] = "1"
+
+
+def tiny_params() -> dict[str, Any]:
+    """The repository's parameters, on a dataset and a training that take a moment."""
+    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    params["sources"]["tiny"] = {"kind": "demo", "seed": 0, "items": 120, "users": 150}
+    params["encoders"]["random"] = {"model": "package:no_such_package/model"}
+    params |= {"dataset": "tiny", "encoder": "random", "dim": 16}
+    params["train"] |= {"epochs": 4, "patience": 2, "batch_size": 64, "negatives": 8}
+    params["grid"] |= {"dim": 16, "datasets": ["tiny"], "adapters": ["base", "spectran"], "seeds": [0, 1]}
+    return params
+
+
+@pytest.fixture(scope="session")
+def tiny_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project folder with params.yaml, and the tiny dataset's artifacts up to the spectrum of random embeddings (rank 24)."""
+    import numpy as np
+
+    from pipeline.artifacts import atomic_directory, write_json
+    from pipeline.interactions import build_sequences
+    from pipeline.params import Preprocess
+    from pipeline.sources import Raw, demo, write_parquet_pair
+    from pipeline.spectrum import decompose, save_spectrum
+
+    root = tmp_path_factory.mktemp("tiny")
+    (root / "params.yaml").write_text(yaml.safe_dump(tiny_params(), sort_keys=False), encoding="utf-8")
+    raw = demo.generate(seed=0, n_items=120, n_users=150)
+    with atomic_directory(root / "data/raw/tiny", {"source": "tiny"}) as directory:
+        write_parquet_pair(*raw, directory)
+    sequences = build_sequences(Raw(*raw), Preprocess())
+    with atomic_directory(root / "data/sequences/tiny", {"dataset": "tiny"}) as directory:
+        sequences.users.write_parquet(directory / "sequences.parquet")
+        sequences.items.write_parquet(directory / "items.parquet")
+        write_json(directory / "statistics.json", sequences.statistics)
+    embeddings = np.random.default_rng(0).normal(size=(sequences.items.height, 24)).astype(np.float32)
+    with atomic_directory(root / "data/embeddings/tiny/random", {"dataset": "tiny"}) as directory:
+        np.save(directory / "embeddings.npy", embeddings)
+    plain, centred = decompose(embeddings)
+    with atomic_directory(root / "data/spectrum/tiny/random", {"dataset": "tiny"}) as directory:
+        save_spectrum(plain.spectrum, directory)
+        save_spectrum(centred.spectrum, directory / "centred")
+    return root
+
+
+@pytest.fixture
+def project(tiny_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the tiny project, as the current directory, with a scratch of its own."""
+    root = tmp_path / "project"
+    shutil.copytree(tiny_project, root)
+    monkeypatch.chdir(root)
+    monkeypatch.delenv("SPECTRAN_SCRATCH", raising=False)
+    return root
+
+
+@pytest.fixture
+def set_params(project: Path) -> Callable[..., None]:
+    """Change values of the project's params.yaml: `set_params({"train.epochs": 1})`."""
+
+    def change(values: dict[str, Any]) -> None:
+        file = project / "params.yaml"
+        params = yaml.safe_load(file.read_text(encoding="utf-8"))
+        for name, value in values.items():
+            section = params
+            *path, last = name.split(".")
+            for part in path:
+                section = section[part]
+            section[last] = copy.deepcopy(value)
+        file.write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
+
+    return change
+
+
+@pytest.fixture
+def amazon2014() -> Path:
+    """The folder with the paper's datasets: $SPECTRAN_SHARED/data/amazon2014, or ../shared beside the repository."""
+    shared = Path(os.environ.get("SPECTRAN_SHARED") or ROOT.parent / "shared")
+    folder = shared / "data/amazon2014"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not there; set SPECTRAN_SHARED to the folder that holds data/amazon2014")
+    return folder

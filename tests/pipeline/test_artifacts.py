@@ -1,0 +1,173 @@
+"""Artifacts are written whole or not at all, and say what made them."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from models.errors import UserError
+from pipeline.artifacts import atomic_directory, atomic_file, fingerprint, main_checkout, read_json, scratch, sha256, write_json
+
+
+class StopError(Exception):
+    """Raised in the middle of writing."""
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("error", [StopError, KeyboardInterrupt, OSError])
+def test_a_file_keeps_its_old_content_where_writing_fails(tmp_path: Path, error: type[BaseException]) -> None:
+    target = tmp_path / "a" / "metrics.json"
+    write_json(target, {"old": 1})
+    before = tree(tmp_path)
+    with pytest.raises(error), atomic_file(target) as partial:
+        partial.write_text("half")
+        raise error
+    assert tree(tmp_path) == before
+
+
+def test_nothing_appears_where_writing_a_new_file_fails(tmp_path: Path) -> None:
+    with pytest.raises(StopError), atomic_file(tmp_path / "a" / "new.json") as partial:
+        partial.write_text("half")
+        raise StopError
+    assert tree(tmp_path) == {}
+
+
+def test_a_file_is_not_visible_before_it_is_whole(tmp_path: Path) -> None:
+    target = tmp_path / "new.json"
+    with atomic_file(target) as partial:
+        partial.write_text("half")
+        assert not target.exists()
+    assert target.read_text() == "half"
+    assert target.stat().st_mode & 0o777 == 0o644
+
+
+def test_replacing_a_link_into_a_cache_leaves_the_cache_as_it_was(tmp_path: Path) -> None:
+    for kind, link in (("hard", os.link), ("symbolic", os.symlink)):
+        cached, target = tmp_path / f"cache-{kind}", tmp_path / f"{kind}.json"
+        cached.write_text("cached")
+        cached.chmod(0o444)
+        link(cached, target)
+        write_json(target, {"new": 1})
+        assert cached.read_text() == "cached"
+        assert cached.stat().st_mode & 0o777 == 0o444
+        assert json.loads(target.read_text()) == {"new": 1}
+        assert not target.is_symlink()
+
+
+def test_a_directory_of_links_into_a_cache_is_replaced_and_the_cache_stays(tmp_path: Path) -> None:
+    cached = tmp_path / "cached"
+    cached.write_text("cached")
+    cached.chmod(0o444)
+    target = tmp_path / "data/raw/demo"
+    target.mkdir(parents=True)
+    os.link(cached, target / "file")
+    with atomic_directory(target) as directory:
+        (directory / "file").write_text("new")
+    assert cached.read_text() == "cached"
+    assert tree(target) == {"file": b"new"}
+
+
+@pytest.mark.parametrize("error", [StopError, KeyboardInterrupt])
+def test_a_directory_stays_as_it_was_where_writing_fails(tmp_path: Path, error: type[BaseException]) -> None:
+    target = tmp_path / "data/raw/demo"
+    with atomic_directory(target, {"made": "first"}) as directory:
+        (directory / "file").write_text("old")
+    before = tree(tmp_path)
+    with pytest.raises(error), atomic_directory(target, {"made": "second"}) as directory:
+        (directory / "file").write_text("half")
+        (directory / "more").write_text("half")
+        raise error
+    assert tree(tmp_path) == before
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["raw"]
+
+
+def test_a_directory_is_replaced_whole_without_leftovers_of_the_old_one(tmp_path: Path) -> None:
+    target = tmp_path / "data/raw/demo"
+    for name in ("first", "second"):
+        with atomic_directory(target) as directory:
+            (directory / name).touch()
+    assert [path.name for path in target.iterdir()] == ["second"]
+    assert target.stat().st_mode & 0o777 == 0o755
+
+
+def test_while_a_directory_is_written_its_parent_lists_only_what_is_finished(tmp_path: Path) -> None:
+    """grid/cells is a dependency: DVC must not see a half-written cell in it."""
+    cells = tmp_path / "grid/cells"
+    with atomic_directory(cells / "demo-sasrec-base"):
+        assert list(cells.iterdir()) == []
+
+
+def test_the_sidecar_holds_what_made_it_and_a_checksum_of_every_file(tmp_path: Path) -> None:
+    target = tmp_path / "data/x"
+    with atomic_directory(target, {"dataset": "demo"}) as directory:
+        (directory / "deep").mkdir()
+        (directory / "b.txt").write_bytes(b"abc")
+        (directory / "deep/a.txt").write_bytes(b"")
+    assert json.loads((target / "sidecar.json").read_text()) == {
+        "dataset": "demo",
+        "files": {
+            "b.txt": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
+            "deep/a.txt": "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+        },
+    }
+
+
+def test_a_checksum_is_sha256(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"abc")
+    assert sha256(file) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_a_fingerprint_is_stable_and_changes_with_every_part() -> None:
+    parts = [{"b": 1, "a": [1, 2]}, "é", 0.1, None]
+    assert fingerprint(*parts) == fingerprint({"a": [1, 2], "b": 1}, "é", 0.1, None)
+    assert fingerprint(*parts) == "b11f573d574cc771191f18e57300429b", "finished runs are found again by another version of Python"
+    others = [fingerprint({"b": 1, "a": [2, 1]}, *parts[1:]), fingerprint(*parts[:-1]), fingerprint(*parts[:-1], 0)]
+    assert len({fingerprint(*parts), *others}) == 4
+
+
+def test_json_keeps_its_order_and_its_letters(tmp_path: Path) -> None:
+    write_json(tmp_path / "x.json", {"b": "é", "a": 1})
+    assert (tmp_path / "x.json").read_text(encoding="utf-8") == '{\n  "b": "é",\n  "a": 1\n}\n'
+
+
+@pytest.mark.parametrize(("content", "says"), [(None, "is missing; it is made by the svd stage"), (b"{", "is not valid JSON")])
+def test_json_that_cannot_be_read_names_the_stage_that_makes_it(tmp_path: Path, content: bytes | None, says: str) -> None:
+    file = tmp_path / "x.json"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(UserError, match=says):
+        read_json(file, "the svd stage")
+
+
+def test_where_nothing_can_be_written_the_error_has_a_path_and_nothing_is_left(tmp_path: Path) -> None:
+    """A regular file where a folder should be stops root too, whom permissions do not."""
+    (tmp_path / "data").write_text("a file")
+    for writer in (atomic_file, atomic_directory):
+        with pytest.raises(OSError, match="data") as caught, writer(tmp_path / "data/raw/demo"):
+            raise AssertionError("must not be entered")
+        assert caught.value.errno
+    assert tree(tmp_path) == {"data": b"a file"}
+
+
+def test_the_main_checkout_is_found_from_dvcs_temporary_workspaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SPECTRAN_SCRATCH", raising=False)
+    workspace = tmp_path / ".dvc/tmp/exps/tmpabc"
+    workspace.mkdir(parents=True)
+    monkeypatch.chdir(workspace)
+    assert main_checkout() == tmp_path
+    assert scratch() == tmp_path / ".scratch"
+    monkeypatch.chdir(tmp_path)
+    assert main_checkout() == tmp_path
+    assert scratch() == tmp_path / ".scratch"
+
+
+def test_scratch_can_be_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPECTRAN_SCRATCH", str(tmp_path / "elsewhere"))
+    assert scratch() == tmp_path / "elsewhere"
+    monkeypatch.setenv("SPECTRAN_SCRATCH", "relative")
+    assert scratch().is_absolute()

@@ -1,0 +1,192 @@
+"""params.yaml is typed; every mistake in it is one line that names the place and the nearest valid name."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from models.adapters import ADAPTERS
+from models.backbones import BACKBONES
+from models.errors import UserError
+from models.registry import load_class
+from pipeline.params import Params, load_params
+
+ROOT = Path(__file__).parents[2]
+REPOSITORY = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+REGISTRIES = {"adapters": ADAPTERS, "backbones": BACKBONES}
+SECTIONS = [(section, name) for section, registry in REGISTRIES.items() for name in registry]
+
+
+def with_value(place: str, value: Any) -> dict[str, Any]:
+    values = yaml.safe_load(yaml.safe_dump(REPOSITORY))
+    *path, last = place.split(".")
+    section = values
+    for part in path:
+        section = section[part]
+    section[last] = value
+    return values
+
+
+def complaint(values: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        Params.parse(values, "params.yaml")
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith("params.yaml: ")
+    return message
+
+
+def test_the_repositorys_parameters_are_valid() -> None:
+    params = load_params(ROOT / "params.yaml")
+    assert params.dataset in params.sources
+    assert params.train.patience == 10
+    assert params.train.epochs == 200
+
+
+@pytest.mark.parametrize("section", REGISTRIES)
+def test_every_registered_name_has_a_section_and_every_section_a_registered_name(section: str) -> None:
+    assert set(REPOSITORY[section]) == set(REGISTRIES[section])
+
+
+@pytest.mark.parametrize(("section", "name"), SECTIONS)
+def test_a_section_lists_exactly_the_options_of_its_class_and_they_are_valid(section: str, name: str) -> None:
+    config = load_class(REGISTRIES[section], section, name).Config
+    options = REPOSITORY[section][name]
+    config.parse(options, name)
+    assert set(options) == set(config.model_fields), "an option missing here cannot be found by someone who reads params.yaml"
+    assert config.parse(options, name) == config(), "the class documents other defaults than params.yaml uses"
+
+
+@pytest.mark.parametrize(("section", "name"), SECTIONS)
+def test_every_option_is_described(section: str, name: str) -> None:
+    for option, field in load_class(REGISTRIES[section], section, name).Config.model_fields.items():
+        assert field.description, f"{section}.{name}.{option}"
+
+
+@pytest.mark.parametrize(
+    ("place", "found", "nearest"),
+    [
+        ("datset", "datset", "dataset"),
+        ("train.epoch", "epoch", "epochs"),
+        ("train.learnng_rate", "learnng_rate", "learning_rate"),
+        ("preprocess.cores", "cores", "core"),
+        ("evaluate.cutoff", "cutoff", "cutoffs"),
+        ("grid.seed", "seed", "seeds"),
+        ("svd.rank_tol", "rank_tol", "rank_rtol"),
+        ("download.miror", "miror", "mirror"),
+        ("sources.demo.user", "user", "users"),
+        ("sources.toys.nam", "nam", "name"),
+        ("encoders.minilm.poolin", "poolin", "pooling"),
+        ("backbones.sasrek", "sasrek", "sasrec"),
+        ("adapters.spectrann", "spectrann", "spectran"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_nearest_name(place: str, found: str, nearest: str) -> None:
+    message = complaint(with_value(place, {}))
+    assert f"'{found}'" in message
+    assert f"did you mean '{nearest}'?" in message
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "nearest"),
+    [
+        ("dataset", "demoo", "demo"),
+        ("encoder", "minilmm", "minilm"),
+        ("backbone", "sasrek", "sasrec"),
+        ("adapter", "spectra", "spectran"),
+        ("grid.datasets", ["demo", "tois"], "toys"),
+        ("grid.backbones", ["sasrecc"], "sasrec"),
+        ("grid.adapters", ["base", "alphafus"], "alphafuse"),
+    ],
+)
+def test_an_unknown_choice_is_refused_with_the_nearest_name(place: str, value: Any, nearest: str) -> None:
+    message = complaint(with_value(place, value))
+    assert f"did you mean '{nearest}'?" in message
+    assert (value if isinstance(value, str) else value[-1]) in message
+
+
+def test_where_no_name_is_near_all_are_listed() -> None:
+    message = complaint(with_value("dataset", "zzzzzz"))
+    assert all(name in message for name in REPOSITORY["sources"])
+
+
+@pytest.mark.parametrize(("section", "name"), SECTIONS)
+def test_an_unknown_option_of_an_adapter_or_backbone_is_refused_by_its_class(section: str, name: str) -> None:
+    config = load_class(REGISTRIES[section], section, name).Config
+    option = sorted(config.model_fields)[0]
+    with pytest.raises(UserError, match=f"{section}.{name}: unknown parameter '{option}s'; did you mean '{option}'") as caught:
+        config.parse({option + "s": 1}, f"params.yaml: {section}.{name}")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "says"),
+    [
+        ("dim", 0, "dim: .*greater than or equal to 1, found 0"),
+        ("dim", -3, "dim: .*found -3"),
+        ("dim", "wide", "dim: .*integer.*found 'wide'"),
+        ("dim", 1.5, "dim: .*integer.*found 1.5"),
+        ("dim", None, "dim: .*found None"),
+        ("seed", -1, "seed: .*found -1"),
+        ("grid.dim", 0, "grid.dim: .*found 0"),
+        ("grid.seeds", [], "grid.seeds: .*found \\[\\]"),
+        ("grid.adapters", "base", "grid.adapters: .*list.*found 'base'"),
+        ("evaluate.cutoffs", [10, 0], "evaluate.cutoffs.1: .*found 0"),
+        ("train.learning_rate", float("nan"), "train.learning_rate: .*finite.*found nan"),
+        ("train.temperature", 0.0, "train.temperature: .*found 0.0"),
+        ("train", None, "train: "),
+        ("preprocess.core", 2, "preprocess.core: .*found 2"),
+        ("preprocess.cap", 3, "preprocess.cap: .*found 3"),
+        ("svd.rank_rtol", 1.0, "svd.rank_rtol: .*found 1.0"),
+        ("sources.demo.kind", "dmo", "sources.demo: .*'dmo'.*'demo'"),
+        ("sources.toys", {"kind": "amazon2014"}, "sources.toys.amazon2014.name: .*required"),
+        ("encoders.minilm.pooling", "max", "encoders.minilm.pooling: .*'mean', 'last' or 'cls'.*found 'max'"),
+    ],
+)
+def test_an_impossible_value_names_its_place_and_what_was_found(place: str, value: Any, says: str) -> None:
+    message = complaint(with_value(place, value))
+    assert re.search(says, message), message
+
+
+def test_a_missing_section_is_named() -> None:
+    values = with_value("dim", 64)
+    del values["train"]
+    assert "train: Field required" in complaint(values)
+
+
+def test_a_missing_file_says_where_to_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"params.yaml not found in .*; run stages from the project's root"):
+        load_params()
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "holds no parameters"),
+        (b"# only a comment\n", "holds no parameters"),
+        (b"- a\n- list\n", "holds no parameters"),
+        (b"dataset: [demo\nencoder: x", "not valid YAML"),
+        (b"dataset: demo\n\tencoder: minilm\n", "not valid YAML"),
+        (b"dataset: caf\xe9\n", "not valid"),
+        (b"dataset: \x00demo\n", "not valid YAML"),
+    ],
+)
+def test_a_broken_file_is_one_line(tmp_path: Path, content: bytes, says: str) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=says) as caught:
+        load_params(file)
+    assert "\n" not in str(caught.value)
+    assert str(file) in str(caught.value)
+
+
+def test_importing_parameters_and_runs_imports_nothing_heavy() -> None:
+    heavy = "{'torch', 'polars', 'transformers', 'pandas', 'matplotlib'}"
+    code = f"import sys, pipeline.params, pipeline.runs; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

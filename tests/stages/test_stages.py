@@ -1,0 +1,343 @@
+"""Stages as users run them: every mistake is one line and exit status 1, and leaves no half-written artifact."""
+
+import gzip
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+SetParams = Callable[[dict[str, Any]], None]
+
+
+def stage(command: str) -> subprocess.CompletedProcess[str]:
+    """Run `python -m stages.<command>` in the current directory."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    environment.pop("SPECTRAN_SCRATCH", None)
+    name, *arguments = command.split()
+    return subprocess.run(
+        [sys.executable, "-m", f"stages.{name}", *arguments], env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def tree() -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in Path.cwd().rglob("*") if path.is_file()}
+
+
+def refused(command: str, *says: str) -> None:
+    """The stage ends with status 1 and one line that holds all of `says`; nothing on disk has changed."""
+    before = tree()
+    done = stage(command)
+    assert done.returncode == 1, done.stdout + done.stderr
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith(f"{command.split()[0]}: ")
+    for text in says:
+        assert text in lines[0], lines[0]
+    assert tree() == before
+
+
+# ------------------------------------------------------------------------------------------------------- names and parameters
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize(
+    ("command", "nearest"),
+    [
+        ("download tinny", "unknown dataset 'tinny'; did you mean 'tiny'?"),
+        ("preprocess tinny", "unknown dataset 'tinny'; did you mean 'tiny'?"),
+        ("embed tinny random", "unknown dataset 'tinny'; did you mean 'tiny'?"),
+        ("embed tiny randon", "unknown encoder 'randon'; did you mean 'random'?"),
+        ("svd tiny randon", "unknown encoder 'randon'; did you mean 'random'?"),
+        ("cell tinny sasrec base", "unknown dataset 'tinny'; did you mean 'tiny'?"),
+        ("cell tiny sasrek base", "unknown backbone 'sasrek'; did you mean 'sasrec'?"),
+        ("cell tiny sasrec spectra", "unknown adapter 'spectra'; did you mean 'spectran'?"),
+    ],
+)
+def test_an_unknown_name_on_the_command_line(command: str, nearest: str) -> None:
+    refused(command, nearest)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"dataset": "tinyy"}, "unknown dataset 'tinyy'; did you mean 'tiny'?"),
+        ({"encoder": "randon"}, "unknown encoder 'randon'; did you mean 'random'?"),
+        ({"backbone": "sasrek"}, "unknown backbone 'sasrek'; did you mean 'sasrec'?"),
+        ({"adapter": "spectra"}, "unknown adapter 'spectra'; did you mean 'spectran'?"),
+        ({"dim": 0}, "params.yaml: dim: Input should be greater than or equal to 1, found 0"),
+        ({"train.epoch": 3}, "params.yaml: train: unknown parameter 'epoch'; did you mean 'epochs'?"),
+        ({"adpter": "base"}, "params.yaml: unknown parameter 'adpter'; did you mean 'adapter'?"),
+    ],
+)
+def test_a_mistake_in_the_parameters(set_params: SetParams, change: dict[str, Any], says: str) -> None:
+    set_params(change)
+    refused("train", says)
+
+
+@pytest.mark.parametrize(
+    "name", ["download tiny", "preprocess tiny", "embed tiny random", "svd tiny random", "evaluate", "aggregate"]
+)
+def test_every_stage_checks_the_parameters(set_params: SetParams, name: str) -> None:
+    set_params({"dim": 0})
+    refused(name, "dim: Input should be greater than or equal to 1, found 0")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"), [(None, "params.yaml not found in"), (b"", "holds no parameters"), (b"a: [", "not valid YAML")]
+)
+def test_a_broken_parameters_file(project: Path, content: bytes | None, says: str) -> None:
+    (project / "params.yaml").unlink()
+    if content is not None:
+        (project / "params.yaml").write_bytes(content)
+    refused("train", says)
+
+
+def test_a_misspelt_option_of_the_selected_adapter(set_params: SetParams) -> None:
+    set_params({"adapters.base.id_sdt": 0.1})
+    refused("train", "params.yaml: adapters.base: unknown parameter 'id_sdt'; did you mean 'id_std'?")
+
+
+# ----------------------------------------------------------------------------------------------------------------------- data
+
+
+@pytest.fixture
+def mirror(project: Path, set_params: SetParams) -> Path:
+    """A folder with a category of 30 users and 10 items, as the mirror of the dataset `mini`."""
+    folder = project / "mirror"
+    folder.mkdir()
+    reviews = [{"reviewerID": f"u{u}", "asin": f"A{i}", "unixReviewTime": 1_400_000_000} for u in range(30) for i in range(10)]
+    write_lines(folder / "reviews_Mini_5.json.gz", [json.dumps(row) for row in reviews])
+    write_lines(folder / "meta_Mini.json.gz", [repr({"asin": f"A{i}", "title": f"Item {i}"}) for i in range(10)])
+    set_params({"sources.mini": {"kind": "amazon2014", "name": "Mini"}, "download.mirror": "mirror"})
+    return folder
+
+
+def write_lines(path: Path, lines: list[str]) -> None:
+    path.write_bytes(gzip.compress("\n".join(lines).encode()))
+
+
+@pytest.mark.usefixtures("mirror")
+def test_the_data_stages_bring_a_dataset_from_a_mirror_to_sequences() -> None:
+    for command in ("download mini", "preprocess mini"):
+        done = stage(command)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert len(done.stdout.splitlines()) == 1
+    assert "mini: 30 users, 10 items, 300 interactions in data/sequences/mini" in done.stdout
+    sidecar = json.loads(Path("data/sequences/mini/sidecar.json").read_text())
+    assert sidecar["preprocess"] == {"core": 5, "cap": 13}
+    assert set(sidecar["files"]) == {"sequences.parquet", "items.parquet", "statistics.json"}
+    assert sidecar["raw"]["source"] == {"kind": "amazon2014", "name": "Mini"}
+
+
+def test_a_mirror_that_lacks_a_file(mirror: Path) -> None:
+    (mirror / "meta_Mini.json.gz").unlink()
+    refused("download mini", "download.mirror: ", "mirror/meta_Mini.json.gz not found")
+
+
+def test_a_truncated_gzip(mirror: Path) -> None:
+    file = mirror / "reviews_Mini_5.json.gz"
+    file.write_bytes(file.read_bytes()[:-20])
+    refused("download mini", "reviews_Mini_5.json.gz is truncated or damaged")
+
+
+def test_metadata_that_is_not_literal_is_refused_and_never_run(mirror: Path) -> None:
+    code = "__import__('pathlib').Path('witness').touch()"
+    good = [repr({"asin": f"A{i}", "title": f"Item {i}"}) for i in range(10)]
+    write_lines(mirror / "meta_Mini.json.gz", [*good, code])
+    assert stage("download mini").returncode == 0
+    refused("preprocess mini", "meta_Mini.json.gz: 1 of 11 needed lines are not Python literals", "fetch the file again")
+    assert not Path("witness").exists()
+
+
+@pytest.mark.usefixtures("mirror")
+def test_a_dataset_that_the_filters_leave_empty(set_params: SetParams) -> None:
+    assert stage("download mini").returncode == 0
+    set_params({"preprocess.core": 11})
+    refused("preprocess mini", "no interactions are left after the filter '11-core' (300 before it)")
+
+
+@pytest.mark.usefixtures("project")
+def test_a_dataset_that_was_not_downloaded() -> None:
+    refused("preprocess demo", "data/raw/demo/sidecar.json is missing; it is made by `python -m stages.download demo`")
+
+
+def test_own_files_that_lack_a_column(project: Path, set_params: SetParams) -> None:
+    pl.DataFrame({"userid": ["u"], "item_id": ["i"], "timestamp": [1]}).write_csv(project / "log.csv")
+    set_params({"sources.mine": {"kind": "files", "interactions": "log.csv", "items": "items.csv"}})
+    refused("download mine", "log.csv: column 'user_id' is missing; did you mean 'userid'?")
+
+
+# ------------------------------------------------------------------------------------------------------ embeddings and spectra
+
+
+@pytest.mark.usefixtures("project")
+def test_an_encoder_whose_package_is_missing() -> None:
+    refused("embed tiny random", "Python package 'no_such_package' is not installed; `pip install no-such-package`")
+
+
+def test_a_model_that_cannot_be_loaded_offline(set_params: SetParams) -> None:
+    set_params({"encoders.random.model": "nobody/no-such-model"})
+    refused("embed tiny random", "encoder model 'nobody/no-such-model' cannot be loaded", "check its id and the network")
+
+
+def test_stages_whose_inputs_are_not_there_name_the_stage_that_makes_them(project: Path) -> None:
+    shutil.rmtree(project / "data/sequences")
+    shutil.rmtree(project / "data/embeddings")
+    refused("embed tiny random", "items.parquet is missing; it is made by `python -m stages.preprocess tiny`")
+    refused("svd tiny random", "sidecar.json is missing; it is made by `python -m stages.embed tiny random`")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [(None, "embeddings.npy cannot be read"), (b"", "embeddings.npy cannot be read"), ("nan", "row 7 of the")],
+)
+def test_embeddings_that_cannot_be_decomposed(project: Path, content: bytes | str | None, says: str) -> None:
+    file = project / "data/embeddings/tiny/random/embeddings.npy"
+    if content is None:
+        file.unlink()
+    elif isinstance(content, bytes):
+        file.write_bytes(content)
+    else:
+        embeddings = np.load(file)
+        embeddings[7, 3] = np.nan
+        np.save(file, embeddings)
+    refused("svd tiny random", says)
+
+
+@pytest.mark.usefixtures("project")
+def test_svd_writes_what_it_measured_and_embed_is_what_it_read() -> None:
+    shutil.rmtree("data/spectrum")
+    done = stage("svd tiny random")
+    assert (done.returncode, done.stderr) == (0, "")
+    sidecar = json.loads(Path("data/spectrum/tiny/random/sidecar.json").read_text())
+    assert (sidecar["plain"]["rank"], sidecar["centred"]["rank"]) == (24, 24)
+    assert sidecar["plain"]["residual"] < 1e-6
+    assert sidecar["embeddings"] == json.loads(Path("data/embeddings/tiny/random/sidecar.json").read_text())
+
+
+# ------------------------------------------------------------------------------------------------------ training to the tables
+
+
+def test_more_dimensions_than_the_rank(set_params: SetParams) -> None:
+    set_params({"dim": 64, "adapter": "spectran"})
+    refused("train", "adapter spectran: dim is 64, but the embeddings have rank 24; choose dim <= 24")
+
+
+@pytest.mark.usefixtures("project")
+def test_a_run_without_its_data() -> None:
+    shutil.rmtree("data/spectrum")
+    refused("train", "data/spectrum/tiny/random/sidecar.json is missing; it is made by the svd stage")
+
+
+@pytest.mark.usefixtures("project")
+def test_evaluating_and_tabulating_before_training() -> None:
+    refused("evaluate", "data/checkpoints/selected/config.json is missing; it is made by the train stage")
+    refused("aggregate --selected", "metrics/evaluation.json is missing; it is made by `python -m stages.evaluate`")
+    refused("aggregate", "2 of 2 cells are missing (tiny-sasrec-base, tiny-sasrec-spectran)")
+
+
+def test_the_selected_run_from_training_to_its_table(set_params: SetParams) -> None:
+    outputs = []
+    for command in ("train", "evaluate", "aggregate --selected"):
+        done = stage(command)
+        assert (done.returncode, done.stderr) == (0, ""), done.stderr
+        outputs.append(done.stdout)
+    assert "train: tiny-sasrec-base dim 16 seed 0: validation NDCG@20 0." in outputs[0]
+    figures = json.loads(Path("metrics/evaluation.json").read_text())
+    assert list(figures) == ["HR@10", "HR@20", "NDCG@10", "NDCG@20", "MRR"]
+    assert f"NDCG@20 {figures['NDCG@20']:.4f}" in outputs[1]
+    assert f"{figures['MRR']:.4f}" in Path("metrics/selected.md").read_text()
+    ranks = pl.read_parquet("data/ranks/selected.parquet")
+    assert figures["MRR"] == pytest.approx((1 / ranks["rank"]).mean())
+    history = pl.read_csv("metrics/history.csv")
+    training = json.loads(Path("metrics/training.json").read_text())
+    assert history["NDCG@20"].max() == training["validation"]["NDCG@20"]
+    assert {path.name for path in Path("data/checkpoints/selected").iterdir()} == {"model.safetensors", "config.json"}
+
+    set_params({"evaluate.cutoffs": [5]})
+    refused("aggregate --selected", "metrics/evaluation.json", "HR@5")
+    set_params({"evaluate.cutoffs": [10, 20], "dim": 8})
+    refused("evaluate", "holds a checkpoint with dim 16, params.yaml says 8; `dvc repro` trains it again")
+
+
+def test_the_grid_from_cells_to_report(set_params: SetParams) -> None:
+    assert stage("cell tiny sasrec base").returncode == 0
+    refused("aggregate", "1 of 2 cells are missing (tiny-sasrec-spectran)")
+    assert stage("aggregate --partial").returncode == 0
+    done = stage("cell tiny sasrec spectran")
+    assert "cell: tiny-sasrec-spectran: mean of 2 seeds: HR@10 0." in done.stdout
+    cell = Path("grid/cells/tiny-sasrec-spectran")
+    figures = pl.read_csv(cell / "metrics.csv")
+    assert figures["seed"].to_list() == [0, 1]
+    ranks = pl.read_parquet(cell / "ranks.parquet")
+    for row in figures.iter_rows(named=True):
+        mine = ranks.filter(pl.col("seed") == row["seed"])
+        assert row["HR@20"] == pytest.approx((mine["rank"] <= 20).mean())
+    shutil.copytree(cell, "grid/cells/old-sasrec-base")
+    done = stage("aggregate")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "set aside, no longer listed: old-sasrec-base" in done.stdout
+    assert {path.name for path in Path("metrics/tables").iterdir()} == {"table2.csv", "table2.md", "table2.tex", "runs.csv"}
+    table = pl.read_csv("metrics/tables/table2.csv").filter((pl.col("adapter") == "spectran") & (pl.col("metric") == "HR@20"))
+    assert table["mean"][0] == pytest.approx(figures["HR@20"].mean())
+    for name in ("comparison.svg", "learning-curves.svg"):
+        assert Path("metrics/figures", name).read_text().startswith("<?xml")
+    set_params({"evaluate.cutoffs": [5]})
+    refused("aggregate", "the cells lack HR@5, NDCG@5", "`dvc repro grid/dvc.yaml`")
+
+
+# --------------------------------------------------------------------------------------------------------------- no permission
+
+
+@pytest.mark.usefixtures("mirror")
+@pytest.mark.parametrize("command", ["download mini", "preprocess tiny", "svd tiny random"])
+def test_where_nothing_can_be_written(command: str) -> None:
+    """A regular file where the folder should be stops root too."""
+    folder = {"download": "raw", "preprocess": "sequences", "svd": "spectrum"}[command.split()[0]]
+    if folder != "raw":
+        shutil.rmtree(f"data/{folder}")
+    else:
+        shutil.rmtree("data/raw")
+    Path("data", folder).write_text("in the way")
+    refused(command, f"data/{folder}", "check permissions and free disk space")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="permissions do not stop root")
+@pytest.mark.usefixtures("mirror")
+def test_a_folder_without_write_permission() -> None:
+    Path("data").chmod(0o555)
+    try:
+        refused("download mini", "Permission denied; check permissions and free disk space")
+    finally:
+        Path("data").chmod(0o755)
+
+
+@pytest.mark.usefixtures("project")
+def test_a_stage_that_cannot_write_its_run_says_where() -> None:
+    Path(".scratch").write_text("in the way")
+    refused("train", ".scratch", "check permissions and free disk space")
+
+
+def test_stages_that_need_no_torch_do_not_import_it(project: Path) -> None:
+    """Half a second each, instead of three."""
+    code = (
+        "import runpy, sys; sys.argv[1:] = ['tiny']; "
+        "runpy.run_module('stages.{}', run_name='__main__'); print('torch' in sys.modules)"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TQDM_DISABLE": "1"}
+    for name in ("download", "preprocess"):
+        done = subprocess.run(
+            [sys.executable, "-c", code.format(name)], env=environment, capture_output=True, text=True, check=True
+        )
+        assert done.stdout.splitlines()[-1] == "False", name
+    assert yaml.safe_load((project / "params.yaml").read_text())["dataset"] == "tiny"
