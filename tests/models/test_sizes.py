@@ -1,6 +1,8 @@
 """Trainable parameters against closed formulas, and against the paper's Table 5 where its reading is known."""
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -98,6 +100,14 @@ def test_sizes_on_toys_are_those_of_the_papers_readings(
     """The published counts hold a row for padding in each ID table; ours own exactly N rows."""
     model = make(adapter, on=toys, dim=128, max_history=10, **options)
     assert model.n_trainable() == printed - padding_row
+
+
+def test_the_documentation_states_the_sizes_on_toys(make: Make, toys: Spectrum) -> None:
+    text = (Path(__file__).parents[2] / "docs/methods.md").read_text(encoding="utf-8")
+    stated = dict(re.findall(r"^\| `(\w+)` \|.*\| ([\d,]+) \|", text, re.MULTILINE))
+    assert set(stated) == set(ADAPTERS)
+    for adapter in ADAPTERS:
+        assert stated[adapter] == f"{make(adapter, on=toys, dim=128, max_history=10).n_trainable():,}", adapter
 
 
 @pytest.mark.parametrize(("backbone", "size"), [("sasrec", 200_704), ("bert4rec", 398_208 + 16_768 + 128), ("hstu", 165_414)])
