@@ -67,6 +67,26 @@ def test_padding_contributes_exactly_nothing(make: Make, sequences: torch.Tensor
 
 @every_adapter
 @every_backbone
+def test_adapter_hook_and_backbone_get_zeros_at_padding(
+    make: Make, sequences: torch.Tensor, monkeypatch: pytest.MonkeyPatch, adapter: str, backbone: str
+) -> None:
+    model = make(adapter, backbone)
+    seen = []
+    mix, forward = model.adapter.mix, model.backbone.forward
+    monkeypatch.setattr(model.adapter, "mix", lambda x, attention: (seen.append(x), mix(x, attention))[1])
+    monkeypatch.setattr(model.backbone, "forward", lambda x, *rest: (seen.append(x), forward(x, *rest))[1])
+    tokens = model.backbone.inference_tokens(sequences[:, 1:])
+    model.encode(tokens, model.adapter.table())
+    absent = tokens == model.backbone.padding
+    assert absent.any()
+    assert len(seen) == 2
+    for x in seen:
+        assert not x[absent].any()
+        assert x[~absent].any()
+
+
+@every_adapter
+@every_backbone
 def test_no_position_sees_its_own_target(make: Make, sequences: torch.Tensor, adapter: str, backbone: str) -> None:
     model = make(adapter, backbone)
     a_few_steps(model, sequences)
