@@ -9,6 +9,7 @@ import torch
 from models.adapters.adapter import Spectrum
 from models.errors import UserError
 from models.recommender import Recommender
+from pipeline.training import evaluate_ranks
 
 Make = Callable[..., Recommender]
 Decompose = Callable[[np.ndarray], Spectrum]
@@ -112,13 +113,15 @@ def test_threshold_grows_where_that_helps_and_never_falls_below_zero(make: Make,
         assert float(adapter.threshold.detach()) == 0
 
 
-def test_an_unclamped_weight_below_zero_counts_as_zero_in_evaluation(make: Make) -> None:
-    adapter = make("spectran").adapter.eval()
-    expected = adapter.attention()
+def test_a_threshold_below_zero_counts_as_zero_and_is_mended_before_it_is_saved(make: Make, sequences: torch.Tensor) -> None:
+    model = make("spectran")
+    expected = model.adapter.attention()
     with torch.no_grad():
-        adapter.threshold.fill_(-0.001)
-    assert torch.equal(adapter.attention(), expected)
-    assert adapter.report()["threshold"] == 0
+        model.adapter.threshold.fill_(-0.001)
+    evaluate_ranks(model, sequences[:, 1:], sequences[:, -1])
+    assert model.state_dict()["adapter.threshold"] == 0
+    assert torch.equal(model.adapter.attention(), expected)
+    assert model.adapter.report()["threshold"] == 0
 
 
 def test_weight_decay_spares_threshold_and_alpha(make: Make) -> None:
