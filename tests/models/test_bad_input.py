@@ -48,7 +48,10 @@ def test_dim_above_the_number_of_items_is_refused(
 
 
 def test_half_of_dim_above_the_centred_rank_is_refused(make: Make) -> None:
-    assert message(make, "llm_esr", dim=64).startswith("adapter llm_esr: dim")
+    text = message(make, "llm_esr", dim=64)
+    assert text.startswith("adapter llm_esr: dim is 64")
+    assert text.endswith("choose dim <= 48")
+    make("llm_esr", dim=48)
 
 
 @pytest.mark.parametrize(
