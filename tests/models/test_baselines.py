@@ -89,13 +89,16 @@ def test_unisrec_noise_and_dropout_act_in_training_only(make: Make) -> None:
     assert not torch.equal(adapter.gates(), adapter.gates())
 
 
-def test_unisrec_gate_noise_starts_at_the_authors_deviation(make: Make) -> None:
-    """At the start the logits are pure noise of deviation ln 2 + 0.01."""
+@pytest.mark.parametrize(("weight", "deviation"), [(0.0, np.log(2) + 0.01), (-1e3, 0.01)])
+def test_unisrec_gate_noise_has_the_authors_deviation(make: Make, spectrum: Spectrum, weight: float, deviation: float) -> None:
+    """Logits start as pure noise of deviation ln 2 + 0.01; where x W_n is far below zero, 0.01 is left."""
     adapter = make("unisrec").adapter.train()
+    with torch.no_grad():
+        adapter.gate_noise.copy_(weight * spectrum.centred.mean[:, None].expand(-1, 8))
     torch.manual_seed(0)
     logits = torch.stack([adapter.gates().detach().log() for _ in range(200)])
     differences = logits[..., 0] - logits[..., 1]
-    assert float(differences.std()) == pytest.approx(2**0.5 * (np.log(2) + 0.01), rel=0.03)
+    assert float(differences.std()) == pytest.approx(2**0.5 * deviation, rel=0.03)
 
 
 def test_unisrec_is_the_gated_sum_of_its_experts(make: Make, embeddings: np.ndarray, sequences: torch.Tensor) -> None:
