@@ -30,7 +30,11 @@ class LLMESR(Adapter):
         if config.cross_attention and view % HEADS:
             raise UserError(f"adapter llm_esr: dim is {dim}, but {HEADS} heads of cross-attention need a multiple of {2 * HEADS}")
         centred = spectrum.centred
-        centred.require_rank(view, "llm_esr")
+        if view > centred.rank:
+            raise UserError(
+                f"adapter llm_esr: dim is {dim}, but its half is to hold principal components and the centred embeddings have "
+                f"rank {centred.rank}; choose dim <= {2 * centred.rank}"
+            )
         E = spectrum.embeddings()
         self.register_buffer("E", E, persistent=False)  # (N, l)
         self.id_embedding = nn.Parameter(centred.U[:, :view] * centred.sigma[:view])  # (N, d / 2)

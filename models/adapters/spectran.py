@@ -59,13 +59,13 @@ class SpecTran(Adapter):
         """Phi = softshrink(Q K^T), (d, r).
 
         Written out because torch's softshrink takes lambda as a number, without a gradient. Lambda is clamped in place, where
-        its gradient at exactly 0 survives; a reparametrisation by |.|, relu or square would be stuck at its start.
+        its gradient at exactly 0 survives; a reparametrisation by |.|, relu or square would be stuck at its start. Evaluation
+        clamps too, so that weights saved after it hold a lambda >= 0.
         """
-        if self.training:
-            with torch.no_grad():
-                self.threshold.clamp_(min=0)
+        with torch.no_grad():
+            self.threshold.clamp_(min=0)
         product = self.query @ self.key.T  # (d, r)
-        return product.sign() * (product.abs() - self.threshold.clamp(min=0)).clamp(min=0)
+        return product.sign() * (product.abs() - self.threshold).clamp(min=0)
 
     def principal(self) -> Tensor:
         """The weights D of the d principal components, (d,)."""
@@ -106,7 +106,7 @@ class SpecTran(Adapter):
             result["alpha"] = self.alpha.tolist()
         if self.attends:
             phi = self.attention()
-            result["threshold"] = max(self.threshold.item(), 0.0)
+            result["threshold"] = self.threshold.item()
             result["zero_share"] = (phi == 0).float().mean().item()
             result["principal_weight"] = (principal + phi.diagonal()).mean().item()
             result["subordinate_weight"] = phi[:, self.dim :].abs().sum(1).mean().item()

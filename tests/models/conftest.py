@@ -1,0 +1,96 @@
+"""A small catalogue whose spectrum is made by numpy in float64, and recommenders on it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from models.adapters.adapter import Spectrum
+from models.recommender import Recommender, build_recommender
+
+N_ITEMS = 60
+WIDTH = 24
+HISTORY = 5
+
+PARAMS = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text(encoding="utf-8"))
+
+
+def spectrum_of(embeddings: np.ndarray) -> Spectrum:
+    """Both spectra of an embedding table, by numpy's SVD in float64."""
+
+    def of(matrix: np.ndarray, mean: np.ndarray, twin: Callable[[], Spectrum] | None) -> Spectrum:
+        u, sigma, vt = np.linalg.svd(matrix, full_matrices=False)
+        keep = sigma > sigma[0] * 1e-9
+        parts = (u[:, keep], sigma[keep], vt[keep].T, mean)
+        return Spectrum(*(torch.from_numpy(np.ascontiguousarray(part)).float() for part in parts), twin)
+
+    mean = embeddings.mean(0)
+    return of(embeddings, np.zeros_like(mean), lambda: of(embeddings - mean, mean, None))
+
+
+@pytest.fixture(scope="session")
+def embeddings() -> np.ndarray:
+    """Unit rows around a common direction, with a decaying spectrum, as sentence encoders make them. (60, 24) float64"""
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(N_ITEMS, WIDTH)) / np.sqrt(1 + np.arange(WIDTH)) + 0.8 * rng.normal(size=WIDTH)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+@pytest.fixture(scope="session")
+def decompose() -> Callable[[np.ndarray], Spectrum]:
+    return spectrum_of
+
+
+@pytest.fixture(scope="session")
+def spectrum(embeddings: np.ndarray) -> Spectrum:
+    return spectrum_of(embeddings)
+
+
+@pytest.fixture
+def make(spectrum: Spectrum) -> Callable[..., Recommender]:
+    """Build a recommender with the defaults that params.yaml documents; keyword options go to the adapter."""
+
+    def build(
+        adapter: str = "base",
+        backbone: str = "sasrec",
+        *,
+        dim: int = 8,
+        seed: int = 0,
+        on: Spectrum | None = None,
+        max_history: int = HISTORY,
+        backbone_options: dict[str, Any] | None = None,
+        **adapter_options: Any,
+    ) -> Recommender:
+        torch.manual_seed(seed)
+        return build_recommender(
+            on or spectrum,
+            adapter=adapter,
+            adapter_options=PARAMS["adapters"][adapter] | adapter_options,
+            backbone=backbone,
+            backbone_options=PARAMS["backbones"][backbone] | (backbone_options or {}),
+            dim=dim,
+            max_history=max_history,
+            temperature=0.07,
+            n_negatives=7,
+        )
+
+    return build
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def sequences() -> torch.Tensor:
+    """Left-padded sequences of 2 to 6 items, no item twice in a row of them. (12, HISTORY + 1)"""
+    rng = np.random.default_rng(1)
+    rows = np.stack([rng.permutation(N_ITEMS)[: HISTORY + 1] for _ in range(12)])
+    for i, row in enumerate(rows):
+        row[: i % HISTORY] = N_ITEMS
+    return torch.from_numpy(rows)

@@ -1,0 +1,135 @@
+"""Trainable parameters against closed formulas, and against the paper's Table 5 where its reading is known."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.adapters import ADAPTERS
+from models.adapters.adapter import Spectrum
+from models.backbones import BACKBONES
+from models.recommender import Recommender
+
+Make = Callable[..., Recommender]
+
+
+def linear(inputs: int, outputs: int) -> int:
+    return inputs * outputs + outputs
+
+
+def cross_attention(width: int) -> int:
+    return 3 * width**2 + linear(width, width)
+
+
+def whiten_rank(n: int, rank: int) -> int:
+    return min(rank, n // 4)
+
+
+# N items, w columns (embedding width), r and c the ranks of the plain and the centred embeddings, d = dim; documented defaults.
+ADAPTER_SIZES: dict[str, Callable[[int, int, int, int, int], int]] = {
+    "base": lambda n, w, r, c, d: n * d,
+    "morec": lambda n, w, r, c, d: linear(w, d),
+    "unisrec": lambda n, w, r, c, d: n * d // 2 + 8 * (w * d // 2 + w) + 2 * 8 * w,
+    "llm_esr": lambda n, w, r, c, d: (
+        n * d // 2 + linear(w, w // 2) + linear(w // 2, d // 2) + 2 * cross_attention(d // 2) + linear(d, d)
+    ),
+    "rlmrec": lambda n, w, r, c, d: n * d // 2 + linear(w, (w + d // 2) // 2) + linear((w + d // 2) // 2, d // 2),
+    "whitenrec": lambda n, w, r, c, d: linear(whiten_rank(n, c), d) + linear(d, d),
+    "llminit": lambda n, w, r, c, d: n * d,
+    "alphafuse": lambda n, w, r, c, d: n * d // 2,
+    "spectran": lambda n, w, r, c, d: n * d + d * (d + r) + 1 + 4,
+}
+
+
+def block(d: int, inner: int) -> int:
+    return 4 * linear(d, d) + linear(d, inner) + linear(inner, d) + 4 * d
+
+
+# d = dim, h = the longest history
+BACKBONE_SIZES: dict[str, Callable[[int, int], int]] = {
+    "sasrec": lambda d, h: 2 * block(d, d) + h * d + 2 * d,
+    "bert4rec": lambda d, h: 2 * block(d, 4 * d) + (h + 1) * d + 2 * d + linear(d, d) + 2 * d + d,
+    "hstu": lambda d, h: 2 * (4 * d * d + linear(d, d) + 2 * h - 1) + h * d,
+}
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS)
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("dim", [8, 16])
+def test_trainable_parameters_are_the_closed_formula(
+    make: Make, spectrum: Spectrum, adapter: str, backbone: str, dim: int
+) -> None:
+    n, w, r, c = spectrum.n_items, spectrum.V.shape[0], spectrum.rank, spectrum.centred.rank
+    expected = ADAPTER_SIZES[adapter](n, w, r, c, dim) + BACKBONE_SIZES[backbone](dim, 5)
+    assert make(adapter, backbone, dim=dim).n_trainable() == expected
+
+
+@pytest.fixture(scope="module")
+def toys() -> Spectrum:
+    """Shapes of Toys with LLaMA3-8B, without numbers: a model's size needs none."""
+
+    def of(rank: int, twin: Callable[[], Spectrum] | None) -> Spectrum:
+        shapes = ((11_757, rank), (rank,), (4096, rank), (4096,))
+        return Spectrum(*(torch.empty(shape, device="meta") for shape in shapes), twin)
+
+    return of(4096, lambda: of(4096, None))
+
+
+@pytest.mark.parametrize(
+    ("adapter", "options", "padding_row", "printed"),
+    [
+        ("base", {}, 128, 1_705_728),
+        ("morec", {}, 0, 725_120),
+        ("morec", {"fusion": "add"}, 128, 2_230_144),
+        ("unisrec", {}, 64, 3_148_672),
+        ("unisrec", {"fusion": "add"}, 128, 5_998_336),
+        ("rlmrec", {}, 64, 9_608_160),
+        ("rlmrec", {"fusion": "id"}, 128, 10_629_056),
+        ("llm_esr", {}, 64, 9_524_416),
+        ("whitenrec", {"whiten_rank": 4096}, 0, 741_632),
+        ("llminit", {}, 128, 1_705_728),
+        ("alphafuse", {}, 64, 953_216),
+        ("spectran", {"order": 3}, 128, 1_705_728 + 128 * (128 + 4096) + 1 + 4),
+    ],
+)
+def test_sizes_on_toys_are_those_of_the_papers_readings(
+    make: Make, toys: Spectrum, adapter: str, options: dict, padding_row: int, printed: int
+) -> None:
+    """The published counts hold a row for padding in each ID table; ours own exactly N rows."""
+    model = make(adapter, on=toys, dim=128, max_history=10, **options)
+    assert model.n_trainable() == printed - padding_row
+
+
+def test_the_documentation_states_the_sizes_on_toys(make: Make, toys: Spectrum) -> None:
+    text = (Path(__file__).parents[2] / "docs/methods.md").read_text(encoding="utf-8")
+    stated = dict(re.findall(r"^\| `(\w+)` \|.*\| ([\d,]+) \|", text, re.MULTILINE))
+    assert set(stated) == set(ADAPTERS)
+    for adapter in ADAPTERS:
+        assert stated[adapter] == f"{make(adapter, on=toys, dim=128, max_history=10).n_trainable():,}", adapter
+
+
+@pytest.mark.parametrize(("backbone", "size"), [("sasrec", 200_704), ("bert4rec", 398_208 + 16_768 + 128), ("hstu", 165_414)])
+def test_backbone_sizes_at_dim_128(make: Make, backbone: str, size: int) -> None:
+    model = make("llminit", backbone, dim=16).backbone
+    assert sum(p.numel() for p in model.parameters()) == BACKBONE_SIZES[backbone](16, 5)
+    assert BACKBONE_SIZES[backbone](128, 10) == size
+
+
+@pytest.mark.parametrize(
+    ("variant", "fewer"),
+    [
+        ("full", 0),
+        ("without_attention", 8 * (8 + 24) + 1),
+        ("principal_sigma", 4),
+        ("principal_identity", 4),
+        ("without_encoding", 4),
+    ],
+)
+def test_an_ablation_loses_exactly_the_parameters_of_its_part(make: Make, variant: str, fewer: int) -> None:
+    assert make("spectran").n_trainable() - make("spectran", variant=variant).n_trainable() == fewer
+
+
+def test_a_polynomial_per_dimension_costs_dim_times_as_many_coefficients(make: Make) -> None:
+    assert make("spectran", alpha="per_dim").n_trainable() - make("spectran").n_trainable() == (8 - 1) * 4
