@@ -21,7 +21,7 @@ def stage(file: str, name: str) -> dict[str, Any]:
 
 def code_of(stage: dict[str, Any]) -> set[str]:
     """Python files that a stage depends on, placeholders as they are; `item.` is only where a value comes from."""
-    return {dep.replace("item.", "") for dep in stage["deps"] if dep.endswith(".py")}
+    return {dep.replace("item.", "") for dep in stage.get("deps", []) if dep.endswith(".py")}
 
 
 NAMED = {"models/adapters/${adapter}.py", "models/backbones/${backbone}.py"}
@@ -32,11 +32,11 @@ def test_train_depends_on_the_code_that_decides_a_runs_numbers() -> None:
 
 
 def test_a_cell_depends_on_that_and_on_the_evaluation() -> None:
-    assert code_of(stage("grid/dvc.yaml", "cell")) == {*CODE, *NAMED, EVALUATION}
+    assert code_of(stage("grid/dvc.yaml", "cell")) == {*CODE, *NAMED, *EVALUATION}
 
 
 def test_evaluate_depends_on_its_code() -> None:
-    assert {EVALUATION, "pipeline/metrics.py"} <= code_of(stage("dvc.yaml", "evaluate"))
+    assert {*EVALUATION, "pipeline/metrics.py"} <= code_of(stage("dvc.yaml", "evaluate"))
 
 
 @pytest.mark.parametrize(("file", "name"), [("dvc.yaml", "train"), ("grid/dvc.yaml", "cell")])

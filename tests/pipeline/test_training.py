@@ -55,7 +55,7 @@ def test_the_same_seed_gives_the_same_run_bit_for_bit(selected: Callable[..., Ru
     shutil.rmtree(run.scratch)
     torch.manual_seed(99)  # what happened in the process before must not matter
     second = files(evaluated(run))
-    assert set(first) == {"model.safetensors", "config.json", "history.csv", "training.json", "ranks.parquet"}
+    assert set(first) == {"model.safetensors", "config.json", "history.csv", "training.json", "ranks.parquet", "spectrum.csv"}
     assert first == second
 
 
@@ -157,7 +157,7 @@ def test_a_loss_that_is_not_finite_is_one_line_and_leaves_nothing(
     selected: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Base, "auxiliary_loss", lambda self: self.id_embedding.sum() * float("nan"))
-    with pytest.raises(UserError, match=r"the loss is nan in epoch 1; lower train.learning_rate") as caught:
+    with pytest.raises(UserError, match=r"the loss is nan at step 1 of epoch 1; lower train.learning_rate") as caught:
         trained(selected())
     assert "\n" not in str(caught.value)
     assert not list(Path(".scratch").rglob("*.*"))
@@ -288,7 +288,7 @@ def test_ranks_of_older_evaluation_code_are_made_again(
     evaluated(run)
     changed = tmp_path / "evaluation.py"
     changed.write_text("# changed\n")
-    monkeypatch.setattr(pipeline.runs, "EVALUATION", str(changed))
+    monkeypatch.setattr(pipeline.runs, "EVALUATION", (str(changed),))
     again = []
     monkeypatch.setattr(evaluation, "evaluate_run", again.append)
     evaluated(run)
