@@ -74,7 +74,7 @@ def test_sasrec_block_has_the_original_residual_layout(visible: torch.Tensor) ->
 
 
 def test_hstu_block_on_two_tokens_is_the_closed_form() -> None:
-    """One head, bias 0, u = 1 (W's first quarter made so by a constant): y = W_o LN(sum_j silu(q_i k_j) / n v_j) + x."""
+    """One head, no bias: y = W_o (u * LN(sum_j silu(q_i k_j) / n v_j)) + x, in float64."""
     torch.manual_seed(0)
     block = hstu.Block(2, 1, 0.0, positions=2, relative_bias=False)
     with torch.no_grad():
