@@ -42,7 +42,8 @@ def build_sequences(raw: Raw, options: Preprocess) -> Sequences:
             )
         return table
 
-    table = count("raw", raw.interactions.drop_nulls())
+    table = count("raw", raw.interactions)
+    table = count("complete", table.drop_nulls())
     table = count("deduplicated", table.unique())
     titled = raw.items.unique("item_id", keep="first", maintain_order=True).filter(pl.col("title").str.len_chars() > 1)
     table = count("titled", table.join(titled.select("item_id"), on="item_id", how="semi"))
@@ -67,7 +68,7 @@ def build_sequences(raw: Raw, options: Preprocess) -> Sequences:
         **size,
         "density": size["interactions"] / (size["users"] * size["items"]),
         "interactions_per_user": size["interactions"] / size["users"],
-        "duplicate_interactions": steps["raw"]["interactions"] - steps["deduplicated"]["interactions"],
+        "duplicate_interactions": steps["complete"]["interactions"] - steps["deduplicated"]["interactions"],
         **raw.counts,
         "steps": steps,
     }

@@ -31,11 +31,16 @@ def _read_seeds(rows: pl.DataFrame, name: str) -> dict[tuple[str, str], dict[str
     return found
 
 
+def headline_metric(summary: pl.DataFrame) -> str:
+    """NDCG at the largest cutoff: what validation chooses by, at the default cutoffs."""
+    return [name for name in summary["metric"].unique(maintain_order=True) if name.startswith("NDCG")][-1]
+
+
 def conclusion(summary: pl.DataFrame) -> str:
     """One sentence per (dataset, backbone): which adapter is best, by how much, and whether seeds agree."""
     sentences = []
     for block in blocks(summary):
-        metric = block["metric"].unique(maintain_order=True)[-1]
+        metric = headline_metric(block)
         ranked = block.filter(pl.col("metric") == metric).sort("mean", descending=True, maintain_order=True)
         first = ranked.row(0, named=True)
         where = f"{title(first['dataset'])}, {title(first['backbone'])}"

@@ -65,8 +65,11 @@ def read_artifact(directory: Path) -> tuple[pl.DataFrame, int]:
     for name in ("sequences.parquet", "items.parquet"):
         if not (directory / name).is_file():
             raise UserError(f"{directory / name} is missing; `dvc repro data/dvc.yaml:preprocess@{directory.name}` makes it")
-    users = pl.read_parquet(directory / "sequences.parquet")
-    n_items = pl.scan_parquet(directory / "items.parquet").select(pl.len()).collect().item()
+    try:
+        users = pl.read_parquet(directory / "sequences.parquet")
+        n_items = pl.scan_parquet(directory / "items.parquet").select(pl.len()).collect().item()
+    except pl.exceptions.PolarsError as error:
+        raise UserError(f"{directory} is damaged ({str(error).splitlines()[0]}); delete it and run `dvc repro` again") from None
     return users, n_items
 
 

@@ -51,7 +51,7 @@ def require(names: list[str], found: Iterable[str], where: str, made_by: str) ->
 
 
 def whole_grid(params: Params, partial: bool) -> str:
-    from pipeline.report import read_histories, read_spectra, report
+    from pipeline.report import headline_metric, read_histories, read_spectra, report
     from pipeline.tables import summarise, table2_latex, table2_markdown, table_metrics
 
     cells = listed_cells(params.grid)
@@ -68,7 +68,7 @@ def whole_grid(params: Params, partial: bool) -> str:
     from pipeline import figures
 
     with atomic_directory(FIGURES) as directory:
-        figures.comparison(summary, table_metrics(params.evaluate.cutoffs)[-1], directory / "comparison.svg")
+        figures.comparison(summary, headline_metric(summary), directory / "comparison.svg")
         figures.learning_curves(read_histories(rows), directory / "learning-curves.svg")
         figures.cumulative_spectra(read_spectra(rows), directory / "figure1.svg")
     with atomic_file(REPORT) as file:

@@ -65,6 +65,8 @@ def _download(url: str, target: Path) -> None:
     try:
         store.fetch(name, downloader=_resume)
     except requests.exceptions.RequestException as error:
+        if error.response is not None and error.response.status_code == requests.codes.not_found:
+            raise UserError(f"{url} does not exist; check the source's name in params.yaml, or download.mirror") from None
         reason = getattr(error.response, "reason", None) or type(error).__name__
         raise UserError(
             f"cannot download {url} after {TRIES} tries ({reason}); what arrived is kept and continued next time; "

@@ -36,6 +36,8 @@ def read_table(path: Path, columns: Mapping[str, type[pl.DataType]]) -> pl.DataF
     for column, kind in columns.items():
         if column not in table.columns:
             raise UserError(f"{path}: column '{column}' is missing{did_you_mean(column, table.columns)}")
+        if isinstance(table[column].dtype, pl.Datetime):
+            table = table.with_columns(pl.col(column).dt.epoch("s"))
         try:
             # Casting a fraction would cut it off in silence.
             cut = table[column].dtype.is_float() and kind.is_integer() and bool((table[column] % 1 != 0).any())
