@@ -139,3 +139,15 @@ def evaluated(run: Run) -> Path:
 
         evaluate_run(run)
     return directory
+
+
+def evaluated_together(runs: list[Run]) -> list[Path]:
+    """The scratch directories of several runs, in order; those not there yet are made side by side, sharing the cores."""
+    waiting = [run for run in runs if not (run.finished and tested(run.scratch))]
+    if len(waiting) > 1:
+        from joblib import Parallel, cpu_count, delayed
+
+        workers = min(len(waiting), cpu_count())
+        with Parallel(n_jobs=workers, inner_max_num_threads=max(1, cpu_count() // workers)) as pool:
+            pool(delayed(evaluated)(run) for run in waiting)
+    return [evaluated(run) for run in runs]

@@ -10,7 +10,7 @@ from pipeline.artifacts import atomic_directory
 from pipeline.cells import cell_directory, cell_row
 from pipeline.metrics import metric_names
 from pipeline.params import load_params
-from pipeline.runs import Run, evaluated
+from pipeline.runs import Run, evaluated_together
 from stages import run
 
 KEPT = ("model.safetensors", "config.json", "history.csv", "analysis.json", "spectrum.csv")
@@ -26,7 +26,7 @@ def main() -> str:
     check_name("backbone", chosen["backbone"], params.backbones)
     check_name("adapter", chosen["adapter"], params.adapters)
     runs = [Run.of(params, **chosen, dim=params.grid.dim, seed=seed) for seed in params.grid.seeds]
-    places = [(seeded, evaluated(seeded)) for seeded in runs]
+    places = list(zip(runs, evaluated_together(runs), strict=True))
     rows = [cell_row(seeded, place, params.evaluate.cutoffs) for seeded, place in places]
     with atomic_directory(cell_directory(**chosen)) as directory:
         for seeded, place in places:

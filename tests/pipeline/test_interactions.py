@@ -154,6 +154,7 @@ def test_statistics_count_every_filter() -> None:
     statistics = build_sequences(raw(rows, titles, {"malformed_metadata_lines": 2}), Preprocess(core=3, cap=5)).statistics
     assert statistics["steps"] == {
         "raw": {"users": 5, "items": 10, "interactions": 33},
+        "complete": {"users": 5, "items": 10, "interactions": 33},
         "deduplicated": {"users": 5, "items": 10, "interactions": 32},
         "titled": {"users": 5, "items": 7, "interactions": 29},
         "3-core": {"users": 4, "items": 7, "interactions": 28},

@@ -225,7 +225,7 @@ def test_there_may_be_no_cells_to_set_aside() -> None:
 
 def test_a_gap_within_the_spread_has_no_winner() -> None:
     text = conclusion(summary(OFFICE))
-    assert "Office, SASRec: SpecTran has the best HR@20, 0.3300, 10.0 % above AlphaFuse" in text
+    assert "Office, SASRec: SpecTran has the best NDCG@20, 0.3300, 10.0 % above AlphaFuse" in text
     assert "within the spread over seeds (0.0424): no winner" in text
 
 
@@ -253,7 +253,7 @@ def test_spectran_is_not_called_beaten_where_it_was_not_run() -> None:
 
 def test_an_adapter_alone_is_compared_with_nothing() -> None:
     assert conclusion(summary({("office", "sasrec", "base"): [0.1, 0.2]})) == (
-        "- Office, SASRec: Base (ID only) has the best HR@20, 0.1500."
+        "- Office, SASRec: Base (ID only) has the best NDCG@20, 0.1500."
     )
 
 
