@@ -12,7 +12,7 @@ demo: install
 	@cat metrics/tables/table2.md
 	@echo "Report:  metrics/report.md"
 	@echo "Figures: metrics/figures/*.svg"
-	@echo "Next:    source $(VENV)/bin/activate; dvc exp run -S adapter=spectran -S dim=64; dvc metrics diff"
+	@echo "Next:    source $(VENV)/bin/activate; dvc exp run evaluate -S adapter=spectran -S dim=64; dvc metrics diff"
 
 test: check
 	pytest -n 2 --dist loadgroup -m "not slow"

@@ -110,7 +110,8 @@ def fit(
             if row[MONITOR] > best[MONITOR]:
                 best = row
                 weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
-            bar.set_postfix({"loss": f"{loss:.3f}", "valid": f"{row[MONITOR]:.4f}", "best": f"{best[MONITOR]:.4f}"})
+            shown = {"loss": f"{loss:.3f}", "valid": f"{row[MONITOR]:.4f}", "best": f"{best[MONITOR]:.4f}"}
+            bar.set_postfix(shown, refresh=False)
             bar.update()
             if epoch - best["epoch"] >= options["patience"]:
                 break

@@ -159,6 +159,7 @@ TYPES = [(department, name) for department, names in DEPARTMENTS.items() for nam
 DEPARTMENT = np.array([list(DEPARTMENTS).index(department) for department, _ in TYPES])
 APPEAL_WIDTH = 8
 NAMED = {"brand": 0.6, "style": 0.7, "use": 0.6, "edition": 0.5}  # how often a title says it
+DECIDEDNESS = 1.4  # inverse temperature of the choices: higher, and they are easier to foresee
 LENGTHS = (6, 18)  # interactions of a shopper before any filter
 DAY = 86_400  # s
 START = 1_356_998_400  # 2013-01-01, s
@@ -212,7 +213,7 @@ def generate(seed: int, n_items: int, n_users: int) -> tuple[pl.DataFrame, pl.Da
     rows = []
     day = rng.integers(0, 300, size=n_users)
     for step in range(LENGTHS[1]):
-        scores = liking + (0 if last is None else follows[last])
+        scores = DECIDEDNESS * (liking + (0 if last is None else follows[last]))
         scores = np.where(bought, -np.inf, scores) + rng.gumbel(size=scores.shape)
         last = scores.argmax(1)
         bought[users, last] = True
