@@ -2,12 +2,13 @@
 # make test: install, run every check and test that the gate runs. make test-all adds the slow tests.
 PYTHON ?= python3
 VENV := .venv
+# For the `python` that DVC starts.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .PHONY: demo test test-all check install clean
 
 demo: install
-	dvc repro dvc.yaml grid/dvc.yaml
+	$(VENV)/bin/dvc repro grid/dvc.yaml dvc.yaml
 	@echo
 	@cat metrics/tables/table2.md
 	@echo "Report:  metrics/report.md"
@@ -15,15 +16,15 @@ demo: install
 	@echo "Next:    source $(VENV)/bin/activate; dvc exp run evaluate -S adapter=spectran -S dim=64; dvc metrics diff"
 
 test: check
-	pytest -n 2 --dist loadgroup -m "not slow"
+	$(VENV)/bin/pytest -n 2 --dist loadgroup -m "not slow"
 
 test-all: check
-	pytest -n 2 --dist loadgroup
+	$(VENV)/bin/pytest -n 2 --dist loadgroup
 
 check: install
-	ruff check .
-	ruff format --check .
-	mypy
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
 
 install: $(VENV)/installed
 

@@ -5,11 +5,12 @@ from torch import Tensor
 
 
 def covariance_spectrum(table: Tensor) -> Tensor:
-    """Singular values, decreasing, of the covariance of a table's columns. table: (N, d) -> (d,) float64."""
+    """Singular values, decreasing, of the covariance of a table's columns. table: (N, d) -> (d,) float64, on the CPU."""
     centred = table.detach().double()
     centred = centred - centred.mean(dim=0)
     covariance = centred.T @ centred / max(len(centred) - 1, 1)  # (d, d)
-    return torch.linalg.eigvalsh(covariance).flip(0).clamp(min=0)
+    # A few numbers: what follows needs no GPU, and a cumulative sum there has no deterministic kernel.
+    return torch.linalg.eigvalsh(covariance).flip(0).clamp(min=0).cpu()
 
 
 def shares(values: Tensor) -> Tensor:

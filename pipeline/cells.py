@@ -39,6 +39,7 @@ def cell_row(run: Run, place: Path, cutoffs: list[int]) -> dict[str, Any]:
         "seconds_per_epoch": cost["seconds_per_epoch"],
         "inference_seconds": analysis["inference_seconds"],
         "device": cost["device"],
+        "threads": cost["threads"],
     }
 
 

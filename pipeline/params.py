@@ -63,7 +63,7 @@ class Encoder(Section):
 class Svd(Section):
     rank_rtol: float | None = Field(
         None,
-        gt=0,
+        ge=1e-6,
         lt=1,
         description="singular values up to this share of the first are dropped; max(N, l) times the float32 epsilon if empty",
     )

@@ -142,12 +142,14 @@ def evaluated(run: Run) -> Path:
 
 
 def evaluated_together(runs: list[Run]) -> list[Path]:
-    """The scratch directories of several runs, in order; those not there yet are made side by side, sharing the cores."""
-    waiting = [run for run in runs if not (run.finished and tested(run.scratch))]
-    if len(waiting) > 1:
+    """The scratch directories of several runs, in order; those not there yet are made side by side, sharing the cores.
+
+    Threads a run depend on how many runs are asked for, not on how many are missing: resumed or not, the digits are the same.
+    """
+    if len(runs) > 1 and not all(run.finished and tested(run.scratch) for run in runs):
         from joblib import Parallel, cpu_count, delayed
 
-        workers = min(len(waiting), cpu_count())
+        workers = min(len(runs), cpu_count())
         with Parallel(n_jobs=workers, inner_max_num_threads=max(1, cpu_count() // workers)) as pool:
-            pool(delayed(evaluated)(run) for run in waiting)
+            pool(delayed(evaluated)(run) for run in runs)
     return [evaluated(run) for run in runs]

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from models.adapters.adapter import Spectrum
 from models.errors import UserError
@@ -57,7 +58,7 @@ def decompose(embeddings: np.ndarray, rank_rtol: float | None = None) -> tuple[D
 
 
 def _blocks(embeddings: np.ndarray) -> Iterator[tuple[int, Tensor]]:
-    for start in range(0, len(embeddings), BLOCK):
+    for start in tqdm(range(0, len(embeddings), BLOCK), desc="decomposing", unit=" blocks", delay=2):
         yield start, torch.from_numpy(np.asarray(embeddings[start : start + BLOCK], dtype=np.float64))
 
 

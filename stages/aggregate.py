@@ -6,7 +6,7 @@ from pathlib import Path
 
 from models.errors import UserError
 from pipeline.artifacts import atomic_directory, atomic_file, read_json
-from pipeline.cells import listed_cells, read_cells, set_aside_unlisted
+from pipeline.cells import cell_directory, listed_cells, read_cells, set_aside_unlisted
 from pipeline.metrics import metric_names
 from pipeline.params import Params, load_params
 from stages import run
@@ -33,7 +33,7 @@ def selected(params: Params) -> str:
     figures = read_json(EVALUATION, "`python -m stages.evaluate`")
     names = metric_names(params.evaluate.cutoffs)
     require(names, figures, f"{EVALUATION} lacks", "`python -m stages.evaluate`")
-    cells = [cell for cell in listed_cells(params.grid) if (Path("grid/cells") / "-".join(cell) / "metrics.csv").is_file()]
+    cells = [cell for cell in listed_cells(params.grid) if (cell_directory(*cell) / "metrics.csv").is_file()]
     chosen = {name: str(getattr(params, name)) for name in ("dataset", "encoder", "backbone", "adapter", "dim", "seed")}
     text = selected_markdown(figures, chosen, read_cells(cells) if cells else None, names)
     with atomic_file(SELECTED) as partial:

@@ -8,7 +8,7 @@ from pipeline.params import load_params
 from pipeline.runs import CHECKPOINT, Run
 from stages import run
 
-COMPARED = ("effective_rank", "top10_share", "trainable_parameters")
+COMPARED = ("effective_rank", "top10_share")
 
 
 def main() -> str:

@@ -11,7 +11,7 @@ from models.registry import Section
 
 
 class Block(nn.Module):
-    """Attention then feed-forward, with the original residual layout: q = LN(x); x = q + MHA(q, x, x).
+    """q = LN(x); x = q + MHA(q, x, x); x = x + FFN(LN(x)): attention's residual is the normalised query, as in the original code.
 
     True pre-norm, x + MHA(LN(x)), did better for the ID-only model on Office's validation, but with few steps an epoch it can
     stop early on a plateau, near the popularity ranking (docs/results.md). The layout that always learns is the one kept.

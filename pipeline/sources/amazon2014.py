@@ -47,7 +47,7 @@ def _fetch(file: str, mirror: str | None, target: Path) -> None:
     if mirror is None or "://" in mirror:
         _download((mirror or SITE).rstrip("/") + "/" + file, target)
         return
-    folder = main_checkout() / mirror
+    folder = main_checkout() / Path(mirror).expanduser()
     if not (folder / file).is_file():
         raise UserError(f"download.mirror: {folder / file} not found; point the mirror at a folder that holds it")
     shutil.copyfile(folder / file, target)
