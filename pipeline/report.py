@@ -7,7 +7,7 @@ from pipeline.artifacts import read_json
 from pipeline.cells import cell_directory
 from pipeline.params import Params
 from pipeline.runs import sequences_directory
-from pipeline.tables import OURS, blocks, markdown, table2_markdown, title
+from pipeline.tables import OURS, blocks, improvements, markdown, table2_markdown, title
 
 
 def read_histories(rows: pl.DataFrame) -> dict[tuple[str, str], dict[str, list[pl.DataFrame]]]:
@@ -58,12 +58,8 @@ def conclusion(summary: pl.DataFrame) -> str:
                 sentence += f", a gap of {gap / spread:.1f} standard deviations over seeds" if spread else ""
         sentences.append(f"- {sentence}.")
     if OURS in summary["adapter"] and summary["adapter"].n_unique() > 1:
-        lost = [
-            f"{title(block['dataset'][0])}/{title(block['backbone'][0])}"
-            for block in blocks(summary)
-            if OURS in block["adapter"]
-            and block.sort("mean", descending=True).group_by("metric", maintain_order=True).first()["adapter"].ne(OURS).any()
-        ]
+        worse = improvements(summary).filter(pl.col("improvement") < 0).unique(["dataset", "backbone"], maintain_order=True)
+        lost = [f"{title(row['dataset'])}/{title(row['backbone'])}" for row in worse.iter_rows(named=True)]
         if lost:
             sentences.append(f"- SpecTran is beaten by another adapter in at least one metric on {', '.join(lost)}.")
     return "\n".join(sentences)
