@@ -106,6 +106,10 @@ def markdown(lines: list[list[str]]) -> str:
     return "\n".join([rows[0], rule, *rows[1:]])
 
 
+def _seeds(count: int) -> str:
+    return f"{count} seed{'s' if count > 1 else ''}"
+
+
 def table2_markdown(summary: pl.DataFrame) -> str:
     """Table 2, one block per (dataset, backbone): best bold, second underlined, mean ± standard deviation over seeds."""
     improvement = improvements(summary)
@@ -113,9 +117,8 @@ def table2_markdown(summary: pl.DataFrame) -> str:
     parts = []
     for block in blocks(summary):
         first = block.row(0, named=True)
-        seeds = f"{first['seeds']} seed{'s' if first['seeds'] > 1 else ''}"
         parts += [
-            f"### {title(first['dataset'])}, {title(first['backbone'])} ({seeds})",
+            f"### {title(first['dataset'])}, {title(first['backbone'])} ({_seeds(first['seeds'])})",
             markdown(_grid(block, improvement, marked, " ± {}", " %")),
         ]
     if improvement.height:
@@ -161,6 +164,6 @@ def selected_markdown(figures: dict[str, float], run: dict[str, str], cells: pl.
         here = cells.filter((pl.col("dataset") == run["dataset"]) & (pl.col("backbone") == run["backbone"]))
         for key, group in here.group_by(["adapter", "dim", "encoder"], maintain_order=True):
             adapter, dim, encoder = map(str, key)
-            label = f"grid: {adapter}, {encoder}, dim {dim} (mean of {group.height} seeds)"
+            label = f"grid: {adapter}, {encoder}, dim {dim} ({_seeds(group.height)})"
             lines.append([label, *(f"{group[n].to_numpy().mean():.4f}" if n in group.columns else "–" for n in names)])
     return f"## {title(run['dataset'])}, {title(run['backbone'])}, encoder {run['encoder']}\n\n{markdown(lines)}\n"
