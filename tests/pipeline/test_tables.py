@@ -141,9 +141,9 @@ def test_the_selected_run_stands_beside_the_papers_row_and_the_grids() -> None:
     assert labels == [
         "this run (spectran, dim 64, seed 3)",
         "paper (LLaMA3-8B, dim 128)",
-        "grid: base, minilm, dim 16 (mean of 2 seeds)",
-        "grid: alphafuse, minilm, dim 16 (mean of 2 seeds)",
-        "grid: spectran, minilm, dim 16 (mean of 2 seeds)",
+        "grid: base, minilm, dim 16 (2 seeds)",
+        "grid: alphafuse, minilm, dim 16 (2 seeds)",
+        "grid: spectran, minilm, dim 16 (2 seeds)",
     ]
     assert [table[0][name] for name in figures] == ["0.1000", "0.0500", "0.0300"]
     assert [table[1][name] for name in figures] == ["0.1567", "0.0612", "–"]
