@@ -108,7 +108,7 @@ def report(params: Params, rows: pl.DataFrame, summary: pl.DataFrame) -> str:
                 conclusion(summary),
                 table2_markdown(summary).strip(),
                 "Mean ± standard deviation over seeds; best bold, second underlined.",
-                "![Comparison](figures/comparison.svg)\n![Learning curves](figures/learning-curves.svg)",
+                "![Comparison](figures/comparison.svg)\n![Learning curves](figures/learning-curves.svg)\n![Cumulative singular values](figures/figure1.svg)",
                 "## Data",
                 markdown(sizes),
                 "## Size and epochs",
