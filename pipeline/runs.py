@@ -111,45 +111,6 @@ class Run:
         return (self.scratch / "config.json").is_file()
 
 
-def trained(run: Run) -> Path:
-    """The scratch directory of a run, trained first where it is not there yet."""
-    if not run.finished:
-        from pipeline.training import train_run
-
-        train_run(run)
-    return run.scratch
-
-
-def tested(directory: Path) -> bool:
-    """Whether the test ranks of a run are there, made by the code of today."""
-    analysis = directory / "analysis.json"
-    return analysis.is_file() and read_json(analysis, "evaluation").get("code") == evaluation_code()
-
-
 def evaluation_code() -> str:
     """Fingerprint of the code that tests and analyses a run."""
     return fingerprint([sha256(ROOT / file) for file in EVALUATION])
-
-
-def evaluated(run: Run) -> Path:
-    """The scratch directory of a run, trained and evaluated first where it is not yet."""
-    directory = trained(run)
-    if not tested(directory):
-        from pipeline.evaluation import evaluate_run
-
-        evaluate_run(run)
-    return directory
-
-
-def evaluated_together(runs: list[Run]) -> list[Path]:
-    """The scratch directories of several runs, in order; those not there yet are made side by side, sharing the cores.
-
-    Threads a run depend on how many runs are asked for, not on how many are missing: resumed or not, the digits are the same.
-    """
-    if len(runs) > 1 and not all(run.finished and tested(run.scratch) for run in runs):
-        from joblib import Parallel, cpu_count, delayed
-
-        workers = min(len(runs), cpu_count())
-        with Parallel(n_jobs=workers, inner_max_num_threads=max(1, cpu_count() // workers)) as pool:
-            pool(delayed(evaluated)(run) for run in runs)
-    return [evaluated(run) for run in runs]

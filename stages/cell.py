@@ -8,9 +8,10 @@ import polars as pl
 from models.registry import check_name
 from pipeline.artifacts import atomic_directory
 from pipeline.cells import cell_directory, cell_row
+from pipeline.execution import evaluated_together
 from pipeline.metrics import metric_names
 from pipeline.params import load_params
-from pipeline.runs import Run, evaluated_together
+from pipeline.runs import Run
 from stages import run
 
 KEPT = ("model.safetensors", "config.json", "history.csv", "analysis.json", "spectrum.csv")

@@ -4,8 +4,9 @@ import shutil
 from pathlib import Path
 
 from pipeline.artifacts import RUNS, atomic_directory, atomic_file, read_json
+from pipeline.execution import trained
 from pipeline.params import load_params
-from pipeline.runs import CHECKPOINT, Run, trained
+from pipeline.runs import CHECKPOINT, Run
 from stages import run
 
 

@@ -16,8 +16,9 @@ from models.backbones import BACKBONES
 from models.errors import UserError
 from models.recommender import Recommender
 from pipeline.artifacts import write_json
+from pipeline.execution import evaluated, trained
 from pipeline.params import load_params
-from pipeline.runs import Run, evaluated, trained
+from pipeline.runs import Run
 from pipeline.spectrum import save_spectrum
 from pipeline.training import load_checkpoint
 

@@ -16,9 +16,10 @@ from models.adapters.base import Base
 from models.errors import UserError
 from pipeline import evaluation, training
 from pipeline.artifacts import write_json
+from pipeline.execution import evaluated, trained
 from pipeline.metrics import metrics
 from pipeline.params import load_params
-from pipeline.runs import Run, evaluated, trained
+from pipeline.runs import Run
 from pipeline.sequences import load_sequences
 from pipeline.spectrum import decompose, load_spectrum, save_spectrum
 
