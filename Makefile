@@ -17,10 +17,10 @@ demo: install
 	@echo "Next:    source $(VENV)/bin/activate; dvc exp run evaluate -S adapter=spectran -S dim=64; dvc metrics diff"
 
 test: check
-	$(VENV)/bin/pytest -n 2 --dist loadgroup -m "not slow"
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 --dist loadgroup -m "not slow"
 
 test-all: check
-	$(VENV)/bin/pytest -n 2 --dist loadgroup
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 --dist loadgroup
 
 check: install
 	$(VENV)/bin/ruff check .
