@@ -17,30 +17,29 @@ def _save(figure: "plt.Figure", path: Path) -> None:
     plt.close(figure)
 
 
-def learning_curves(histories: dict[tuple[str, str], dict[str, list[pl.DataFrame]]], path: Path) -> None:
+Curves = dict[tuple[str, str], dict[str, list[pl.DataFrame]]]
+
+
+def learning_curves(histories: Curves, path: Path) -> None:
     """Validation NDCG@20 by epoch: a panel per (dataset, backbone), a line per adapter and seed."""
-    figure, axes = plt.subplots(1, len(histories), figsize=(6 * len(histories), 4), squeeze=False)
-    for axis, ((dataset, backbone), adapters) in zip(axes[0], histories.items(), strict=True):
-        for number, (adapter, curves) in enumerate(adapters.items()):
-            for seed, curve in enumerate(curves):
-                label = title(adapter) if seed == 0 else None
-                axis.plot(curve["epoch"], curve["NDCG@20"], color=f"C{number}", label=label, alpha=1 if seed == 0 else 0.4)
-        axis.set(title=f"{title(dataset)}, {title(backbone)}", xlabel="epoch", ylabel="validation NDCG@20")
-        axis.legend()
-    _save(figure, path)
+    _lines(histories, ("epoch", "epoch"), ("NDCG@20", "validation NDCG@20"), None, path)
 
 
-def cumulative_spectra(spectra: dict[tuple[str, str], dict[str, list[pl.DataFrame]]], path: Path) -> None:
+def cumulative_spectra(spectra: Curves, path: Path) -> None:
     """Figure 1, the share of variance in the leading directions: a panel per (dataset, backbone), a line per adapter and seed."""
-    figure, axes = plt.subplots(1, len(spectra), figsize=(6 * len(spectra), 4), squeeze=False)
-    for axis, ((dataset, backbone), adapters) in zip(axes[0], spectra.items(), strict=True):
+    share = ("cumulative_share", "cumulative share of variance")
+    _lines(spectra, ("component", "leading directions"), share, (0, 1.02), path)
+
+
+def _lines(panels: Curves, x: tuple[str, str], y: tuple[str, str], limits: tuple[float, float] | None, path: Path) -> None:
+    """Draw column against column; `x` and `y` are a column and its label."""
+    figure, axes = plt.subplots(1, len(panels), figsize=(6 * len(panels), 4), squeeze=False)
+    for axis, ((dataset, backbone), adapters) in zip(axes[0], panels.items(), strict=True):
         for number, (adapter, curves) in enumerate(adapters.items()):
             for seed, curve in enumerate(curves):
                 label = title(adapter) if seed == 0 else None
-                share = curve["cumulative_share"]
-                axis.plot(curve["component"], share, color=f"C{number}", label=label, alpha=1 if seed == 0 else 0.4)
-        axis.set(title=f"{title(dataset)}, {title(backbone)}", xlabel="leading directions", ylabel="cumulative share of variance")
-        axis.set_ylim(0, 1.02)
+                axis.plot(curve[x[0]], curve[y[0]], color=f"C{number}", label=label, alpha=1 if seed == 0 else 0.4)
+        axis.set(title=f"{title(dataset)}, {title(backbone)}", xlabel=x[1], ylabel=y[1], ylim=limits)
         axis.legend()
     _save(figure, path)
 

@@ -2,25 +2,25 @@
 
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
+
+# Before a stage's own imports: DVC starts whatever `python` is on the path, and that may be one without the packages.
+if missing := [name for name in ("numpy", "polars", "pydantic", "torch", "yaml") if find_spec(name) is None]:
+    sys.exit(f"Python package '{missing[0]}' is missing in {sys.executable}; `make install`, then `source .venv/bin/activate`")
 
 
 def run(main: Callable[[], str]) -> None:
     """Run a stage: print the summary that `main` returns, or the one line of what a user can mend, and exit."""
+    from models.errors import UserError
+
     stage = main.__module__ if main.__module__ != "__main__" else sys.argv[0].rsplit("/", 1)[-1].removesuffix(".py")
     try:
-        try:
-            from models.errors import UserError
-        except ModuleNotFoundError as error:
-            sys.exit(f"{stage}: Python package '{error.name}' is missing; `make install`, then `source .venv/bin/activate`")
-        try:
-            print(f"{stage}: {main()}")
-        except UserError as error:
-            sys.exit(f"{stage}: {error}")
-        except OSError as error:
-            if error.errno is None:
-                raise
-            sys.exit(f"{stage}: {error.filename or 'input/output'}: {error.strerror}; check permissions and free disk space")
-        except ModuleNotFoundError as error:
-            sys.exit(f"{stage}: Python package '{error.name}' is missing; `make install`, then `source .venv/bin/activate`")
+        print(f"{stage}: {main()}")
+    except UserError as error:
+        sys.exit(f"{stage}: {error}")
+    except OSError as error:
+        if error.errno is None:
+            raise
+        sys.exit(f"{stage}: {error.filename or 'input/output'}: {error.strerror}; check permissions and free disk space")
     except KeyboardInterrupt:
         sys.exit(130)

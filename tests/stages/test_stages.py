@@ -341,3 +341,13 @@ def test_stages_that_need_no_torch_do_not_import_it(project: Path) -> None:
         )
         assert done.stdout.splitlines()[-1] == "False", name
     assert yaml.safe_load((project / "params.yaml").read_text())["dataset"] == "tiny"
+
+
+def test_a_python_without_the_packages_is_one_line() -> None:
+    done = subprocess.run(
+        [sys.executable, "-S", "-m", "stages.select"], cwd=ROOT, capture_output=True, text=True, check=False
+    )  # -S: no site-packages
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert "is missing in" in done.stderr
+    assert "make install" in done.stderr
