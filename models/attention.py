@@ -1,9 +1,12 @@
-"""Multi-head attention over the keys that a mask shows; backbones and LLM-ESR share it."""
+"""Multi-head attention within the sequences of a layout; backbones and LLM-ESR share it."""
+
+import math
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from models.dropout import dropout
 from models.errors import UserError
+from models.layout import Layout
 
 
 def check_heads(owner: str, heads: int, dim: int) -> None:
@@ -23,15 +26,10 @@ class Attention(nn.Module):
         self.output = nn.Linear(dim, dim)
         self.dropout = dropout
 
-    def forward(self, query: Tensor, x: Tensor, visible: Tensor) -> Tensor:
-        """query, x: (B, P, d); visible: (B, P, P), True where the query (rows) may look at the key (columns) -> (B, P, d)."""
-
-        def split(t: Tensor) -> Tensor:
-            return t.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, h, P, d / h)
-
+    def forward(self, query: Tensor, x: Tensor, layout: Layout) -> Tensor:
+        """query, x: (T, d), rows of `layout`, which says what a query may look at -> (T, d)."""
         key, value = self.key_value(x).chunk(2, dim=-1)
-        dropout = self.dropout if self.training else 0.0
-        out = F.scaled_dot_product_attention(
-            split(self.query(query)), split(key), split(value), attn_mask=visible[:, None], dropout_p=dropout
-        )
-        return self.output(out.transpose(1, 2).flatten(-2))
+        scale = 1 / math.sqrt(query.shape[-1] / self.heads)
+        scores = layout.scores(self.query(query) * scale, key, self.heads)
+        weights = scores.masked_fill(~layout.visible, -math.inf).softmax(-1)
+        return self.output(layout.mixed(dropout(weights, self.dropout, self.training), value))

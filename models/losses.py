@@ -4,12 +4,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-DENSE_ITEMS = 6_000  # up to here one GEMM against every item beats gathering 65 rows a target (docs/performance.md)
+from models.sampled import products
+
+EPSILON = 1e-8
 
 
 def normalised(vectors: Tensor) -> Tensor:
-    """Rows divided by their Euclidean length (at least 1e-8), so that a dot product is a cosine."""
-    return F.normalize(vectors, dim=-1, eps=1e-8)
+    """Rows divided by their Euclidean length (at least EPSILON), so that a dot product is a cosine."""
+    return F.normalize(vectors, dim=-1, eps=EPSILON)
 
 
 def draw_negatives(targets: Tensor, n_items: int, n_negatives: int, generator: torch.Generator) -> Tensor:
@@ -21,15 +23,20 @@ def draw_negatives(targets: Tensor, n_items: int, n_negatives: int, generator: t
     return draws + (draws >= targets[:, None])
 
 
-def info_nce(states: Tensor, table: Tensor, targets: Tensor, negatives: Tensor, temperature: float) -> Tensor:
-    """Mean over targets of -log softmax of cos / temperature, the target against its own negatives (methods of AlphaFuse).
+def cosines(states: Tensor, table: Tensor, items: Tensor) -> Tensor:
+    """Cosine of every state with its own items. states: (T, d); table: (N, d); items: (T, M) -> (T, M).
 
-    states: (T, d); table: (N, d), both L2-normalised; targets: (T,); negatives: (T, M). With equal logits it is ln(1 + M).
+    The table is not normalised first: its lengths are N numbers, its normalised copy and that copy's gradient N d each.
+    """
+    lengths = torch.linalg.vector_norm(table, dim=1).clamp(min=EPSILON)  # (N,)
+    return products(normalised(states), table, items) / lengths.index_select(0, items.flatten()).view_as(items)
+
+
+def info_nce(states: Tensor, table: Tensor, targets: Tensor, negatives: Tensor, temperature: float) -> Tensor:
+    """-log softmax of cos / temperature for every target, against its own negatives (methods of AlphaFuse).
+
+    states: (T, d); table: (N, d); targets: (T,); negatives: (T, M) -> (T,). With equal logits it is ln(1 + M).
     """
     items = torch.cat([targets[:, None], negatives], dim=1)  # (T, 1 + M)
-    if len(table) <= DENSE_ITEMS:
-        logits = (states @ table.T).gather(1, items)  # (T, 1 + M)
-    else:
-        logits = torch.einsum("td,tmd->tm", states, F.embedding(items, table))
-    logits = logits / temperature
-    return (logits.logsumexp(dim=1) - logits[:, 0]).mean()
+    logits = cosines(states, table, items) / temperature
+    return logits.logsumexp(dim=1) - logits[:, 0]

@@ -8,6 +8,7 @@ from models.adapters import ADAPTERS
 from models.adapters.adapter import Adapter, Spectrum
 from models.backbones import BACKBONES
 from models.backbones.backbone import Backbone
+from models.layout import Layout
 from models.losses import draw_negatives, info_nce, normalised
 from models.registry import load_class
 
@@ -22,28 +23,44 @@ class Recommender(nn.Module):
         self.temperature = temperature
         self.n_negatives = n_negatives
 
-    def encode(self, tokens: Tensor, table: Tensor) -> Tensor:
-        """States of every position. tokens: (B, P); table: (N, d), as the adapter made it -> (B, P, d)."""
+    def states(self, tokens: Tensor, table: Tensor, layout: Layout) -> Tensor:
+        """States of every row of `layout`. tokens: (B, P); table: (N, d), as the adapter made it -> (T, d)."""
         n_items = len(table)
-        present = tokens != n_items
-        mask = present.unsqueeze(-1)
-        x = F.embedding(tokens.clamp(max=n_items - 1), table)  # (B, P, d)
+        tokens = layout.rows(tokens)  # (T,)
+        x = F.embedding(tokens.clamp(max=n_items - 1), table)  # (T, d)
         if self.backbone.mask_vector is not None:
-            x = torch.where((tokens == n_items + 1).unsqueeze(-1), self.backbone.mask_vector, x)
-        attention = self.backbone.attention_mask(present)
-        return self.backbone(self.adapter.mix(x * mask, attention) * mask, present, attention)
+            x = torch.where((tokens == n_items + 1).unsqueeze(1), self.backbone.mask_vector, x)
+        if layout.packed:
+            return self.backbone(self.adapter.mix(x, layout), layout)
+        present = (tokens != n_items).unsqueeze(1)
+        return self.backbone(self.adapter.mix(x * present, layout) * present, layout)
 
-    def loss(self, sequences: Tensor, generator: torch.Generator) -> tuple[Tensor, int]:
-        """Loss of a batch and its number of targets. sequences: (B, L + 1), left-padded with N."""
+    def layout(self, tokens: Tensor) -> Layout:
+        """Where the tokens stand, and what may look at what. tokens: (B, P)."""
+        return Layout(tokens != self.adapter.n_items, self.backbone.causal)
+
+    def encode(self, tokens: Tensor, table: Tensor) -> Tensor:
+        """States of every position, zero at padding. tokens: (B, P); table: (N, d) -> (B, P, d)."""
+        layout = self.layout(tokens)
+        return layout.padded(self.states(tokens, table, layout))
+
+    def loss(self, sequences: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Loss of a batch, a mean over its targets, and their number. sequences: (B, L + 1), left-padded with N."""
         table = self.adapter.table()
         tokens, targets = self.backbone.training_examples(sequences, generator)
+        layout = self.layout(tokens)
+        states, targets = self.states(tokens, table, layout), layout.rows(targets)  # (T, d), (T,)
         predicted = targets != len(table)
-        states = self.encode(tokens, table)[predicted]  # (T, d)
-        targets = targets[predicted]  # (T,)
+        if layout.packed:
+            chosen = predicted.nonzero().squeeze(1)
+            states, targets, predicted = states.index_select(0, chosen), targets[chosen], predicted[chosen]
+        targets = targets.clamp(max=len(table) - 1)
         negatives = draw_negatives(targets, len(table), self.n_negatives, generator)
-        loss = info_nce(normalised(states), normalised(table), targets, negatives, self.temperature)
+        losses = info_nce(states, table, targets, negatives, self.temperature)  # (T,)
+        count = predicted.sum()
+        loss = (losses * predicted).sum() / count.clamp(min=1)
         extra = self.adapter.auxiliary_loss()
-        return (loss if extra is None else loss + extra), len(targets)
+        return (loss if extra is None else loss + extra), count
 
     def next_item_states(self, history: Tensor, table: Tensor) -> Tensor:
         """L2-normalised states that predict what follows each history. history: (B, L) -> (B, d)."""

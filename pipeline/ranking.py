@@ -8,7 +8,7 @@ from torch import Tensor
 
 from models.errors import UserError
 
-SCORES_AT_ONCE = 200_000_000 // 4  # floats held by a chunk of users
+SCORES_AT_ONCE = 4_000_000  # floats held by a chunk of users: what a cache holds, else comparing costs more than multiplying
 
 
 def target_ranks(states: Tensor, table: Tensor, targets: Tensor) -> Tensor:
@@ -18,8 +18,16 @@ def target_ranks(states: Tensor, table: Tensor, targets: Tensor) -> Tensor:
     """
     scores = states @ table.T  # (B, N)
     of_target = scores.gather(1, targets[:, None])
-    before = torch.arange(len(table), device=table.device) < targets[:, None]
-    return 1 + (scores > of_target).sum(1) + ((scores == of_target) & before).sum(1)
+    above = _count(scores > of_target)
+    tied = (_count(scores >= of_target) - above > 1).nonzero().squeeze(1)  # rare: most targets tie with themselves only
+    before = torch.arange(len(table), device=table.device) < targets[tied, None]
+    above[tied] += _count((scores[tied] == of_target[tied]) & before)
+    return 1 + above
+
+
+def _count(flags: Tensor) -> Tensor:
+    """True values in every row. (B, N) -> (B,) int64, by way of int32: counting in int64 widens every flag to eight bytes."""
+    return flags.sum(1, dtype=torch.int32).long()
 
 
 @torch.inference_mode()
@@ -34,7 +42,7 @@ def rank_all(
 
     Raises UserError where a vector is not finite: nothing is above NaN, so its target would count as ranked first.
     """
-    size = batch_size or max(1, min(4096, SCORES_AT_ONCE // len(table)))
+    size = batch_size or max(64, min(4096, SCORES_AT_ONCE // len(table)))
     finite = torch.isfinite(table).all()
     ranks = []
     for start in range(0, len(history), size):

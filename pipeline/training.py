@@ -92,6 +92,7 @@ def fit(
     """Train until validation stops getting better. Returns the history, its best row, and the weights of that epoch."""
     options = run.settings["train"]
     device = sequences.train.device
+    train = sequences.train[sequences.train[:, -2] != sequences.n_items]  # one item alone has nothing to be predicted from
     generator = torch.Generator(device).manual_seed(run.seed)
     torch.manual_seed(run.seed)
     optimiser = torch.optim.Adam(model.parameter_groups(options["weight_decay"]), lr=options["learning_rate"], fused=True)
@@ -100,7 +101,7 @@ def fit(
     weights: dict[str, torch.Tensor] = {}
     with tqdm(total=options["epochs"], desc=run.name, unit="epoch", mininterval=2) as bar:
         for epoch in range(1, options["epochs"] + 1):
-            losses, targets = _train_epoch(model, optimiser, sequences.train, options["batch_size"], generator)
+            losses, targets = _train_epoch(model, optimiser, train, options["batch_size"], generator)
             if not losses.isfinite().all():
                 raise _stopped(run, epoch, losses, weights, history, best)
             loss = float((losses * targets).sum() / targets.sum().clamp(min=1))
@@ -135,8 +136,6 @@ def _train_epoch(
         order = torch.randperm(len(train), generator=generator, device=train.device)
         for batch in order.split(batch_size):
             loss, count = model.loss(train[batch], generator)
-            if not count:
-                continue
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()
@@ -144,7 +143,7 @@ def _train_epoch(
             targets.append(count)
     if not losses:
         return torch.zeros(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
-    return torch.stack(losses).double().cpu(), torch.tensor(targets, dtype=torch.float64)
+    return torch.stack(losses).double().cpu(), torch.stack(targets).double().cpu()
 
 
 def _stopped(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from models.errors import UserError
+from models.layout import Layout
 from models.registry import Section
 
 
@@ -76,8 +77,8 @@ class Adapter(nn.Module):
         """A scalar added to the recommendation loss, from what the last `table()` computed; None where there is none."""
         return None
 
-    def mix(self, x: Tensor, attention: Tensor) -> Tensor:
-        """Hook between item lookup and backbone. x: (B, P, d); attention: (B, P, P), True where a query may look."""
+    def mix(self, x: Tensor, layout: Layout) -> Tensor:
+        """Hook between item lookup and backbone. x: (T, d), rows of `layout`, zero at padding."""
         return x
 
     def semantic_table(self) -> Tensor | None:

@@ -8,6 +8,7 @@ from models.adapters.adapter import Adapter, Spectrum
 from models.adapters.fusion import half
 from models.attention import Attention
 from models.errors import UserError
+from models.layout import Layout
 from models.registry import Section
 
 HEADS = 2
@@ -56,8 +57,8 @@ class LLMESR(Adapter):
     def table(self) -> Tensor:
         return torch.cat([self.id_embedding, self.semantic_table()], dim=1)
 
-    def mix(self, x: Tensor, attention: Tensor) -> Tensor:
+    def mix(self, x: Tensor, layout: Layout) -> Tensor:
         if not self.crosses:
             return x
-        ids, text = x.chunk(2, dim=-1)  # (B, P, d / 2) each
-        return self.join(torch.cat([self.to_ids(text, ids, attention), self.to_text(ids, text, attention)], dim=-1))
+        ids, text = x.chunk(2, dim=-1)  # (T, d / 2) each
+        return self.join(torch.cat([self.to_ids(text, ids, layout), self.to_text(ids, text, layout)], dim=-1))

@@ -5,6 +5,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from models.layout import Layout
 from models.registry import Section
 
 
@@ -34,20 +35,8 @@ class Backbone(nn.Module):
         """(B, L) left-padded item ids, most recent last -> tokens (B, P)."""
         raise NotImplementedError
 
-    def attention_mask(self, present: Tensor) -> Tensor:
-        """present: (B, P), False at padding -> (B, P, P), True where the query (rows) may look at the key (columns).
-
-        A query always sees itself: a row without any key would turn the softmax into NaN.
-        """
-        size = present.shape[1]
-        itself = torch.eye(size, dtype=torch.bool, device=present.device)
-        visible = present[:, None, :]
-        if self.causal:
-            visible = visible & torch.ones_like(itself).tril()
-        return visible | itself
-
-    def forward(self, x: Tensor, present: Tensor, attention: Tensor) -> Tensor:
-        """x: (B, P, d), zero at padding; present: (B, P); attention: (B, P, P) -> states (B, P, d)."""
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:
+        """x: (T, d), rows of `layout`, zero at padding -> states (T, d)."""
         raise NotImplementedError
 
 

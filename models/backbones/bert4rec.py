@@ -7,6 +7,8 @@ from torch.nn import functional as F
 
 from models.attention import Attention, check_heads
 from models.backbones.backbone import Backbone
+from models.dropout import dropout
+from models.layout import Layout
 from models.registry import Section
 
 
@@ -22,12 +24,12 @@ class Block(nn.Module):
         self.norm_feed_forward = nn.LayerNorm(dim, eps=1e-12)
         self.dropout = dropout
 
-    def forward(self, x: Tensor, attention: Tensor) -> Tensor:
-        x = self.norm_attention(x + self._drop(self.attention(x, x, attention)))
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:
+        x = self.norm_attention(x + self._drop(self.attention(x, x, layout)))
         return self.norm_feed_forward(x + self._drop(self.outer(F.gelu(self.inner(x)))))
 
     def _drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout, self.training)
+        return dropout(x, self.dropout, self.training)
 
 
 class BERT4Rec(Backbone):
@@ -79,9 +81,8 @@ class BERT4Rec(Backbone):
     def inference_tokens(self, history: Tensor) -> Tensor:
         return F.pad(history, (0, 1), value=self.padding + 1)
 
-    def forward(self, x: Tensor, present: Tensor, attention: Tensor) -> Tensor:
-        mask = present.unsqueeze(-1)
-        x = F.dropout(self.norm(x + self.position), self.dropout, self.training) * mask
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:
+        x = dropout(self.norm(x + self.position[layout.position]), self.dropout, self.training)
         for block in self.blocks:
-            x = block(x, attention) * mask
+            x = block(x, layout)
         return self.head(x)

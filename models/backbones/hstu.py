@@ -7,6 +7,8 @@ from torch.nn import functional as F
 
 from models.attention import check_heads
 from models.backbones.backbone import CausalBackbone
+from models.dropout import dropout
+from models.layout import Layout
 from models.registry import Section
 
 
@@ -25,21 +27,15 @@ class Block(nn.Module):
         nn.init.xavier_uniform_(self.output.weight)
         self.bias = nn.Parameter(torch.randn(2 * positions - 1) * 0.02) if relative_bias else None
 
-    def forward(self, x: Tensor, attention: Tensor) -> Tensor:
-        size, dim = x.shape[1:]
-        u, v, q, k = F.silu(F.layer_norm(x, (dim,), eps=1e-6) @ self.weight).chunk(4, dim=-1)  # (B, P, d) each
-
-        def split(t: Tensor) -> Tensor:
-            return t.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, h, P, d / h)
-
-        scores = split(q) @ split(k).transpose(-1, -2)  # (B, h, P, P)
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:
+        dim = x.shape[1]
+        u, v, q, k = F.silu(F.layer_norm(x, (dim,), eps=1e-6) @ self.weight).chunk(4, dim=-1)  # (T, d) each
+        scores = layout.scores(q, k, self.heads)
         if self.bias is not None:
-            place = torch.arange(size, device=x.device)
-            scores = scores + self.bias[place[:, None] - place + size - 1]
-        weights = F.silu(scores) / size * attention[:, None]
-        mixed = (weights @ split(v)).transpose(1, 2).flatten(-2)  # (B, P, d)
-        gated = u * F.layer_norm(mixed, (dim,), eps=1e-6)
-        return x + self.output(F.dropout(gated, self.dropout, self.training))
+            scores = scores + layout.by_distance(self.bias)
+        weights = F.silu(scores) / scores.shape[-1] * layout.visible
+        gated = u * F.layer_norm(layout.mixed(weights, v), (dim,), eps=1e-6)
+        return x + self.output(dropout(gated, self.dropout, self.training))
 
 
 class HSTU(CausalBackbone):
@@ -60,9 +56,8 @@ class HSTU(CausalBackbone):
         )
         self.dropout = config.dropout
 
-    def forward(self, x: Tensor, present: Tensor, attention: Tensor) -> Tensor:
-        mask = present.unsqueeze(-1)
-        x = F.dropout(x + self.position, self.dropout, self.training) * mask
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:
+        x = dropout(x + self.position[layout.position], self.dropout, self.training)
         for block in self.blocks:
-            x = block(x, attention) * mask
+            x = block(x, layout)
         return x

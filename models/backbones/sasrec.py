@@ -3,10 +3,11 @@
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from models.attention import Attention, check_heads
 from models.backbones.backbone import CausalBackbone
+from models.dropout import dropout
+from models.layout import Layout
 from models.registry import Section
 
 
@@ -26,14 +27,14 @@ class Block(nn.Module):
         self.outer = nn.Linear(dim, dim)
         self.dropout = dropout
 
-    def forward(self, x: Tensor, attention: Tensor) -> Tensor:
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:
         query = self.norm_attention(x)
-        x = query + self._drop(self.attention(query, x, attention))
+        x = query + self._drop(self.attention(query, x, layout))
         y = self.norm_feed_forward(x)
-        return x + self._drop(self.outer(self._drop(F.relu(self.inner(y)))))
+        return x + self._drop(self.outer(self._drop(self.inner(y).relu())))
 
     def _drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout, self.training)
+        return dropout(x, self.dropout, self.training)
 
 
 class SASRec(CausalBackbone):
@@ -52,9 +53,8 @@ class SASRec(CausalBackbone):
         self.norm = nn.LayerNorm(dim, eps=1e-8)
         self.dropout = config.dropout
 
-    def forward(self, x: Tensor, present: Tensor, attention: Tensor) -> Tensor:
-        mask = present.unsqueeze(-1)
-        x = F.dropout(x + self.position, self.dropout, self.training) * mask
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:
+        x = dropout(x + self.position[layout.position], self.dropout, self.training)
         for block in self.blocks:
-            x = block(x, attention) * mask
+            x = block(x, layout)
         return self.norm(x)

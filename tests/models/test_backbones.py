@@ -9,6 +9,7 @@ from torch import nn
 
 from models.attention import Attention
 from models.backbones import BACKBONES, bert4rec, hstu, sasrec
+from models.layout import Layout
 from models.recommender import Recommender
 from models.registry import load_class
 
@@ -29,23 +30,27 @@ def copy_attention(theirs: nn.MultiheadAttention, ours: Attention) -> None:
         theirs.out_proj.bias.copy_(ours.output.bias)
 
 
-@pytest.fixture
-def visible() -> torch.Tensor:
-    return torch.ones(3, 4, 4, dtype=torch.bool).tril()
+HIDDEN = ~torch.ones(4, 4, dtype=torch.bool).tril()  # torch's masks say what is not seen
+
+
+@pytest.fixture(params=[True, False], ids=["packed", "dense"])
+def layout(request: pytest.FixtureRequest) -> Layout:
+    """Three sequences of four tokens without padding, in both of the ways in which they are computed."""
+    return Layout(torch.ones(3, 4, dtype=torch.bool), causal=True, packed=request.param)
 
 
 @pytest.mark.parametrize("heads", [1, 2])
-def test_attention_is_torchs_multi_head_attention(visible: torch.Tensor, heads: int) -> None:
+def test_attention_is_torchs_multi_head_attention(layout: Layout, heads: int) -> None:
     torch.manual_seed(0)
     ours = Attention(8, heads)
     theirs = nn.MultiheadAttention(8, heads, batch_first=True)
     copy_attention(theirs, ours)
     query, x = torch.randn(3, 4, 8), torch.randn(3, 4, 8)
-    expected, _ = theirs(query, x, x, attn_mask=~visible[0])
-    torch.testing.assert_close(ours(query, x, visible), expected)
+    expected, _ = theirs(query, x, x, attn_mask=HIDDEN)
+    torch.testing.assert_close(ours(layout.rows(query), layout.rows(x), layout), layout.rows(expected))
 
 
-def test_bert4rec_block_is_torchs_post_norm_encoder_layer(visible: torch.Tensor) -> None:
+def test_bert4rec_block_is_torchs_post_norm_encoder_layer(layout: Layout) -> None:
     torch.manual_seed(0)
     ours = bert4rec.Block(8, 2, 0.0)
     theirs = nn.TransformerEncoderLayer(8, 2, 32, 0.0, "gelu", layer_norm_eps=1e-12, batch_first=True, norm_first=False)
@@ -57,10 +62,11 @@ def test_bert4rec_block_is_torchs_post_norm_encoder_layer(visible: torch.Tensor)
     theirs.norm1.load_state_dict(ours.norm_attention.state_dict())
     theirs.norm2.load_state_dict(ours.norm_feed_forward.state_dict())
     x = torch.randn(3, 4, 8)
-    torch.testing.assert_close(ours(x, visible), theirs(x, src_mask=~visible[0]), rtol=1e-4, atol=1e-5)
+    expected = layout.rows(theirs(x, src_mask=HIDDEN))
+    torch.testing.assert_close(ours(layout.rows(x), layout), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_sasrec_block_has_the_original_residual_layout(visible: torch.Tensor) -> None:
+def test_sasrec_block_has_the_original_residual_layout(layout: Layout) -> None:
     """q = LN(x); x = q + MHA(q, x, x); x + W_2 ReLU(W_1 LN(x)), on torch's own attention."""
     torch.manual_seed(0)
     ours = sasrec.Block(8, 1, 0.0)
@@ -68,19 +74,20 @@ def test_sasrec_block_has_the_original_residual_layout(visible: torch.Tensor) ->
     copy_attention(theirs, ours.attention)
     x = torch.randn(3, 4, 8)
     q = nn.functional.layer_norm(x, (8,), eps=1e-8)
-    y = q + theirs(q, x, x, attn_mask=~visible[0])[0]
+    y = q + theirs(q, x, x, attn_mask=HIDDEN)[0]
     expected = y + ours.outer(ours.inner(nn.functional.layer_norm(y, (8,), eps=1e-8)).clamp(min=0))
-    torch.testing.assert_close(ours(x, visible), expected)
+    torch.testing.assert_close(ours(layout.rows(x), layout), layout.rows(expected))
 
 
-def test_hstu_block_on_two_tokens_is_the_closed_form() -> None:
+@pytest.mark.parametrize("packed", [True, False])
+def test_hstu_block_on_two_tokens_is_the_closed_form(packed: bool) -> None:
     """One head, no bias: y = W_o (u * LN(sum_j silu(q_i k_j) / n v_j)) + x, in float64."""
     torch.manual_seed(0)
     block = hstu.Block(2, 1, 0.0, positions=2, relative_bias=False)
     with torch.no_grad():
         block.weight.copy_(torch.randn(2, 8))
-    x = torch.tensor([[[1.0, -2.0], [0.5, 3.0]]])
-    visible = torch.ones(1, 2, 2, dtype=torch.bool).tril()
+    x = torch.tensor([[1.0, -2.0], [0.5, 3.0]])
+    layout = Layout(torch.ones(1, 2, dtype=torch.bool), causal=True, packed=packed)
 
     def silu(z: np.ndarray) -> np.ndarray:
         return z / (1 + np.exp(-z))
@@ -88,15 +95,16 @@ def test_hstu_block_on_two_tokens_is_the_closed_form() -> None:
     def norm(z: np.ndarray) -> np.ndarray:
         return (z - z.mean(-1, keepdims=True)) / np.sqrt(z.var(-1, keepdims=True) + 1e-6)
 
-    u, v, q, k = np.split(silu(norm(numbers(x[0])) @ numbers(block.weight)), 4, axis=1)
+    u, v, q, k = np.split(silu(norm(numbers(x)) @ numbers(block.weight)), 4, axis=1)
     first = silu(q[0] @ k[0]) / 2 * v[0]
     second = silu(q[1] @ k[0]) / 2 * v[0] + silu(q[1] @ k[1]) / 2 * v[1]
     gated = u * norm(np.stack([first, second]))
-    expected = gated @ numbers(block.output.weight).T + numbers(block.output.bias) + numbers(x[0])
-    np.testing.assert_allclose(numbers(block(x, visible))[0], expected, rtol=1e-4, atol=1e-5)
+    expected = gated @ numbers(block.output.weight).T + numbers(block.output.bias) + numbers(x)
+    np.testing.assert_allclose(numbers(block(x, layout)), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_hstu_relative_bias_belongs_to_distances() -> None:
+@pytest.mark.parametrize("packed", [True, False])
+def test_hstu_relative_bias_belongs_to_distances(packed: bool) -> None:
     """A bias of +b on distance 1 acts on every pair of neighbours and on no other pair."""
     block = hstu.Block(2, 1, 0.0, positions=3, relative_bias=True)
     with torch.no_grad():
@@ -105,11 +113,11 @@ def test_hstu_relative_bias_belongs_to_distances() -> None:
         block.weight[:, 0:2] = torch.randn(2, 2)
         block.bias.zero_()
         block.bias[3] = 5.0  # distance i - j = 1 of -2..2
-    visible = torch.ones(1, 3, 3, dtype=torch.bool).tril()
-    x = torch.randn(1, 3, 2, generator=torch.Generator().manual_seed(1))
+    layout = Layout(torch.ones(1, 3, dtype=torch.bool), causal=True, packed=packed)
+    x = torch.randn(3, 2, generator=torch.Generator().manual_seed(1))
     changed = x.clone()
-    changed[0, 0] = torch.tensor([2.0, -1.0]) if x[0, 0, 0] < x[0, 0, 1] else torch.tensor([-1.0, 2.0])
-    difference = (block(changed, visible) - block(x, visible))[0].abs().sum(-1)
+    changed[0] = torch.tensor([2.0, -1.0]) if x[0, 0] < x[0, 1] else torch.tensor([-1.0, 2.0])
+    difference = (block(changed, layout) - block(x, layout)).abs().sum(-1)
     assert difference[1] > 1e-3, "the neighbour sees it"
     assert float(difference[2].detach()) == pytest.approx(0, abs=1e-6), "two steps on, the bias is zero and so is the weight"
 
@@ -138,6 +146,26 @@ def test_the_amount_of_left_padding_does_not_matter(make: Make, backbone: str) -
     narrow = short.next_item_states(nn.functional.pad(items, (2, 0), value=PADDING), table)
     wide = long.next_item_states(nn.functional.pad(items, (6, 0), value=PADDING), table)
     torch.testing.assert_close(wide, narrow, rtol=1e-3, atol=1e-3 if backbone == "hstu" else 1e-5)
+
+
+@pytest.mark.parametrize("adapter", ["base", "llm_esr"])
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("heads", [1, 2])
+def test_rows_without_padding_and_with_it_give_the_same_loss_and_gradients(
+    make: Make, sequences: torch.Tensor, monkeypatch: pytest.MonkeyPatch, adapter: str, backbone: str, heads: int
+) -> None:
+    """Without padding as on a CPU, with it as on a GPU; negatives are fixed, for each draws as many as it has rows."""
+    monkeypatch.setattr("models.recommender.draw_negatives", lambda t, n, m, g: (t[:, None] + torch.arange(1, 1 + m)) % n)
+    found = []
+    for packed in (True, False):
+        model = make(adapter, backbone, backbone_options={"dropout": 0.0, "heads": heads})
+        monkeypatch.setattr(
+            model, "layout", lambda tokens, m=model, p=packed: Layout(tokens != PADDING, m.backbone.causal, packed=p)
+        )
+        loss, count = model.loss(sequences, torch.Generator().manual_seed(0))
+        loss.backward()
+        found.append((loss, count, [p.grad for p in model.parameters()]))
+    torch.testing.assert_close(*found)
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)

@@ -10,6 +10,7 @@ from sklearn.decomposition import PCA
 
 from models.adapters.adapter import Spectrum
 from models.errors import UserError
+from models.layout import Layout
 from models.recommender import Recommender
 
 Make = Callable[..., Recommender]
@@ -130,7 +131,7 @@ def test_rlmrec_loss_is_one_minus_the_mean_cosine_of_all_items(make: Make, fusio
     text, ids = numbers(adapter.project()), numbers(adapter.id_embedding)
     cosines = (text * ids).sum(1) / np.linalg.norm(text, axis=1) / np.linalg.norm(ids, axis=1)
     loss = adapter.auxiliary_loss()
-    assert float(loss) == pytest.approx(1 - cosines.mean(), abs=1e-6)
+    assert loss.item() == pytest.approx(1 - cosines.mean(), abs=1e-6)
     assert 0 <= float(loss) <= 2
 
 
@@ -194,30 +195,32 @@ def test_llm_esr_without_cross_attention_is_a_plain_concatenation(make: Make, se
     adapter = model.adapter
     expected = torch.cat([adapter.id_embedding, adapter.outer(adapter.inner(adapter.E))], dim=1)
     torch.testing.assert_close(adapter.table(), expected)
-    x = torch.randn(2, 5, 8)
-    assert adapter.mix(x, torch.ones(2, 5, 5, dtype=torch.bool)) is x
+    x = torch.randn(10, 8)
+    assert adapter.mix(x, Layout(torch.ones(2, 5, dtype=torch.bool), causal=True)) is x
 
 
 def test_llm_esr_mixes_by_two_cross_attentions_without_a_residual(make: Make) -> None:
     """Against a float64 softmax written out; hidden positions have no weight."""
     adapter = make("llm_esr").adapter
     torch.manual_seed(0)
-    x = torch.randn(1, 3, 8)
-    visible = torch.tensor([[[True, False, False], [True, True, False], [True, False, True]]])
+    x = torch.randn(3, 8)
+    visible = np.array([[True, False, False], [True, True, False], [True, False, True]])
+    layout = Layout(torch.ones(1, 3, dtype=torch.bool), causal=True)
+    layout.visible = torch.from_numpy(visible).unsqueeze(1)
 
     def crossed(attention: torch.nn.Module, query: np.ndarray, x: np.ndarray) -> np.ndarray:
         q = query @ numbers(attention.query.weight).T
         k, v = np.split(x @ numbers(attention.key_value.weight).T, 2, axis=1)
         heads = []
         for columns in (slice(0, 2), slice(2, 4)):
-            scores = np.where(visible[0], np.exp(q[:, columns] @ k[:, columns].T / np.sqrt(2)), 0)
+            scores = np.where(visible, np.exp(q[:, columns] @ k[:, columns].T / np.sqrt(2)), 0)
             heads.append(scores / scores.sum(1, keepdims=True) @ v[:, columns])
         return np.hstack(heads) @ numbers(attention.output.weight).T + numbers(attention.output.bias)
 
-    ids, text = np.split(numbers(x[0]), 2, axis=1)
+    ids, text = np.split(numbers(x), 2, axis=1)
     joined = np.hstack([crossed(adapter.to_ids, text, ids), crossed(adapter.to_text, ids, text)])
     expected = joined @ numbers(adapter.join.weight).T + numbers(adapter.join.bias)
-    np.testing.assert_allclose(numbers(adapter.mix(x, visible))[0], expected, atol=1e-6)
+    np.testing.assert_allclose(numbers(adapter.mix(x, layout)), expected, atol=1e-6)
 
 
 # WhitenRec

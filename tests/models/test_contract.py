@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from models.adapters import ADAPTERS
 from models.adapters.adapter import Spectrum
 from models.backbones import BACKBONES
+from models.layout import Layout
 from models.recommender import Recommender
 from pipeline.training import evaluate_ranks
 
@@ -70,19 +71,24 @@ def test_padding_contributes_exactly_nothing(make: Make, sequences: torch.Tensor
 def test_adapter_hook_and_backbone_get_zeros_at_padding(
     make: Make, sequences: torch.Tensor, monkeypatch: pytest.MonkeyPatch, adapter: str, backbone: str
 ) -> None:
+    """Where padding has rows at all."""
     model = make(adapter, backbone)
     seen = []
     mix, forward = model.adapter.mix, model.backbone.forward
-    monkeypatch.setattr(model.adapter, "mix", lambda x, attention: (seen.append(x), mix(x, attention))[1])
-    monkeypatch.setattr(model.backbone, "forward", lambda x, *rest: (seen.append(x), forward(x, *rest))[1])
+    monkeypatch.setattr(model.adapter, "mix", lambda x, layout: (seen.append(x), mix(x, layout))[1])
+    monkeypatch.setattr(model.backbone, "forward", lambda x, layout: (seen.append(x), forward(x, layout))[1])
     tokens = model.backbone.inference_tokens(sequences[:, 1:])
-    model.encode(tokens, model.adapter.table())
-    absent = tokens == model.backbone.padding
-    assert absent.any()
+    present = tokens != model.backbone.padding
+    dense = Layout(present, model.backbone.causal, packed=False)
+    model.states(tokens, model.adapter.table(), dense)
+    assert not present.all()
     assert len(seen) == 2
     for x in seen:
-        assert not x[absent].any()
-        assert x[~absent].any()
+        assert not x[~present.flatten()].any()
+        assert x[present.flatten()].any()
+    seen.clear()
+    model.states(tokens, model.adapter.table(), model.layout(tokens))
+    assert [len(x) for x in seen] == [present.sum()] * 2, "on a CPU it has none"
 
 
 @every_adapter
