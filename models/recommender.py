@@ -9,19 +9,18 @@ from models.adapters.adapter import Adapter, Spectrum
 from models.backbones import BACKBONES
 from models.backbones.backbone import Backbone
 from models.layout import Layout
-from models.losses import draw_negatives, info_nce, normalised
+from models.losses import Objective, normalised
 from models.registry import load_class
 
 
 class Recommender(nn.Module):
     """Any adapter on any backbone. Scores are cosines between a state and the rows of T, in training and in ranking."""
 
-    def __init__(self, adapter: Adapter, backbone: Backbone, temperature: float, n_negatives: int) -> None:
+    def __init__(self, adapter: Adapter, backbone: Backbone, objective: Objective) -> None:
         super().__init__()
         self.adapter = adapter
         self.backbone = backbone
-        self.temperature = temperature
-        self.n_negatives = n_negatives
+        self.objective = objective
 
     def states(self, tokens: Tensor, table: Tensor, layout: Layout) -> Tensor:
         """States of every row of `layout`. tokens: (B, P); table: (N, d), as the adapter made it -> (T, d)."""
@@ -54,11 +53,9 @@ class Recommender(nn.Module):
         if layout.packed:
             chosen = predicted.nonzero().squeeze(1)
             states, targets, predicted = states.index_select(0, chosen), targets[chosen], predicted[chosen]
-        targets = targets.clamp(max=len(table) - 1)
-        negatives = draw_negatives(targets, len(table), self.n_negatives, generator)
-        losses = info_nce(states, table, targets, negatives, self.temperature)  # (T,)
         count = predicted.sum()
-        loss = (losses * predicted).sum() / count.clamp(min=1)
+        weights = predicted / count.clamp(min=1)  # (T,)
+        loss = self.objective(states, table, targets.clamp(max=len(table) - 1), weights, generator)
         extra = self.adapter.auxiliary_loss()
         return (loss if extra is None else loss + extra), count
 
@@ -89,8 +86,7 @@ def build_recommender(
     backbone_options: dict,
     dim: int,
     max_history: int,
-    temperature: float,
-    n_negatives: int,
+    objective: Objective,
 ) -> Recommender:
     """Build a recommender from names and options; raise UserError for an unknown name, an invalid option or an impossible dim."""
     adapter_class = load_class(ADAPTERS, "adapter", adapter)
@@ -101,4 +97,4 @@ def build_recommender(
     seed = torch.initial_seed()
     made = adapter_class(adapter_config, spectrum, dim)
     torch.manual_seed(seed)
-    return Recommender(made, backbone_class(backbone_config, spectrum.n_items, dim, max_history), temperature, n_negatives)
+    return Recommender(made, backbone_class(backbone_config, spectrum.n_items, dim, max_history), objective)

@@ -75,7 +75,8 @@ class Train(Section):
     batch_size: int = Field(256, ge=1, description="users per step")
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.0, ge=0, description="coupled L2, inside Adam")
-    negatives: int = Field(64, ge=1, description="per target")
+    loss: Literal["info_nce", "cross_entropy"] = Field("info_nce", description="against drawn negatives, or the whole catalogue")
+    negatives: int = Field(64, ge=1, description="per target, of info_nce")
     temperature: float = Field(0.07, gt=0)
     max_history: int = Field(10, ge=1, description="most recent items that a backbone sees")
 

@@ -94,10 +94,11 @@ def report(params: Params, rows: pl.DataFrame, summary: pl.DataFrame) -> str:
             ]
         )
     train = params.train
+    against = "full softmax," if train.loss == "cross_entropy" else f"{train.negatives} negatives a target,"
     settings = (
         f"Encoder {rows['encoder'][0]}, dim {rows['dim'][0]}, {rows['seed'].n_unique()} seeds. One budget for every method: "
         f"Adam, learning rate {train.learning_rate:g}, weight decay {train.weight_decay:g}, batches of {train.batch_size} users, "
-        f"{train.negatives} negatives a target, temperature {train.temperature:g}, at most {train.epochs} epochs, stopped after "
+        f"{against} temperature {train.temperature:g}, at most {train.epochs} epochs, stopped after "
         f"{train.patience} without a better validation NDCG@20. Leave-one-out; full ranking over all items; the test set was "
         "ranked once, with the weights that validation chose."
     )

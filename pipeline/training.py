@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from models.adapters.adapter import Spectrum
 from models.errors import UserError
-from models.losses import normalised
+from models.losses import Objective, normalised
 from models.recommender import Recommender, build_recommender
 from pipeline.artifacts import atomic_directory, read_json, scratch, write_json
 from pipeline.device import environment, select_device
@@ -81,8 +81,7 @@ def build(run: Run, spectrum: Spectrum) -> Recommender:
         backbone_options=run.settings["backbone"],
         dim=run.dim,
         max_history=train["max_history"],
-        temperature=train["temperature"],
-        n_negatives=train["negatives"],
+        objective=Objective(train["loss"], train["temperature"], train["negatives"]),
     )
 
 

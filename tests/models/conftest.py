@@ -10,6 +10,7 @@ import torch
 import yaml
 
 from models.adapters.adapter import Spectrum
+from models.losses import Objective
 from models.recommender import Recommender, build_recommender
 
 N_ITEMS = 60
@@ -74,8 +75,7 @@ def make(spectrum: Spectrum) -> Callable[..., Recommender]:
             backbone_options=PARAMS["backbones"][backbone] | (backbone_options or {}),
             dim=dim,
             max_history=max_history,
-            temperature=0.07,
-            n_negatives=7,
+            objective=Objective("info_nce", 0.07, 7),
         )
 
     return build

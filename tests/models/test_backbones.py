@@ -155,7 +155,7 @@ def test_rows_without_padding_and_with_it_give_the_same_loss_and_gradients(
     make: Make, sequences: torch.Tensor, monkeypatch: pytest.MonkeyPatch, adapter: str, backbone: str, heads: int
 ) -> None:
     """Without padding as on a CPU, with it as on a GPU; negatives are fixed, for each draws as many as it has rows."""
-    monkeypatch.setattr("models.recommender.draw_negatives", lambda t, n, m, g: (t[:, None] + torch.arange(1, 1 + m)) % n)
+    monkeypatch.setattr("models.losses.draw_negatives", lambda t, n, m, g: (t[:, None] + torch.arange(1, 1 + m)) % n)
     found = []
     for packed in (True, False):
         model = make(adapter, backbone, backbone_options={"dropout": 0.0, "heads": heads})

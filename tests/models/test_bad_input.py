@@ -7,6 +7,7 @@ import pytest
 
 from models.adapters.adapter import Spectrum
 from models.errors import UserError
+from models.losses import Objective
 from models.recommender import Recommender
 
 Make = Callable[..., Recommender]
@@ -98,6 +99,5 @@ def test_a_misspelt_name(spectrum: Spectrum, names: tuple[str, str], near: str) 
             backbone_options={},
             dim=8,
             max_history=5,
-            temperature=0.07,
-            n_negatives=7,
+            objective=Objective("info_nce", 0.07, 7),
         )

@@ -132,7 +132,7 @@ def test_rlmrec_loss_is_one_minus_the_mean_cosine_of_all_items(make: Make, fusio
     cosines = (text * ids).sum(1) / np.linalg.norm(text, axis=1) / np.linalg.norm(ids, axis=1)
     loss = adapter.auxiliary_loss()
     assert loss.item() == pytest.approx(1 - cosines.mean(), abs=1e-6)
-    assert 0 <= float(loss) <= 2
+    assert 0 <= loss.item() <= 2
 
 
 @pytest.mark.parametrize(("scale", "expected"), [(3.0, 0.0), (-0.1, 2.0)])

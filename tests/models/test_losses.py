@@ -8,6 +8,7 @@ import torch
 from scipy.stats import chisquare
 from torch.nn.functional import cross_entropy
 
+from models import losses
 from models.losses import draw_negatives, info_nce, normalised
 from pipeline.metrics import metrics
 from pipeline.ranking import rank_all, target_ranks
@@ -31,9 +32,9 @@ def test_every_target_has_negatives_of_its_own(generator: torch.Generator) -> No
 def test_equal_logits_cost_the_logarithm_of_65(generator: torch.Generator) -> None:
     table = torch.ones(100, 8)
     targets = torch.arange(10)
-    losses = info_nce(table[:10], table, targets, draw_negatives(targets, 100, 64, generator), 0.07)
-    np.testing.assert_allclose(losses, math.log(65), atol=1e-5)
-    assert float(losses[0]) == pytest.approx(4.174, abs=1e-3)
+    found = info_nce(table[:10], table, targets, draw_negatives(targets, 100, 64, generator), 0.07)
+    np.testing.assert_allclose(found, math.log(65), atol=1e-5)
+    assert float(found[0]) == pytest.approx(4.174, abs=1e-3)
 
 
 def test_loss_is_cross_entropy_of_cosines(generator: torch.Generator) -> None:
@@ -58,6 +59,31 @@ def test_gradients_of_the_loss_are_those_of_a_dense_one(generator: torch.Generat
     expected = torch.autograd.grad(cross_entropy(dense, torch.zeros_like(targets), reduction="sum"), (states, table))
     found = torch.autograd.grad(info_nce(states, table, targets, negatives, 0.07).sum(), (states, table))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("chunk", [64 * 30, 10**6])
+def test_full_softmax_and_its_gradients_are_torchs(
+    generator: torch.Generator, monkeypatch: pytest.MonkeyPatch, chunk: int
+) -> None:
+    """In chunks of 64 targets and at once; weights as of a mean over some of the targets."""
+    monkeypatch.setattr("models.losses.LOGITS_AT_ONCE", chunk)
+    states, table = (3 * torch.randn(n, 8, generator=generator) for n in (150, 30))
+    targets = torch.randint(30, (150,), generator=generator)
+    weights = (torch.arange(150) % 3 > 0) / 100
+    leaves = [t.requires_grad_() for t in (states, table)]
+    logits = normalised(states) @ normalised(table).T / 0.07
+    expected = (cross_entropy(logits, targets, reduction="none") * weights).sum()
+    found = losses.cross_entropy(states, table, targets, weights, 0.07)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(2 * found, leaves), torch.autograd.grad(2 * expected, leaves), rtol=1e-4, atol=1e-6
+    )
+
+
+def test_full_softmax_of_equal_logits_costs_the_logarithm_of_n() -> None:
+    table = torch.ones(100, 8)
+    loss = losses.cross_entropy(table[:10], table, torch.arange(10), torch.full((10,), 0.1), 0.07)
+    assert loss.item() == pytest.approx(math.log(100), abs=1e-5)
 
 
 def test_a_zero_vector_has_cosine_zero_and_no_nan() -> None:
