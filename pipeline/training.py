@@ -3,8 +3,12 @@
 import json
 import math
 import os
+import shutil
+import sys
 import time
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import polars as pl
@@ -17,7 +21,7 @@ from models.adapters.adapter import Spectrum
 from models.errors import UserError
 from models.losses import Objective, normalised
 from models.recommender import Recommender, build_recommender
-from pipeline.artifacts import atomic_directory, read_json, scratch, write_json
+from pipeline.artifacts import atomic_directory, atomic_file, read_json, scratch, write_json
 from pipeline.device import environment, select_device
 from pipeline.metrics import metrics
 from pipeline.ranking import rank_all
@@ -45,22 +49,21 @@ def train_run(run: Run) -> Path:
         )
     torch.manual_seed(run.seed)
     model = build(run, spectrum).to(device)
-    start = time.perf_counter()
-    history, best, weights = fit(model, sequences, run)
-    seconds = time.perf_counter() - start
+    progress = fit(model, sequences, run)
     with atomic_directory(run.scratch) as directory:
-        save_file(weights, directory / "model.safetensors")
-        pl.DataFrame(history).write_csv(directory / "history.csv")
+        save_file(progress.weights, directory / "model.safetensors")
+        pl.DataFrame(progress.history).write_csv(directory / "history.csv")
         summary = {
-            "epochs": len(history),
-            "best_epoch": best["epoch"],
+            "epochs": progress.epoch,
+            "best_epoch": progress.best["epoch"],
             "trainable_parameters": model.n_trainable(),
-            "validation": {name: best[name] for name in best if name not in ("epoch", "loss")},
+            "validation": {name: value for name, value in progress.best.items() if name not in ("epoch", "loss")},
         }
         write_json(directory / "training.json", summary)
-        cost = {"seconds": seconds, "seconds_per_epoch": seconds / len(history)}
+        cost = {"seconds": progress.seconds, "seconds_per_epoch": progress.seconds / progress.epoch}
         write_json(directory / "run.json", cost | environment(device))
         write_json(directory / "config.json", run.config())
+    shutil.rmtree(_unfinished(run).parent, ignore_errors=True)
     return run.scratch
 
 
@@ -85,37 +88,90 @@ def build(run: Run, spectrum: Spectrum) -> Recommender:
     )
 
 
-def fit(
-    model: Recommender, sequences: Sequences, run: Run
-) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, torch.Tensor]]:
-    """Train until validation stops getting better. Returns the history, its best row, and the weights of that epoch."""
+@dataclass
+class Progress:
+    """What a run has seen: a row of validation an epoch, the best of them with its weights, and the seconds it took."""
+
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, Any] = field(default_factory=lambda: {MONITOR: -math.inf})
+    weights: dict[str, torch.Tensor] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def epoch(self) -> int:
+        return len(self.history)
+
+    def stops(self, epochs: int, patience: int) -> bool:
+        """Whether all epochs are over, or `patience` of them brought nothing better."""
+        return self.epoch >= epochs or (self.epoch > 0 and self.epoch - self.best["epoch"] >= patience)
+
+
+def fit(model: Recommender, sequences: Sequences, run: Run) -> Progress:
+    """Train until validation stops getting better; go on after the last finished epoch where an earlier attempt was cut off."""
     options = run.settings["train"]
     device = sequences.train.device
     train = sequences.train[sequences.train[:, -2] != sequences.n_items]  # one item alone has nothing to be predicted from
     generator = torch.Generator(device).manual_seed(run.seed)
     torch.manual_seed(run.seed)
     optimiser = torch.optim.Adam(model.parameter_groups(options["weight_decay"]), lr=options["learning_rate"], fused=True)
-    history: list[dict[str, Any]] = []
-    best: dict[str, Any] = {MONITOR: -math.inf}
-    weights: dict[str, torch.Tensor] = {}
-    with tqdm(total=options["epochs"], desc=run.name, unit="epoch", mininterval=2) as bar:
-        for epoch in range(1, options["epochs"] + 1):
+    progress = _resumed(run, model, optimiser, generator)
+    with tqdm(total=options["epochs"], initial=progress.epoch, desc=run.name, unit="epoch", mininterval=2) as bar:
+        while not progress.stops(options["epochs"], options["patience"]):
+            start = time.perf_counter()
             losses, targets = _train_epoch(model, optimiser, train, options["batch_size"], generator)
             if not losses.isfinite().all():
-                raise _stopped(run, epoch, losses, weights, history, best)
+                raise _stopped(run, losses, progress)
             loss = float((losses * targets).sum() / targets.sum().clamp(min=1))
             ranks = evaluate_ranks(model, sequences.valid_history, sequences.valid_target)
-            row = {"epoch": epoch, "loss": loss} | metrics(ranks, VALIDATION_CUTOFFS)
-            history.append(row)
-            if row[MONITOR] > best[MONITOR]:
-                best = row
-                weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
-            shown = {"loss": f"{loss:.3f}", "valid": f"{row[MONITOR]:.4f}", "best": f"{best[MONITOR]:.4f}"}
+            row = {"epoch": progress.epoch + 1, "loss": loss} | metrics(ranks, VALIDATION_CUTOFFS)
+            progress.history.append(row)
+            if row[MONITOR] > progress.best[MONITOR]:
+                progress.best = row
+                progress.weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+            progress.seconds += time.perf_counter() - start
+            _save(run, progress, model, optimiser, generator)
+            shown = {"loss": f"{loss:.3f}", "valid": f"{row[MONITOR]:.4f}", "best": f"{progress.best[MONITOR]:.4f}"}
             bar.set_postfix(shown, refresh=False)
             bar.update()
-            if epoch - best["epoch"] >= options["patience"]:
-                break
-    return history, best, weights
+    return progress
+
+
+def _unfinished(run: Run) -> Path:
+    """Where a run keeps its state after every epoch: outside DVC's outputs, which are removed before a stage starts again."""
+    return scratch() / "unfinished" / run.fingerprint / "state.pt"
+
+
+def _save(run: Run, progress: Progress, model: Recommender, optimiser: torch.optim.Optimizer, generator: torch.Generator) -> None:
+    """All that the next epoch depends on."""
+    state = {
+        "progress": asdict(progress),
+        "model": model.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "draws": generator.get_state(),
+        "random": torch.get_rng_state(),
+        "random_cuda": torch.cuda.get_rng_state_all() if generator.device.type == "cuda" else [],
+    }
+    with atomic_file(_unfinished(run)) as partial:
+        torch.save(state, partial)
+
+
+def _resumed(run: Run, model: Recommender, optimiser: torch.optim.Optimizer, generator: torch.Generator) -> Progress:
+    """Put everything back as the last finished epoch left it; an empty progress where there is none."""
+    place = _unfinished(run)
+    if not place.is_file():
+        return Progress()
+    try:
+        state = torch.load(place, weights_only=True, map_location="cpu")
+    except (RuntimeError, OSError, EOFError, UnpicklingError):
+        print(f"{run.name}: {place} is damaged; training starts again from the first epoch", file=sys.stderr)
+        return Progress()
+    model.load_state_dict(state["model"])
+    optimiser.load_state_dict(state["optimiser"])
+    generator.set_state(state["draws"])
+    torch.set_rng_state(state["random"])
+    if state["random_cuda"]:
+        torch.cuda.set_rng_state_all(state["random_cuda"])
+    return Progress(**state["progress"])
 
 
 def _train_epoch(
@@ -145,28 +201,21 @@ def _train_epoch(
     return torch.stack(losses).double().cpu(), torch.stack(targets).double().cpu()
 
 
-def _stopped(
-    run: Run,
-    epoch: int,
-    losses: torch.Tensor,
-    weights: dict[str, torch.Tensor],
-    history: list[dict[str, Any]],
-    best: dict[str, Any],
-) -> UserError:
+def _stopped(run: Run, losses: torch.Tensor, progress: Progress) -> UserError:
     """Keep the best weights so far in scratch; return the line that names them and the first step whose loss is not finite."""
     step = int((~losses.isfinite()).nonzero()[0])
     message = (
-        f"{run.name}: the loss is {float(losses[step])} at step {step + 1} of epoch {epoch}; "
+        f"{run.name}: the loss is {float(losses[step])} at step {step + 1} of epoch {progress.epoch + 1}; "
         "lower train.learning_rate or check the options of the adapter and the backbone"
     )
-    if not weights:
+    if not progress.weights:
         return UserError(f"{message} (no epoch was finished before it: there are no weights to keep)")
     kept = scratch() / "stopped" / run.fingerprint
     with atomic_directory(kept) as directory:
-        save_file(weights, directory / "model.safetensors")
-        pl.DataFrame(history).write_csv(directory / "history.csv")
+        save_file(progress.weights, directory / "model.safetensors")
+        pl.DataFrame(progress.history).write_csv(directory / "history.csv")
         write_json(directory / "config.json", run.config())
-    return UserError(f"{message}; the best weights before it, of epoch {best['epoch']}, are in {kept}")
+    return UserError(f"{message}; the best weights before it, of epoch {progress.best['epoch']}, are in {kept}")
 
 
 @torch.inference_mode()

@@ -1,7 +1,11 @@
 """Runs: the same twice, the best epoch's weights, found again by fingerprint, refused where they belong to another."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +27,7 @@ from pipeline.runs import Run
 from pipeline.sequences import load_sequences
 from pipeline.spectrum import decompose, load_spectrum, save_spectrum
 
+ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 SetParams = Callable[[dict[str, Any]], None]
 
@@ -44,6 +49,10 @@ def selected(project: Path) -> Callable[..., Run]:
 def files(directory: Path) -> dict[str, bytes]:
     """What a run leaves, without what depends on the clock."""
     return {file.name: file.read_bytes() for file in directory.iterdir() if file.name not in ("run.json", "analysis.json")}
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 # ------------------------------------------------------------------------------------------------------------------- the same
@@ -300,15 +309,111 @@ def test_ranks_of_older_evaluation_code_are_made_again(
 def test_an_interrupted_training_leaves_nothing_that_looks_finished(
     selected: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
         patch.setattr(training, "save_file", interrupt)
         with pytest.raises(KeyboardInterrupt):
             trained(selected())
     assert not selected().finished
-    assert not list(Path(".scratch").rglob("*.*"))
+    assert not list(Path(".scratch/runs").rglob("*.*"))
+
+
+# ------------------------------------------------------------------------------------------------------------------- resuming
+
+
+def cut_off(monkeypatch: pytest.MonkeyPatch, run: Run, epochs: int) -> None:
+    """Train a run and stop in the middle of the epoch after `epochs` finished ones."""
+    finished = []
+
+    def epoch(*arguments: Any) -> Any:
+        result = training_epoch(*arguments)
+        if len(finished) == epochs:
+            raise KeyboardInterrupt
+        finished.append(1)
+        return result
+
+    training_epoch = training._train_epoch
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_train_epoch", epoch)
+        with pytest.raises(KeyboardInterrupt):
+            trained(run)
+    assert not run.finished
+
+
+@pytest.mark.parametrize("epochs", [0, 1, 3])
+@pytest.mark.parametrize("choice", [{"adapter": "spectran"}, {"backbone": "bert4rec", "adapter": "unisrec"}])
+def test_a_run_cut_off_in_an_epoch_ends_as_if_it_had_not_been(
+    selected: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, epochs: int, choice: dict[str, str]
+) -> None:
+    run = selected(**choice)
+    whole = files(evaluated(run))
+    shutil.rmtree(run.scratch)
+    cut_off(monkeypatch, run, epochs)
+    torch.manual_seed(99)
+    again = []
+    monkeypatch.setattr(training, "_train_epoch", lambda *a, f=training._train_epoch: (again.append(1), f(*a))[1])
+    assert files(evaluated(run)) == whole
+    assert len(again) == pl.read_csv(run.scratch / "history.csv").height - epochs, "finished epochs are not trained again"
+    assert not list(Path(".scratch/unfinished").rglob("*")), "nothing is left of it"
+
+
+def test_a_run_cut_off_after_its_last_epoch_trains_no_further(
+    selected: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = selected()
+    whole = files(trained(run))
+    shutil.rmtree(run.scratch)
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "save_file", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            trained(run)
+    monkeypatch.setattr(training, "_train_epoch", lambda *_: pytest.fail("trained on"))
+    assert files(trained(run)) == whole
+
+
+def test_the_unfinished_run_of_another_setting_is_not_continued(
+    selected: Callable[..., Run], set_params: SetParams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut_off(monkeypatch, selected(), 2)
+    set_params({"train.learning_rate": 0.002})
+    history = pl.read_csv(trained(selected()) / "history.csv")
+    shutil.rmtree(".scratch")
+    assert history.equals(pl.read_csv(trained(selected()) / "history.csv"))
+
+
+def test_a_damaged_state_is_named_and_training_starts_again(
+    selected: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = selected()
+    whole = files(trained(run))
+    shutil.rmtree(run.scratch)
+    cut_off(monkeypatch, run, 2)
+    state = next(Path(".scratch/unfinished").rglob("state.pt"))
+    state.write_bytes(state.read_bytes()[:1000])
+    assert files(trained(run)) == whole
+    assert f"{state.absolute()} is damaged" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_killed_process_is_continued_by_the_next(selected: Callable[..., Run], set_params: SetParams) -> None:
+    """kill -9 as soon as an epoch is saved, over and over, until one process gets to the end."""
+    set_params({"train.epochs": 12, "train.patience": 12})
+    run = selected(adapter="spectran")
+    command = [sys.executable, "-m", "stages.train"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    set_params({"adapter": "spectran"})
+    state = Path(".scratch/unfinished") / run.fingerprint / "state.pt"
+    for _ in range(3):
+        process = subprocess.Popen(command, env=environment)
+        seen = state.stat().st_mtime_ns if state.exists() else 0
+        while process.poll() is None and not (state.exists() and state.stat().st_mtime_ns > seen):
+            time.sleep(0.005)
+        process.kill()
+        process.wait()
+    subprocess.run(command, env=environment, check=True)
+    killed = files(Path("data/checkpoints/selected"))
+    shutil.rmtree(".scratch")
+    subprocess.run(command, env=environment, check=True)
+    assert files(Path("data/checkpoints/selected")) == killed
 
 
 # ---------------------------------------------------------------------------------------------------- foreign and broken inputs
