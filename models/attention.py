@@ -27,7 +27,7 @@ class Attention(nn.Module):
         self.dropout = dropout
 
     def forward(self, query: Tensor, x: Tensor, layout: Layout) -> Tensor:
-        """query, x: (T, d), rows of `layout`, which says what a query may look at -> (T, d)."""
+        """query: (T, d), the rows of `layout` that ask; x: (T, d), all of them; the layout says who sees whom -> as query."""
         key, value = self.key_value(x).chunk(2, dim=-1)
         scale = 1 / math.sqrt(query.shape[-1] / self.heads)
         scores = layout.scores(self.query(query) * scale, key, self.heads)

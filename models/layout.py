@@ -1,5 +1,7 @@
 """Where the tokens of a batch stand; on a CPU there are rows for those only, so that padding costs nothing."""
 
+from __future__ import annotations
+
 from functools import cached_property
 
 import torch
@@ -23,7 +25,28 @@ class Layout:
         self.packed = present.device.type == "cpu" if packed is None else packed
         places = torch.arange(present.numel(), device=present.device)
         self.places = places[present.flatten()] if self.packed else places  # (T,), of B P
-        self.position = self.places % present.shape[1]  # (T,), 0..P-1
+        self.chosen: Tensor | None = None
+
+    def narrowed(self, wanted: Tensor) -> Layout:
+        """The same batch, of which some rows alone ask: in a last block, those whose state is used. wanted: (T,), False if not.
+
+        On a GPU the layout as it is: a choice would have a shape that depends on the data.
+        """
+        if not self.packed or bool(wanted.all()):
+            return self
+        narrow = Layout(self.present, self.causal, self.packed)
+        narrow.chosen = wanted.nonzero().squeeze(1)
+        narrow.places = self.places[narrow.chosen]
+        return narrow
+
+    def asking(self, rows: Tensor) -> Tensor:
+        """Of the rows of a whole layout, (T, ...), those that ask in this one, (W, ...)."""
+        return rows if self.chosen is None else rows.index_select(0, self.chosen)
+
+    @property
+    def position(self) -> Tensor:
+        """(T,), 0..P-1."""
+        return self.places % self.present.shape[1]
 
     def rows(self, padded: Tensor) -> Tensor:
         """(B, P, ...) -> (T, ...)."""
@@ -51,16 +74,19 @@ class Layout:
         return self._as_weights((shown | (keys == queries)).unsqueeze(1))
 
     def scores(self, query: Tensor, key: Tensor, heads: int) -> Tensor:
-        """Products q k^T by head for every row and every place of its sequence, not scaled. query, key: (T, d) -> as weights."""
+        """Products q k^T by head for every row and every place of its sequence, not scaled -> as weights.
+
+        query: (T, d), or (W, d) where W rows ask; key: (T, d).
+        """
         if self.packed:
             return products(_by_head(query, heads), _by_head(key, heads), self._keys(heads)).unflatten(0, (-1, heads))
         return self._split(query, heads) @ self._split(key, heads).transpose(-1, -2)
 
     def mixed(self, weights: Tensor, value: Tensor) -> Tensor:
-        """Values weighted by head. weights: as `scores` made them; value: (T, d) -> (T, d)."""
+        """Values weighted by head. weights: as `scores` made them; value: (T, d) -> (T, d), or (W, d) where W rows ask."""
         heads = weights.shape[1]
         if self.packed:
-            return mixtures(weights.flatten(0, 1), _by_head(value, heads), self._keys(heads)).view_as(value)
+            return mixtures(weights.flatten(0, 1), _by_head(value, heads), self._keys(heads)).view(-1, value.shape[1])
         return (weights @ self._split(value, heads)).transpose(1, 2).flatten(2).flatten(0, 1)
 
     def by_distance(self, bias: Tensor) -> Tensor:

@@ -22,46 +22,48 @@ class Recommender(nn.Module):
         self.backbone = backbone
         self.objective = objective
 
-    def states(self, tokens: Tensor, table: Tensor, layout: Layout) -> Tensor:
-        """States of every row of `layout`. tokens: (B, P); table: (N, d), as the adapter made it -> (T, d)."""
+    def layout(self, tokens: Tensor) -> Layout:
+        """Where the tokens stand, and what may look at what. tokens: (B, P)."""
+        return Layout(tokens != self.adapter.n_items, self.backbone.causal)
+
+    def states(self, tokens: Tensor, table: Tensor, layout: Layout, asking: Layout) -> Tensor:
+        """States of the rows of `layout` that ask in `asking`, (W, d). tokens: (B, P); table: (N, d), as the adapter made it."""
         n_items = len(table)
         tokens = layout.rows(tokens)  # (T,)
         x = F.embedding(tokens.clamp(max=n_items - 1), table)  # (T, d)
         if self.backbone.mask_vector is not None:
             x = torch.where((tokens == n_items + 1).unsqueeze(1), self.backbone.mask_vector, x)
         if layout.packed:
-            return self.backbone(self.adapter.mix(x, layout), layout)
+            return self.backbone(self.adapter.mix(x, layout), layout, asking)
         present = (tokens != n_items).unsqueeze(1)
-        return self.backbone(self.adapter.mix(x * present, layout) * present, layout)
-
-    def layout(self, tokens: Tensor) -> Layout:
-        """Where the tokens stand, and what may look at what. tokens: (B, P)."""
-        return Layout(tokens != self.adapter.n_items, self.backbone.causal)
+        return self.backbone(self.adapter.mix(x * present, layout) * present, layout, asking)
 
     def encode(self, tokens: Tensor, table: Tensor) -> Tensor:
         """States of every position, zero at padding. tokens: (B, P); table: (N, d) -> (B, P, d)."""
         layout = self.layout(tokens)
-        return layout.padded(self.states(tokens, table, layout))
+        return layout.padded(self.states(tokens, table, layout, layout))
 
     def loss(self, sequences: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Loss of a batch, a mean over its targets, and their number. sequences: (B, L + 1), left-padded with N."""
         table = self.adapter.table()
         tokens, targets = self.backbone.training_examples(sequences, generator)
         layout = self.layout(tokens)
-        states, targets = self.states(tokens, table, layout), layout.rows(targets)  # (T, d), (T,)
+        targets = layout.rows(targets)  # (T,)
+        asking = layout.narrowed(targets != len(table))
+        states, targets = self.states(tokens, table, layout, asking), asking.asking(targets)  # (W, d), (W,)
         predicted = targets != len(table)
-        if layout.packed:
-            chosen = predicted.nonzero().squeeze(1)
-            states, targets, predicted = states.index_select(0, chosen), targets[chosen], predicted[chosen]
         count = predicted.sum()
-        weights = predicted / count.clamp(min=1)  # (T,)
+        weights = predicted / count.clamp(min=1)  # (W,)
         loss = self.objective(states, table, targets.clamp(max=len(table) - 1), weights, generator)
         extra = self.adapter.auxiliary_loss()
         return (loss if extra is None else loss + extra), count
 
     def next_item_states(self, history: Tensor, table: Tensor) -> Tensor:
-        """L2-normalised states that predict what follows each history. history: (B, L) -> (B, d)."""
-        return normalised(self.encode(self.backbone.inference_tokens(history), table)[:, -1])
+        """L2-normalised states that predict what follows each history. history: (B, L) -> (B, d); zero without a history."""
+        tokens = self.backbone.inference_tokens(history)
+        layout = self.layout(tokens)
+        last = layout.narrowed(layout.position == tokens.shape[1] - 1)
+        return normalised(last.padded(self.states(tokens, table, layout, last))[:, -1])
 
     def parameter_groups(self, weight_decay: float) -> list[dict]:
         """Groups for the optimiser: what the adapter exempts is not decayed."""

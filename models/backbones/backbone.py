@@ -35,8 +35,8 @@ class Backbone(nn.Module):
         """(B, L) left-padded item ids, most recent last -> tokens (B, P)."""
         raise NotImplementedError
 
-    def forward(self, x: Tensor, layout: Layout) -> Tensor:
-        """x: (T, d), rows of `layout`, zero at padding -> states (T, d)."""
+    def forward(self, x: Tensor, layout: Layout, asking: Layout) -> Tensor:
+        """x: (T, d), rows of `layout`, zero at padding -> states of the rows that ask in `asking`, (W, d)."""
         raise NotImplementedError
 
 

@@ -25,7 +25,8 @@ class Block(nn.Module):
         self.dropout = dropout
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
-        x = self.norm_attention(x + self._drop(self.attention(x, x, layout)))
+        query = layout.asking(x)
+        x = self.norm_attention(query + self._drop(self.attention(query, x, layout)))
         return self.norm_feed_forward(x + self._drop(self.outer(F.gelu(self.inner(x)))))
 
     def _drop(self, x: Tensor) -> Tensor:
@@ -81,8 +82,9 @@ class BERT4Rec(Backbone):
     def inference_tokens(self, history: Tensor) -> Tensor:
         return F.pad(history, (0, 1), value=self.padding + 1)
 
-    def forward(self, x: Tensor, layout: Layout) -> Tensor:
+    def forward(self, x: Tensor, layout: Layout, asking: Layout) -> Tensor:
         x = dropout(self.norm(x + self.position[layout.position]), self.dropout, self.training)
-        for block in self.blocks:
+        for block in self.blocks[:-1]:
             x = block(x, layout)
+        x = self.blocks[-1](x, asking)
         return self.head(x)

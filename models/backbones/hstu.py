@@ -30,12 +30,12 @@ class Block(nn.Module):
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         dim = x.shape[1]
         u, v, q, k = F.silu(F.layer_norm(x, (dim,), eps=1e-6) @ self.weight).chunk(4, dim=-1)  # (T, d) each
-        scores = layout.scores(q, k, self.heads)
+        scores = layout.scores(layout.asking(q), k, self.heads)
         if self.bias is not None:
             scores = scores + layout.by_distance(self.bias)
         weights = F.silu(scores) / scores.shape[-1] * layout.visible
-        gated = u * F.layer_norm(layout.mixed(weights, v), (dim,), eps=1e-6)
-        return x + self.output(dropout(gated, self.dropout, self.training))
+        gated = layout.asking(u) * F.layer_norm(layout.mixed(weights, v), (dim,), eps=1e-6)
+        return layout.asking(x) + self.output(dropout(gated, self.dropout, self.training))
 
 
 class HSTU(CausalBackbone):
@@ -56,8 +56,9 @@ class HSTU(CausalBackbone):
         )
         self.dropout = config.dropout
 
-    def forward(self, x: Tensor, layout: Layout) -> Tensor:
+    def forward(self, x: Tensor, layout: Layout, asking: Layout) -> Tensor:
         x = dropout(x + self.position[layout.position], self.dropout, self.training)
-        for block in self.blocks:
+        for block in self.blocks[:-1]:
             x = block(x, layout)
+        x = self.blocks[-1](x, asking)
         return x

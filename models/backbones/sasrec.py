@@ -28,7 +28,7 @@ class Block(nn.Module):
         self.dropout = dropout
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
-        query = self.norm_attention(x)
+        query = self.norm_attention(layout.asking(x))
         x = query + self._drop(self.attention(query, x, layout))
         y = self.norm_feed_forward(x)
         return x + self._drop(self.outer(self._drop(self.inner(y).relu())))
@@ -53,8 +53,9 @@ class SASRec(CausalBackbone):
         self.norm = nn.LayerNorm(dim, eps=1e-8)
         self.dropout = config.dropout
 
-    def forward(self, x: Tensor, layout: Layout) -> Tensor:
+    def forward(self, x: Tensor, layout: Layout, asking: Layout) -> Tensor:
         x = dropout(x + self.position[layout.position], self.dropout, self.training)
-        for block in self.blocks:
+        for block in self.blocks[:-1]:
             x = block(x, layout)
+        x = self.blocks[-1](x, asking)
         return self.norm(x)

@@ -143,7 +143,7 @@ def test_rlmrec_loss_is_zero_where_ids_point_along_the_text_and_two_where_agains
     with torch.no_grad():
         adapter.id_embedding.copy_(scale * adapter.project())
     adapter.table()
-    assert float(adapter.auxiliary_loss()) == pytest.approx(expected, abs=1e-6)
+    assert adapter.auxiliary_loss().item() == pytest.approx(expected, abs=1e-6)
 
 
 def test_rlmrec_without_its_loss_and_without_fusion_is_base(make: Make, sequences: torch.Tensor) -> None:
@@ -279,7 +279,7 @@ def test_llminit_starts_as_the_most_variable_columns_in_order(make: Make, embedd
 
 def test_llminit_can_be_rescaled_by_one_factor(make: Make) -> None:
     raw, scaled = make("llminit").adapter.table(), make("llminit", std=0.02).adapter.table()
-    assert float(scaled.std()) == pytest.approx(0.02, rel=1e-5)
+    assert scaled.std().item() == pytest.approx(0.02, rel=1e-5)
     ratio = scaled / raw
     torch.testing.assert_close(ratio, ratio[0, 0].expand_as(ratio))
 

@@ -13,6 +13,7 @@ from models.adapters import ADAPTERS
 from models.adapters.adapter import Spectrum
 from models.backbones import BACKBONES
 from models.layout import Layout
+from models.losses import normalised
 from models.recommender import Recommender
 from pipeline.training import evaluate_ranks
 
@@ -76,18 +77,18 @@ def test_adapter_hook_and_backbone_get_zeros_at_padding(
     seen = []
     mix, forward = model.adapter.mix, model.backbone.forward
     monkeypatch.setattr(model.adapter, "mix", lambda x, layout: (seen.append(x), mix(x, layout))[1])
-    monkeypatch.setattr(model.backbone, "forward", lambda x, layout: (seen.append(x), forward(x, layout))[1])
+    monkeypatch.setattr(model.backbone, "forward", lambda x, *rest: (seen.append(x), forward(x, *rest))[1])
     tokens = model.backbone.inference_tokens(sequences[:, 1:])
     present = tokens != model.backbone.padding
     dense = Layout(present, model.backbone.causal, packed=False)
-    model.states(tokens, model.adapter.table(), dense)
+    model.states(tokens, model.adapter.table(), dense, dense)
     assert not present.all()
     assert len(seen) == 2
     for x in seen:
         assert not x[~present.flatten()].any()
         assert x[present.flatten()].any()
     seen.clear()
-    model.states(tokens, model.adapter.table(), model.layout(tokens))
+    model.encode(tokens, model.adapter.table())
     assert [len(x) for x in seen] == [present.sum()] * 2, "on a CPU it has none"
 
 
@@ -205,6 +206,20 @@ def test_a_batch_of_one_equals_the_row_in_a_batch(make: Make, sequences: torch.T
     together = model.next_item_states(sequences[:, 1:], table)
     alone = torch.cat([model.next_item_states(row[None, 1:], table) for row in sequences])
     torch.testing.assert_close(alone, together, rtol=0, atol=1e-5)
+
+
+@every_adapter
+@every_backbone
+def test_the_next_item_is_predicted_by_the_last_of_all_states(
+    make: Make, sequences: torch.Tensor, adapter: str, backbone: str
+) -> None:
+    """A last block that computes what is asked for, against one that computes everything."""
+    model = make(adapter, backbone)
+    a_few_steps(model, sequences)
+    model.eval()
+    table = model.adapter.table()
+    states = model.encode(model.backbone.inference_tokens(sequences[:, 1:]), table)
+    torch.testing.assert_close(model.next_item_states(sequences[:, 1:], table), normalised(states[:, -1]), rtol=0, atol=1e-5)
 
 
 @every_adapter
