@@ -127,6 +127,28 @@ def test_the_grid_stays_as_it_is_while_the_selected_run_changes(project: Project
     assert ran == []
 
 
+def test_the_grid_runs_several_at_a_time_and_survives_a_failure(project: Project) -> None:
+    """Finished runs become cells; a run that fails is named with its last line and leaves the others alone."""
+    project.run("git", "checkout", "-q", "params.yaml", "metrics")
+    grid = (sys.executable, "-m", "stages.grid", "--jobs", "2")
+    assert "everything was in place" in project.run(*grid)
+    params = (project.root / "params.yaml").read_text()
+    (project.root / "params.yaml").write_text(params.replace("grid:\n  dim: 16", "grid:\n  dim: 117"))
+    printed = project.run(*grid, fails=True)
+    assert "Traceback" not in printed
+    assert re.search(r"\[4/4\]", printed)
+    for seed in (0, 1):
+        assert re.search(rf"demo-sasrec-base dim 117 seed {seed}: done", printed)
+        assert re.search(rf"demo-sasrec-spectran dim 117 seed {seed}: FAILED, cell: adapter spectran: dim is 117", printed)
+    assert "2 of 4 runs failed" in printed
+    assert (project.root / "grid/cells/demo-sasrec-base/metrics.csv").is_file()
+    assert "1 of 2 cells are missing" in project.run(sys.executable, "-m", "stages.aggregate", fails=True)
+    project.run(sys.executable, "-m", "stages.aggregate", "--partial")
+    project.run("git", "checkout", "-q", "params.yaml", "metrics")
+    shutil.rmtree(project.root / ".scratch")
+    assert "everything was in place" in project.run(*grid), "what DVC has is not trained again"
+
+
 def test_another_dataset_and_back(project: Project) -> None:
     project.run("git", "checkout", "-q", "params.yaml")
     project.run("dvc", "repro")

@@ -1,0 +1,130 @@
+"""Every run of the grid, several at a time: each in a process of its own, its result in scratch, its output in a log.
+
+DVC stays the keeper of results: what it can restore is restored, and what is trained here it moves into place.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from pathlib import Path
+from queue import SimpleQueue
+
+from pipeline.artifacts import scratch
+from pipeline.cells import KEYS, cell_directory, listed_cells
+from pipeline.execution import tested
+from pipeline.params import Params
+from pipeline.runs import Run
+
+NO_TRAINING = "SPECTRAN_NO_TRAINING"  # set: a cell that would have to train ends at once
+REPRO = [sys.executable, "-m", "dvc", "repro", "--keep-going", "grid/dvc.yaml"]
+
+
+def assemble(quiet: bool = False) -> bool:
+    """`dvc repro` of the grid without training: DVC restores what it has, finished runs become cells, cells become tables.
+
+    Returns whether nothing is missing.
+    """
+    output = subprocess.DEVNULL if quiet else None
+    return subprocess.run(REPRO, env=os.environ | {NO_TRAINING: "1"}, stdout=output, stderr=output, check=False).returncode == 0
+
+
+def unfinished(params: Params) -> list[Run]:
+    """Runs that are neither part of a cell in place nor finished in scratch. Raises UserError where their inputs are missing."""
+    cells = [cell for cell in listed_cells(params.grid) if not (cell_directory(*cell) / "metrics.csv").is_file()]
+    runs = [
+        Run.of(params, **dict(zip(KEYS, cell, strict=True)), dim=params.grid.dim, seed=seed)
+        for cell in cells
+        for seed in params.grid.seeds
+    ]
+    return [run for run in runs if not (run.finished and tested(run.scratch))]
+
+
+def log_of(run: Run) -> Path:
+    """Where a run's output goes."""
+    return scratch() / "logs" / f"{run.name.replace(' ', '-')}.log"
+
+
+class Local:
+    """A machine: `jobs` processes at a time, which share its cores and take its GPUs, where it has any, in turns."""
+
+    def __init__(self, jobs: int) -> None:
+        self.jobs = jobs
+        self.threads = max(1, (os.cpu_count() or 1) // jobs)
+        self.gpus = visible_gpus()
+        self.places: SimpleQueue[int] = SimpleQueue()
+        for place in range(jobs):
+            self.places.put(place)
+        self.processes: set[subprocess.Popen[bytes]] = set()
+
+    @contextmanager
+    def submitting(self) -> Iterator[Callable[[Run], Future[bool]]]:
+        """Yield a function that submits a run, whose future says whether it succeeded.
+
+        Whoever leaves early, by Ctrl-C say, stops the processes; their finished epochs are kept.
+        """
+        pool = ThreadPoolExecutor(self.jobs)
+        try:
+            yield lambda run: pool.submit(self._execute, run)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in list(self.processes):
+                process.terminate()
+            pool.shutdown()
+
+    def _execute(self, run: Run) -> bool:
+        place = self.places.get()
+        environment = os.environ | {"OMP_NUM_THREADS": str(self.threads)}
+        if self.gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = self.gpus[place % len(self.gpus)]
+        command = [sys.executable, "-m", "stages.cell", run.dataset, run.backbone, run.adapter, "--prepare", str(run.seed)]
+        log = log_of(run)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("wb") as output:
+            process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+            self.processes.add(process)
+            try:
+                return process.wait() == 0
+            finally:
+                self.processes.discard(process)
+                self.places.put(place)
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs of this machine that may be used, as CUDA_VISIBLE_DEVICES names them."""
+    if (listed := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return listed.split(",") if listed else []
+    query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+    try:
+        return subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()
+    except (OSError, subprocess.CalledProcessError):
+        return []
+
+
+def run_all(runs: list[Run], engine: Local) -> list[Run]:
+    """Execute runs, a line for each that ends; return those that failed."""
+    failed: list[Run] = []
+    start = time.monotonic()
+    with engine.submitting() as submit:
+        futures = {submit(run): run for run in runs}
+        for done, future in enumerate(as_completed(futures), start=1):
+            run = futures[future]
+            outcome = "done"
+            if not future.result():
+                failed.append(run)
+                outcome = f"FAILED, {_last_line(log_of(run))}"
+            minutes = (time.monotonic() - start) / 60 / done * (len(runs) - done)
+            running = min(engine.jobs, len(runs) - done)
+            print(
+                f"[{done}/{len(runs)}] {run.name}: {outcome} ({running} running, {len(failed)} failed, {minutes:.0f} min left)",
+                flush=True,
+            )
+    return failed
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").split("\n")
+    return next((line for line in reversed(lines) if line.strip()), f"see {log}")

@@ -1,0 +1,39 @@
+"""The whole grid, several runs at a time: `python -m stages.grid --jobs 4`. Stop it and start it again at will.
+
+Restores what DVC has, trains what is missing, puts cells and tables in place by `dvc repro grid/dvc.yaml`.
+"""
+
+import os
+from argparse import ArgumentParser
+
+from models.errors import UserError
+from pipeline.grid import Local, assemble, log_of, run_all, unfinished
+from pipeline.params import load_params
+from stages import run
+
+
+def main() -> str:
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time; they share the cores and the GPUs")
+    arguments = parser.parse_args()
+    if arguments.jobs < 1:
+        raise UserError(f"--jobs is {arguments.jobs}; choose at least 1")
+    params = load_params()
+    print("grid: restoring what DVC has", flush=True)
+    if assemble(quiet=True):
+        return "everything was in place"
+    todo = unfinished(params)
+    failed = run_all(todo, Local(arguments.jobs))
+    assembled = assemble()
+    if failed:
+        logs = ", ".join(str(log_of(one)) for one in failed[:3]) + (", …" if len(failed) > 3 else "")
+        raise UserError(
+            f"{len(failed)} of {len(todo)} runs failed ({logs}); the rest is in place: `python -m stages.aggregate --partial`"
+        )
+    if not assembled:
+        raise UserError("`dvc repro grid/dvc.yaml` failed, see above")
+    return f"{len(todo)} runs trained"
+
+
+if __name__ == "__main__":
+    run(main)
