@@ -46,10 +46,10 @@ class BERT4Rec(Backbone):
         blocks: int = Field(2, ge=1, description="transformer blocks")
         heads: int = Field(2, ge=1, description="attention heads; must divide dim")
         dropout: float = Field(0.2, ge=0, lt=1, description="on the input, attention weights and both sublayers")
-        mask_ratio: float = Field(0.2, gt=0, lt=1, description="probability that an item of a sequence is masked")
+        mask_ratio: float = Field(0.6, gt=0, lt=1, description="probability that an item of a sequence is masked")
         last_only_share: float = Field(0.5, ge=0, le=1, description="share of the samples of which only the last item is masked")
         passes_per_epoch: int = Field(
-            4, ge=1, description="passes over all users in an epoch; a pass has about a quarter of a causal backbone's targets"
+            4, ge=1, description="passes over all users in an epoch; a pass has about half of a causal backbone's targets"
         )
 
     def __init__(self, config: Config, n_items: int, dim: int, max_history: int) -> None:
