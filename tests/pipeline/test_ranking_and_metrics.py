@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import pytrec_eval
 import torch
 from sklearn.metrics import ndcg_score
 
@@ -30,6 +31,28 @@ def test_ranks_are_those_of_a_stable_sort(seed: int, levels: int) -> None:
     targets = rng.integers(items, size=users)
     ranks = target_ranks(*(torch.from_numpy(x) for x in (states, table, targets)))
     np.testing.assert_array_equal(ranks.numpy(), sorted_ranks(states @ table.T, targets))
+
+
+def test_metrics_are_those_of_trec_eval() -> None:
+    """Scores without ties, ranked and averaged by NIST's program."""
+    torch.manual_seed(0)
+    states, table = torch.randn(200, 16), torch.randn(80, 16)
+    targets = torch.randint(80, (200,))
+    scores = (states @ table.T).double().numpy()
+    assert all(len(set(row)) == 80 for row in scores.astype(np.float32))
+    relevant = {str(u): {str(int(t)): 1} for u, t in enumerate(targets)}
+    run = {str(u): {str(i): float(s) for i, s in enumerate(row)} for u, row in enumerate(scores)}
+    judged = pytrec_eval.RelevanceEvaluator(relevant, {"success.10,20", "ndcg_cut.10,20", "recip_rank"}).evaluate(run).values()
+    found = metrics(target_ranks(states, table, targets).numpy(), [10, 20])
+    names = {
+        "success_10": "HR@10",
+        "success_20": "HR@20",
+        "ndcg_cut_10": "NDCG@10",
+        "ndcg_cut_20": "NDCG@20",
+        "recip_rank": "MRR",
+    }
+    for theirs, ours in names.items():
+        assert found[ours] == pytest.approx(np.mean([user[theirs] for user in judged]), abs=1e-12)
 
 
 def test_constant_scores_rank_by_index() -> None:
