@@ -1,6 +1,5 @@
 """From raw records to filtered, capped, ordered sequences."""
 
-import html
 from dataclasses import dataclass
 
 import polars as pl
@@ -8,6 +7,7 @@ import polars as pl
 from models.errors import UserError
 from pipeline.params import Preprocess
 from pipeline.sources import Raw
+from pipeline.texts import TITLE, check_fields, fill
 
 
 @dataclass
@@ -19,13 +19,16 @@ class Sequences:
     statistics: dict
 
 
-def build_sequences(raw: Raw, options: Preprocess) -> Sequences:
+def build_sequences(raw: Raw, options: Preprocess, template: str = TITLE, where: str = "template") -> Sequences:
     """Filter, cap, order and index, exactly in this order; every step is counted.
 
     Exact duplicates are dropped; items without a title of at least two characters; then users and items with fewer than `core`
     interactions, until none is left. Each user keeps the first `cap` of (time descending, item id ascending); only then are
     sequences ordered by (time, item id) and items numbered. The order matters: timestamps are days and ties are everywhere.
+
+    An item's text is `template`, filled with the fields that the source has; one that it has not raises UserError (`where`).
     """
+    check_fields(template, set(raw.items.columns) - {"item_id"}, where)
     steps: dict[str, dict[str, int]] = {}
 
     def count(step: str, table: pl.DataFrame) -> pl.DataFrame:
@@ -51,11 +54,10 @@ def build_sequences(raw: Raw, options: Preprocess) -> Sequences:
     table = table.sort(["user_id", "timestamp", "item_id"], descending=[False, True, False])
     table = count(f"last {options.cap}", table.group_by("user_id", maintain_order=True).head(options.cap))
     # The cap takes whole interactions away from a user, never below `cap`, so no user falls under three.
-    items = (
-        titled.join(table.select("item_id").unique(), on="item_id", how="semi")
-        .sort("item_id")
-        .with_columns(text=pl.col("title").map_elements(html.unescape, return_dtype=pl.String))
-    )
+    items = titled.join(table.select("item_id").unique(), on="item_id", how="semi").sort("item_id")
+    texts = [fill(template, item) for item in items.iter_rows(named=True)]
+    # The other fields stay out: embeddings depend on this file, and nothing but a text should make them stale.
+    items = items.select("item_id", "title", text=pl.Series(texts, dtype=pl.String))
     index = items.select("item_id").with_row_index("item").with_columns(pl.col("item").cast(pl.Int32))
     users = (
         table.join(index, on="item_id")

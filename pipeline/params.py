@@ -10,6 +10,7 @@ from models.adapters import ADAPTERS
 from models.backbones import BACKBONES
 from models.errors import UserError
 from models.registry import Section, check_name
+from pipeline.texts import fields
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -33,7 +34,7 @@ class Demo(Section):
 class Files(Section):
     kind: Literal["files"]
     interactions: str = Field(description="Parquet or CSV: user_id, item_id, timestamp (seconds)")
-    items: str = Field(description="Parquet or CSV: item_id, title")
+    items: str = Field(description="Parquet or CSV: item_id, title; its other columns are fields for the template")
 
 
 Source = Annotated[Amazon2014 | Demo | Files, Field(discriminator="kind")]
@@ -52,12 +53,14 @@ class Preprocess(Section):
 class Encoder(Section):
     model: str = Field(description="Hugging Face id, folder, or `package:<module>/<folder>` for a model inside a Python package")
     revision: str | None = Field(None, description="commit, tag or branch of the Hugging Face repository")
+    prompt: str = Field("", description="put before every text, e.g. 'passage: '")
     pooling: Literal["mean", "last", "cls"] = "mean"
     pool_special_tokens: bool = Field(True, description="whether BOS, CLS and SEP take part in pooling")
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    max_length: int = Field(256, ge=2, description="tokens; longer texts are cut")
-    batch_size: int = Field(64, ge=1)
+    max_length: int = Field(256, ge=2, description="tokens; longer texts are cut, at the model's own limit at the latest")
     normalise: bool = Field(True, description="L2-normalise every row")
+    batch_tokens: int = Field(4096, ge=1, description="tokens in a batch, padding counted; halved where memory runs out")
+    device_map: Literal["auto"] | None = Field(None, description="auto: spread the model over the GPUs of one process")
 
 
 class Svd(Section):
@@ -104,6 +107,7 @@ class Params(Section):
     seed: int = Field(ge=0)
     download: Download
     sources: dict[str, Source]
+    templates: dict[str, str]
     preprocess: Preprocess
     encoders: dict[str, Encoder]
     svd: Svd
@@ -126,11 +130,17 @@ class Params(Section):
                 ("backbone", [self.backbone, *self.grid.backbones], self.backbones),
                 ("adapter", [self.adapter, *self.grid.adapters], self.adapters),
                 ("dataset", self.grid.datasets, self.sources),
+                ("dataset", list(self.templates), self.sources),
             ):
                 for name in names:
                     check_name(kind, name, known)
         except UserError as error:
             raise ValueError(str(error)) from None
+        for name, template in self.templates.items():
+            try:
+                fields(template)
+            except ValueError as error:
+                raise ValueError(f"templates.{name}: {error}") from None
         return self
 
 

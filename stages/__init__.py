@@ -9,13 +9,17 @@ if missing := [name for name in ("numpy", "polars", "pydantic", "torch", "yaml")
     sys.exit(f"Python package '{missing[0]}' is missing in {sys.executable}; `make install`, then `source .venv/bin/activate`")
 
 
-def run(main: Callable[[], str]) -> None:
-    """Run a stage: print the summary that `main` returns, or the one line of what a user can mend, and exit."""
+def run(main: Callable[[], str | None]) -> None:
+    """Run a stage: print the summary that `main` returns (all but one process of several have none), or the one line of what a
+    user can mend, and exit.
+    """
     from models.errors import UserError
 
     stage = main.__module__ if main.__module__ != "__main__" else sys.argv[0].rsplit("/", 1)[-1].removesuffix(".py")
     try:
-        print(f"{stage}: {main()}")
+        summary = main()
+        if summary is not None:
+            print(f"{stage}: {summary}")
     except UserError as error:
         sys.exit(f"{stage}: {error}")
     except OSError as error:

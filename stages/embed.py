@@ -1,21 +1,23 @@
-"""Embed a dataset's item texts: `python -m stages.embed office minilm`."""
+"""Embed a dataset's item texts: `python -m stages.embed office minilm`.
 
-import time
+On several GPUs or nodes: `accelerate launch -m stages.embed office llama3-8b`. Killed and started again, it continues.
+"""
+
 from argparse import ArgumentParser
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 
 from models.errors import UserError
 from models.registry import check_name
-from pipeline.artifacts import RUNS, atomic_directory, sha256, write_json
+from pipeline.artifacts import RUNS, SIDECAR, atomic_directory, read_json, sha256, write_json
 from pipeline.params import load_params
 from pipeline.runs import sequences_directory
+from pipeline.texts import TITLE
 from stages import run
 
 
-def main() -> str:
+def main() -> str | None:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("dataset")
     parser.add_argument("encoder")
@@ -24,22 +26,39 @@ def main() -> str:
     dataset = check_name("dataset", arguments.dataset, params.sources)
     encoder = params.encoders[check_name("encoder", arguments.encoder, params.encoders)]
     items = sequences_directory(dataset) / "items.parquet"
+    made_by = f"`python -m stages.preprocess {dataset}`"
     if not items.is_file():
-        raise UserError(f"{items} is missing; it is made by `python -m stages.preprocess {dataset}`")
+        raise UserError(f"{items} is missing; it is made by {made_by}")
     texts = pl.read_parquet(items)["text"].to_list()
+    template = read_json(items.parent / SIDECAR, made_by).get("template", TITLE)
 
-    from pipeline.encoder import encode
+    from pipeline.processes import Processes
+    from pipeline.shards import Shards
 
-    start = time.perf_counter()
-    embeddings, seen = encode(texts, encoder)
-    seconds = time.perf_counter() - start
+    processes = Processes()
+    shards = Shards(texts, encoder, processes)
+    seen = shards.embed()
+    if not processes.first:
+        return None
     target = Path("data/embeddings") / dataset / arguments.encoder
-    made_from = {"dataset": dataset, "encoder": encoder.model_dump(exclude={"batch_size"}), "items": sha256(items)}
+    made_from = {
+        "dataset": dataset,
+        "template": template,
+        "encoder": encoder.model_dump(),
+        "model": shards.encoder.identity,
+        "items": sha256(items),
+    }
     with atomic_directory(target, made_from) as directory:
-        np.save(directory / "embeddings.npy", embeddings)
-    write_json(RUNS / f"embed-{dataset}-{arguments.encoder}.json", {"seconds": seconds, **seen})
-    n, width = embeddings.shape
-    return f"{dataset}: {n:,} items x {width} in {target} ({n / seconds:,.0f} items/s)"
+        n, width = shards.save(directory / "embeddings.npy")
+    write_json(RUNS / f"embed-{dataset}-{arguments.encoder}.json", {"items": n, **seen})
+    shards.remove()
+    now = seen["embedded_now"]
+    found = seen["shards"] - now["shards"]
+    return (
+        f"{dataset}: {n:,} items x {width} in {target} ("
+        + (f"{found} of {seen['shards']} shards from an earlier run; " if found else "")
+        + f"{now['tokens']:,} tokens in {now['seconds']:.1f} s)"
+    )
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pipeline.interactions import build_sequences
 from pipeline.params import load_params
 from pipeline.runs import sequences_directory
 from pipeline.sources import source_module
+from pipeline.texts import TITLE
 from stages import run
 
 
@@ -19,12 +20,15 @@ def main() -> str:
     params = load_params()
     source = params.sources[check_name("dataset", dataset, params.sources)]
     raw = Path("data/raw") / dataset
+    template = params.templates.get(dataset, TITLE)
     made_from = {
         "dataset": dataset,
         "preprocess": params.preprocess.model_dump(),
+        "template": template,
         "raw": read_json(raw / SIDECAR, f"`python -m stages.download {dataset}`"),
     }
-    sequences = build_sequences(source_module(source.kind).read(source, raw), params.preprocess)
+    read = source_module(source.kind).read(source, raw)
+    sequences = build_sequences(read, params.preprocess, template, f"params.yaml: templates.{dataset}")
     target = sequences_directory(dataset)
     with atomic_directory(target, made_from) as directory:
         sequences.users.write_parquet(directory / "sequences.parquet")

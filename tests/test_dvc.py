@@ -170,6 +170,16 @@ def test_another_encoder_reruns_embed_and_later_nothing_before(project: Project)
     assert not {"train", "embed@demo", "svd@demo"} & set(back)
 
 
+def test_another_template_embeds_again_and_downloads_nothing(project: Project) -> None:
+    project.run("git", "checkout", "-q", "params.yaml")
+    project.run("dvc", "repro", "data/dvc.yaml:svd@other")
+    ran = project.ran(project.run("dvc", "exp", "run", "evaluate", "-S", 'templates.demo="{title}. {brand}"'))
+    assert sorted(ran) == sorted([*(f"{stage}@demo" for stage in DATA[1:]), "train", "evaluate"])
+    others = project.ran(project.run("dvc", "repro", "data/dvc.yaml:svd@other"))
+    assert others == ["preprocess@other"], "the same texts as before: nothing to embed"
+    project.run("git", "checkout", "-q", "params.yaml")
+
+
 def test_an_unknown_name_is_refused_in_one_line_and_loses_nothing(project: Project) -> None:
     project.run("git", "checkout", "-q", "params.yaml")
     project.run("dvc", "repro")

@@ -15,7 +15,7 @@ from models.errors import UserError
 
 @dataclass
 class Raw:
-    """Interactions (user_id, item_id, timestamp in s), items (item_id, title), and counts worth recording."""
+    """Interactions (user_id, item_id, timestamp in s), items (item_id, title, other fields), and counts worth recording."""
 
     interactions: pl.DataFrame
     items: pl.DataFrame

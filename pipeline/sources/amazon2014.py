@@ -20,6 +20,7 @@ TRIES = 5
 CHUNK = 1 << 20  # bytes
 DOWNLOAD_CHUNK = 1 << 16  # bytes; what a dropped connection can lose
 ASIN = re.compile(rb"""['"]asin['"]:\s*['"]([^'"]+)['"]""")
+FIELDS = ("title", "brand", "categories", "description")
 MALFORMED_SHARE = 0.01  # of the metadata lines that are needed
 
 
@@ -36,10 +37,10 @@ def fetch(source: Amazon2014, options: Download, directory: Path) -> None:
 
 
 def read(source: Amazon2014, directory: Path) -> Raw:
-    """All reviews, and the titles of their items."""
+    """All reviews, and the fields of their items."""
     reviews, metadata = (directory / file for file in files_of(source))
     interactions = read_reviews(reviews)
-    items, malformed = read_titles(metadata, set(interactions["item_id"].unique()))
+    items, malformed = read_items(metadata, set(interactions["item_id"].unique()))
     return Raw(interactions, items, {"malformed_metadata_lines": malformed})
 
 
@@ -141,14 +142,14 @@ def read_reviews(path: Path) -> pl.DataFrame:
     return table
 
 
-def read_titles(path: Path, needed: set[str]) -> tuple[pl.DataFrame, int]:
-    """Titles of the needed items, and the number of their lines that are no Python literal.
+def read_items(path: Path, needed: set[str]) -> tuple[pl.DataFrame, int]:
+    """FIELDS of the needed items, and the number of their lines that are no Python literal.
 
     The official files list a whole category, one Python literal a line: only needed lines are parsed, by `literal_eval`, which
     runs nothing. A line without an ASIN counts as malformed. Raises UserError above a share of MALFORMED_SHARE.
     """
     wanted = {asin.encode() for asin in needed}
-    titles: dict[str, str | None] = {}
+    found_fields: dict[str, list[str | None]] = {}
     malformed = parsed = 0
     with gzip.open(path) as file:
         for line in tqdm(file, unit=" lines", unit_scale=True, desc=f"reading {path.name}", delay=2):
@@ -160,7 +161,12 @@ def read_titles(path: Path, needed: set[str]) -> tuple[pl.DataFrame, int]:
             parsed += 1
             try:
                 record = ast.literal_eval(line.decode("utf-8"))
-                titles[record["asin"]] = _text(record.get("title"))
+                found_fields[record["asin"]] = [
+                    _text(record.get("title")),
+                    _text(record.get("brand")),
+                    _categories(record.get("categories")),
+                    _text(record.get("description")),
+                ]
             except (ValueError, SyntaxError, KeyError, TypeError, AttributeError, RecursionError, MemoryError):
                 malformed += 1
     if malformed > MALFORMED_SHARE * max(parsed, 1):
@@ -168,10 +174,16 @@ def read_titles(path: Path, needed: set[str]) -> tuple[pl.DataFrame, int]:
             f"{path.name}: {malformed} of {parsed} needed lines are not Python literals with an 'asin' "
             f"(at most {MALFORMED_SHARE:.0%} are skipped); fetch the file again"
         )
-    return pl.DataFrame(
-        {"item_id": list(titles), "title": list(titles.values())}, schema={"item_id": pl.String, "title": pl.String}
-    ), malformed
+    rows = [(asin, *values) for asin, values in found_fields.items()]
+    return pl.DataFrame(rows, schema=dict.fromkeys(("item_id", *FIELDS), pl.String), orient="row"), malformed
 
 
 def _text(value: object) -> str | None:
     return value if isinstance(value, str) else None
+
+
+def _categories(value: object) -> str | None:
+    """Paths of categories, e.g. [["Toys & Games", "Puzzles"]], as the names in them, each once."""
+    paths = value if isinstance(value, list) else []
+    names = [name for path in paths if isinstance(path, list) for name in path if isinstance(name, str)]
+    return ", ".join(dict.fromkeys(names)) or None

@@ -176,7 +176,10 @@ def read(source: Demo, directory: Path) -> Raw:
 
 
 def generate(seed: int, n_items: int, n_users: int) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Interactions (user_id, item_id, timestamp in s) and items (item_id, title), the same for the same arguments."""
+    """Interactions (user_id, item_id, timestamp in s) and items (item_id, title, brand, categories).
+
+    The same for the same arguments.
+    """
     rng = np.random.default_rng(seed)
     kind = rng.integers(len(TYPES), size=n_items)
     brand = rng.integers(len(BRANDS), size=n_items)
@@ -229,7 +232,14 @@ def generate(seed: int, n_items: int, n_users: int) -> tuple[pl.DataFrame, pl.Da
         },
         schema={"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64},
     )
-    items = pl.DataFrame({"item_id": [f"item{i:05d}" for i in range(n_items)], "title": titles})
+    items = pl.DataFrame(
+        {
+            "item_id": [f"item{i:05d}" for i in range(n_items)],
+            "title": titles,
+            "brand": [BRANDS[i] for i in brand],
+            "categories": [", ".join(TYPES[i]) for i in kind],
+        }
+    )
     return interactions, items
 
 

@@ -15,9 +15,10 @@ ITEMS = {"item_id": pl.String, "title": pl.String}
 
 
 def fetch(source: Files, options: Download, directory: Path) -> None:
-    """Copy the needed columns of both files into `directory`. Paths are relative to the project's root."""
-    interactions = read_table(main_checkout() / source.interactions, INTERACTIONS)
-    write_parquet_pair(interactions, read_table(main_checkout() / source.items, ITEMS), directory)
+    """Copy the log's needed columns and the items' fields into `directory`. Paths are relative to the project's root."""
+    interactions = read_table(main_checkout() / source.interactions, INTERACTIONS).select(list(INTERACTIONS))
+    items = read_table(main_checkout() / source.items, ITEMS)
+    write_parquet_pair(interactions, items.select([*ITEMS, *_fields(items.drop(list(ITEMS)))]), directory)
 
 
 def read(source: Files, directory: Path) -> Raw:
@@ -26,7 +27,7 @@ def read(source: Files, directory: Path) -> Raw:
 
 
 def read_table(path: Path, columns: Mapping[str, type[pl.DataType]]) -> pl.DataFrame:
-    """Read the named columns of a Parquet or CSV file, cast; raise UserError that names file and column."""
+    """Read a Parquet or CSV file, the named columns cast; raise UserError that names file and column."""
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     try:
@@ -46,4 +47,15 @@ def read_table(path: Path, columns: Mapping[str, type[pl.DataType]]) -> pl.DataF
             cut = True
         if cut:
             raise UserError(f"{path}: column '{column}' cannot be read as {kind.__name__}")
-    return table.select(list(columns))
+    return table
+
+
+def _fields(table: pl.DataFrame) -> list[pl.Expr]:
+    """Every column as text, lists joined by commas; what is neither (a struct, binary) is no field."""
+    made = []
+    for name, kind in table.schema.items():
+        if isinstance(kind, pl.List) and not kind.inner.is_nested():
+            made.append(pl.col(name).cast(pl.List(pl.String)).list.drop_nulls().list.join(", "))
+        elif not kind.is_nested() and kind != pl.Binary:
+            made.append(pl.col(name).cast(pl.String))
+    return made

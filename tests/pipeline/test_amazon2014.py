@@ -338,8 +338,8 @@ def test_titles_are_read_as_published(tmp_path: Path) -> None:
         '{"asin": "A7", "title": "double quotes"}',
         "",
     ]
-    items, malformed = amazon2014.read_titles(metadata(tmp_path, lines), {f"A{i}" for i in range(8)})
-    assert dict(items.rows()) == {
+    items, malformed = amazon2014.read_items(metadata(tmp_path, lines), {f"A{i}" for i in range(8)})
+    assert dict(items.select("item_id", "title").rows()) == {
         "A0": "Salt &amp; Pepper “Mill”",
         "A1": 'it\'s a "quoted" one\\',
         "A2": None,
@@ -350,7 +350,29 @@ def test_titles_are_read_as_published(tmp_path: Path) -> None:
         "A7": "double quotes",
     }
     assert malformed == 0
-    assert items.schema == {"item_id": pl.String, "title": pl.String}
+    assert items.schema == dict.fromkeys(("item_id", "title", "brand", "categories", "description"), pl.String)
+
+
+def test_fields_for_the_template_are_read_too(tmp_path: Path) -> None:
+    lines = [
+        repr(
+            {
+                "asin": "A0",
+                "title": "x",
+                "brand": "Alder",
+                "description": "d",
+                "categories": [["Toys", "Kites"], ["Toys", "Gifts"]],
+            }
+        ),
+        repr({"asin": "A1", "title": "x", "brand": 7, "categories": "Toys"}),
+        repr({"asin": "A2", "title": "x", "categories": [[], "Toys", [3, "Kites"]]}),
+    ]
+    items, _ = amazon2014.read_items(metadata(tmp_path, lines), {"A0", "A1", "A2"})
+    assert items.select("brand", "categories", "description").rows() == [
+        ("Alder", "Toys, Kites, Gifts", "d"),
+        (None, None, None),
+        (None, "Kites", None),
+    ]
 
 
 MALFORMED = [
@@ -368,23 +390,23 @@ MALFORMED = [
 @pytest.mark.parametrize("line", MALFORMED)
 def test_a_malformed_line_is_skipped_and_counted(tmp_path: Path, line: str) -> None:
     lines = [*good(200), line]
-    items, malformed = amazon2014.read_titles(metadata(tmp_path, lines), {f"A{i}" for i in range(200)})
+    items, malformed = amazon2014.read_items(metadata(tmp_path, lines), {f"A{i}" for i in range(200)})
     assert malformed == 1
     assert items.height == 200
 
 
 def test_more_than_one_line_in_a_hundred_is_refused(tmp_path: Path) -> None:
     needed = {f"A{i}" for i in range(198)}
-    _, malformed = amazon2014.read_titles(metadata(tmp_path, good(198) + MALFORMED[:2]), needed)
+    _, malformed = amazon2014.read_items(metadata(tmp_path, good(198) + MALFORMED[:2]), needed)
     assert malformed == 2
     with pytest.raises(UserError, match="3 of 201 needed lines are not Python literals") as caught:
-        amazon2014.read_titles(metadata(tmp_path, good(198) + MALFORMED[:3]), needed)
+        amazon2014.read_items(metadata(tmp_path, good(198) + MALFORMED[:3]), needed)
     assert "\n" not in str(caught.value)
 
 
 def test_malformed_lines_of_items_that_nobody_needs_do_not_count(tmp_path: Path) -> None:
     lines = [*good(10), *["{'asin': 'ZZ', 'title': cut" for _ in range(100)]]
-    _, malformed = amazon2014.read_titles(metadata(tmp_path, lines), {f"A{i}" for i in range(10)})
+    _, malformed = amazon2014.read_items(metadata(tmp_path, lines), {f"A{i}" for i in range(10)})
     assert malformed == 0
 
 
@@ -399,7 +421,7 @@ def test_malformed_lines_of_items_that_nobody_needs_do_not_count(tmp_path: Path)
 )
 def test_code_in_the_metadata_is_never_run(tmp_path: Path, code: str) -> None:
     witness = tmp_path / "witness"
-    _, malformed = amazon2014.read_titles(
+    _, malformed = amazon2014.read_items(
         metadata(tmp_path, [*good(200), code.format(witness=witness)]), {"A0", "A1"} | {f"A{i}" for i in range(200)}
     )
     assert malformed == 1
@@ -417,7 +439,7 @@ def test_of_a_whole_category_only_the_needed_lines_are_parsed(tmp_path: Path, mo
 
     monkeypatch.setattr(ast, "literal_eval", counting)
     path = metadata(tmp_path, good(100_000))
-    items, _ = amazon2014.read_titles(path, {"A5", "A77777", "not there"})
+    items, _ = amazon2014.read_items(path, {"A5", "A77777", "not there"})
     assert sorted(items["title"]) == ["Item 5", "Item 77777"]
     assert parsed == 2
 

@@ -194,3 +194,16 @@ def test_nothing_left_names_the_filter(rows: list[Row], titles: dict[str, str | 
     ) as caught:
         build_sequences(raw(rows, titles), Preprocess(core=5))
     assert "\n" not in str(caught.value)
+
+
+def test_texts_are_the_template_filled_with_the_sources_fields() -> None:
+    made = raw(everyone(3, 3), {"i0": "Salt &amp; Pepper", "i1": "Mill", "i2": "Pan"})
+    made.items = made.items.with_columns(brand=pl.Series(["Alder &quot;A&quot;", None, "Quill"]))
+    items = build_sequences(made, Preprocess(core=3), "{title}. {brand}").items
+    assert items["text"].to_list() == ['Salt & Pepper. Alder "A"', "Mill", "Pan. Quill"]
+    assert items.columns == ["item_id", "title", "text"]
+
+
+def test_a_field_that_the_source_lacks_is_one_line_with_those_it_has() -> None:
+    with pytest.raises(UserError, match=r"^templates.x: the items have no field 'color'; valid: title$"):
+        build_sequences(raw(everyone(3, 3), {"i0": "Pan"}), Preprocess(core=3), "{title} {color}", "templates.x")

@@ -99,6 +99,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_name(place: str, found: str,
         ("backbone", "sasrek", "sasrec"),
         ("adapter", "spectra", "spectran"),
         ("grid.datasets", ["demo", "tois"], "toys"),
+        ("templates", {"tois": "{title}"}, "toys"),
         ("grid.backbones", ["sasrecc"], "sasrec"),
         ("grid.adapters", ["base", "alphafus"], "alphafuse"),
     ],
@@ -106,7 +107,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_name(place: str, found: str,
 def test_an_unknown_choice_is_refused_with_the_nearest_name(place: str, value: Any, nearest: str) -> None:
     message = complaint(with_value(place, value))
     assert f"did you mean '{nearest}'?" in message
-    assert (value if isinstance(value, str) else value[-1]) in message
+    assert (value if isinstance(value, str) else list(value)[-1]) in message
 
 
 def test_where_no_name_is_near_all_are_listed() -> None:
@@ -144,6 +145,11 @@ def test_an_unknown_option_of_an_adapter_or_backbone_is_refused_by_its_class(sec
         ("svd.rank_rtol", 1.0, "svd.rank_rtol: .*found 1.0"),
         ("sources.demo.kind", "dmo", "sources.demo: .*'dmo'.*'demo'"),
         ("sources.toys", {"kind": "amazon2014"}, "sources.toys.amazon2014.name: .*required"),
+        ("templates.toys", "no field", "templates.toys: a template names at least one field, as in '{title}', found 'no field'"),
+        ("templates.toys", "{title", "templates.toys: .*expected '}'"),
+        ("templates.toys", None, "templates.toys: .*string.*found None"),
+        ("encoders.minilm.batch_tokens", 0, "encoders.minilm.batch_tokens: .*found 0"),
+        ("encoders.minilm.device_map", "cuda", "encoders.minilm.device_map: .*'auto'.*found 'cuda'"),
         ("encoders.minilm.pooling", "max", "encoders.minilm.pooling: .*'mean', 'last' or 'cls'.*found 'max'"),
     ],
 )

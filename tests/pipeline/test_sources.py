@@ -37,6 +37,25 @@ def test_own_files_are_read_whatever_their_column_order_and_extra_columns(
     assert raw.interactions.schema == files.INTERACTIONS
 
 
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_other_columns_of_own_items_are_fields_of_the_template(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    table = pl.DataFrame(ITEMS).with_columns(brand=pl.Series(["Alder", None]), price=pl.Series([1.5, 2.0]))
+    if suffix == "parquet":
+        table = table.with_columns(tags=pl.Series([["a", "b"], None]), blob=pl.Series([{"x": 1}, {"x": 2}]))
+    write(pl.DataFrame(INTERACTIONS), tmp_path / f"log.{suffix}")
+    write(table, tmp_path / f"items.{suffix}")
+    files.fetch(Files(kind="files", interactions=f"log.{suffix}", items=f"items.{suffix}"), Download(), tmp_path)
+    read = pl.read_parquet(tmp_path / "items.parquet")
+    assert read.select("item_id", "title").to_dict(as_series=False) == ITEMS
+    assert read.select("brand", "price").rows() == [("Alder", "1.5"), (None, "2.0")]
+    assert read.columns == ["item_id", "title", "brand", "price"] + (["tags"] if suffix == "parquet" else [])
+    if suffix == "parquet":
+        assert read["tags"].to_list() == ["a, b", None]
+
+
 def test_numeric_ids_become_text_as_they_are_written(tmp_path: Path) -> None:
     path = write(pl.DataFrame({"user_id": [7], "item_id": [12], "timestamp": [10]}), tmp_path / "log.parquet")
     assert files.read_table(path, files.INTERACTIONS).row(0) == ("7", "12", 10)

@@ -33,6 +33,10 @@ def tree() -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in Path.cwd().rglob("*") if path.is_file()}
 
 
+def tree_of(folder: str) -> dict[str, bytes]:
+    return {name: content for name, content in tree().items() if folder in name}
+
+
 def refused(command: str, *says: str) -> None:
     """The stage ends with status 1 and one line that holds all of `says`; nothing on disk has changed."""
     before = tree()
@@ -164,6 +168,26 @@ def test_a_dataset_that_the_filters_leave_empty(set_params: SetParams) -> None:
     assert stage("download mini").returncode == 0
     set_params({"preprocess.core": 11})
     refused("preprocess mini", "no interactions are left after the filter '11-core' (300 before it)")
+
+
+@pytest.mark.usefixtures("mirror")
+def test_a_template_changes_the_texts_and_not_the_sequences(set_params: SetParams) -> None:
+    for command in ("download mini", "preprocess mini"):
+        assert stage(command).returncode == 0
+    folder = Path("data/sequences/mini")
+    raw, sequences = tree_of("data/raw/mini"), (folder / "sequences.parquet").read_bytes()
+    set_params({"templates.mini": "A {title}. {brand}"})
+    assert stage("preprocess mini").returncode == 0
+    assert pl.read_parquet(folder / "items.parquet")["text"][0] == "A Item 0"
+    assert json.loads((folder / "sidecar.json").read_text())["template"] == "A {title}. {brand}"
+    assert (folder / "sequences.parquet").read_bytes() == sequences
+    assert tree_of("data/raw/mini") == raw
+    set_params({"templates.mini": "{titel}"})
+    refused(
+        "preprocess mini",
+        "params.yaml: templates.mini: the items have no field 'titel'; did you mean 'title'? "
+        "(available: brand, categories, description, title)",
+    )
 
 
 @pytest.mark.usefixtures("project")
