@@ -81,6 +81,9 @@ class Train(Section):
     loss: Literal["info_nce", "cross_entropy"] = Field("info_nce", description="against drawn negatives, or the whole catalogue")
     negatives: int = Field(64, ge=1, description="per target, of info_nce")
     temperature: float = Field(0.07, gt=0)
+    precision: Literal["float32", "tf32", "bfloat16"] = Field(
+        "float32", description="of matrix products in training; parameters, losses and rankings are float32 in any case"
+    )
     max_history: int = Field(10, ge=1, description="most recent items that a backbone sees")
 
 

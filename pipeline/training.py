@@ -22,7 +22,7 @@ from models.errors import UserError
 from models.losses import Objective, normalised
 from models.recommender import Recommender, build_recommender
 from pipeline.artifacts import atomic_directory, atomic_file, read_json, scratch, write_json
-from pipeline.device import environment, select_device
+from pipeline.device import environment, select_device, training_precision
 from pipeline.metrics import metrics
 from pipeline.ranking import rank_all
 from pipeline.runs import Run
@@ -114,11 +114,13 @@ def fit(model: Recommender, sequences: Sequences, run: Run) -> Progress:
     generator = torch.Generator(device).manual_seed(run.seed)
     torch.manual_seed(run.seed)
     optimiser = torch.optim.Adam(model.parameter_groups(options["weight_decay"]), lr=options["learning_rate"], fused=True)
+    precision = training_precision(options["precision"], device)
     progress = _resumed(run, model, optimiser, generator)
     with tqdm(total=options["epochs"], initial=progress.epoch, desc=run.name, unit="epoch", mininterval=2) as bar:
         while not progress.stops(options["epochs"], options["patience"]):
             start = time.perf_counter()
-            losses, targets = _train_epoch(model, optimiser, train, options["batch_size"], generator)
+            with precision:
+                losses, targets = _train_epoch(model, optimiser, train, options["batch_size"], generator)
             if not losses.isfinite().all():
                 raise _stopped(run, losses, progress)
             loss = float((losses * targets).sum() / targets.sum().clamp(min=1))

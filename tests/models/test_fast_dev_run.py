@@ -99,6 +99,24 @@ def test_training_learns_a_walk_through_the_catalogue(tiny_run: Callable[..., Ru
     assert summary["validation"]["NDCG@20"] > 3 * 7.04 / 60
 
 
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("loss", ["info_nce", "cross_entropy"])
+def test_training_in_bfloat16_stays_near_float32(tiny_run: Callable[..., Run], backbone: str, loss: str) -> None:
+    losses = []
+    for precision in ("float32", "bfloat16"):
+        run = tiny_run("spectran", backbone, train={"epochs": 2, "precision": precision, "loss": loss})
+        losses.append(pl.read_csv(trained(run) / "history.csv")["loss"].to_list())
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.1)
+
+
+def test_tf32_without_a_gpu_says_that_it_is_float32(tiny_run: Callable[..., Run], capsys: pytest.CaptureFixture[str]) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("torch finds a GPU")
+    trained(tiny_run("base", "sasrec", train={"precision": "tf32"}))
+    assert "precision: float32 (train.precision is tf32, which is a GPU's)" in capsys.readouterr().out
+
+
 def test_an_epoch_of_cloze_goes_over_the_users_as_often_as_asked(
     tiny_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -220,6 +220,7 @@ def test_a_finished_run_is_not_trained_again(selected: Callable[..., Run], train
         {"train.weight_decay": 0.1},
         {"train.negatives": 9},
         {"train.loss": "cross_entropy"},
+        {"train.precision": "bfloat16"},
         {"train.temperature": 0.1},
         {"train.max_history": 9},
     ],
