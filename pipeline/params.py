@@ -68,7 +68,7 @@ class Svd(Section):
         None,
         ge=1e-6,
         lt=1,
-        description="singular values up to this share of the first are dropped; max(N, l) times the float32 epsilon if empty",
+        description="singular values up to this share of the first are dropped; those that rounding alone can make always are",
     )
 
 

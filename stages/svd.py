@@ -1,19 +1,23 @@
-"""Decompose a dataset's embeddings, plain and centred: `python -m stages.svd office minilm`."""
+"""Decompose a dataset's embeddings, plain and centred: `python -m stages.svd office minilm`.
 
+On several GPUs or nodes with one file system: `accelerate launch -m stages.svd office llama3-8b`.
+"""
+
+import sys
+import time
 from argparse import ArgumentParser
+from contextlib import nullcontext
 from pathlib import Path
-
-import numpy as np
 
 from models.errors import UserError
 from models.registry import check_name
-from pipeline.artifacts import SIDECAR, atomic_directory, read_json
+from pipeline.artifacts import RUNS, SIDECAR, atomic_directory, read_json, write_json
 from pipeline.params import load_params
 from pipeline.runs import spectrum_directory
 from stages import run
 
 
-def main() -> str:
+def main() -> str | None:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("dataset")
     parser.add_argument("encoder")
@@ -22,31 +26,40 @@ def main() -> str:
     dataset = check_name("dataset", arguments.dataset, params.sources)
     encoder = check_name("encoder", arguments.encoder, params.encoders)
     source = Path("data/embeddings") / dataset / encoder
-    made_by = f"`python -m stages.embed {dataset} {encoder}`"
-    embedded = read_json(source / SIDECAR, made_by)
-    try:
-        embeddings = np.load(source / "embeddings.npy", mmap_mode="r", allow_pickle=False)
-    except (FileNotFoundError, ValueError, EOFError) as error:
-        raise UserError(f"{source / 'embeddings.npy'} cannot be read ({error}); it is made by {made_by}") from None
-
-    from pipeline.spectrum import decompose, save_spectrum
-
-    plain, centred = decompose(embeddings, params.svd.rank_rtol)
     made_from = {
-        "embeddings": embedded,
+        "embeddings": read_json(source / SIDECAR, f"`python -m stages.embed {dataset} {encoder}`"),
         "rank_rtol": params.svd.rank_rtol,
-        **{
-            name: {"rank": made.spectrum.rank, "residual": made.residual, "orthogonality": made.orthogonality}
-            for name, made in (("plain", plain), ("centred", centred))
-        },
     }
+
+    from pipeline.device import environment
+    from pipeline.processes import Processes
+    from pipeline.spectrum import decompose
+
+    processes = Processes()
     target = spectrum_directory(dataset, encoder)
-    with atomic_directory(target, made_from) as directory:
-        save_spectrum(plain.spectrum, directory)
-        save_spectrum(centred.spectrum, directory / "centred")
+    start = time.perf_counter()
+    with atomic_directory(target, made_from) if processes.first else nullcontext() as own:
+        try:
+            directory = processes.gather(own)[0]
+            made = decompose(source / "embeddings.npy", directory, params.svd.rank_rtol, processes)
+        except UserError:
+            if processes.first:
+                raise
+            sys.exit(1)  # the first says it
+        made_from |= made.measured()
+    if not processes.first:
+        return None
+    seconds = {"seconds": time.perf_counter() - start, **made.seconds}
+    write_json(RUNS / f"svd-{dataset}-{encoder}.json", {**seconds, "processes": processes.count, **environment(processes.device)})
+    if below := made.plain.below_precision:
+        print(
+            f"svd: {below} of {min(made.shape)} directions are below {made.precision:.0e} of the first singular value, "
+            "where rounding rules; dropped",
+            file=sys.stderr,
+        )
     return (
-        f"{dataset}: rank {plain.spectrum.rank} (centred {centred.spectrum.rank}) of {embeddings.shape[1]}, "
-        f"residual {plain.residual:.1e}, in {target}"
+        f"{dataset}: rank {made.plain.rank} (centred {made.centred.rank}) of {made.shape[1]}, "
+        f"residual {made.plain.residual:.1e}, in {target}"
     )
 
 

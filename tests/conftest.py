@@ -34,7 +34,7 @@ def tiny_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from pipeline.interactions import build_sequences
     from pipeline.params import Preprocess
     from pipeline.sources import Raw, demo, write_parquet_pair
-    from pipeline.spectrum import decompose, save_spectrum
+    from pipeline.spectrum import decompose
 
     root = tmp_path_factory.mktemp("tiny")
     (root / "params.yaml").write_text(yaml.safe_dump(tiny_params(), sort_keys=False), encoding="utf-8")
@@ -49,10 +49,8 @@ def tiny_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     embeddings = np.random.default_rng(0).normal(size=(sequences.items.height, 24)).astype(np.float32)
     with atomic_directory(root / "data/embeddings/tiny/random", {"dataset": "tiny"}) as directory:
         np.save(directory / "embeddings.npy", embeddings)
-    plain, centred = decompose(embeddings)
     with atomic_directory(root / "data/spectrum/tiny/random", {"dataset": "tiny"}) as directory:
-        save_spectrum(plain.spectrum, directory)
-        save_spectrum(centred.spectrum, directory / "centred")
+        decompose(root / "data/embeddings/tiny/random/embeddings.npy", directory)
     return root
 
 

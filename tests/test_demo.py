@@ -14,7 +14,7 @@ from pipeline.params import load_params
 from pipeline.runs import Run
 from pipeline.sequences import load_sequences
 from pipeline.sources import source_module
-from pipeline.spectrum import decompose
+from pipeline.spectrum import decompose, load_spectrum
 from pipeline.training import build, evaluate_ranks, fit
 
 ROOT = Path(__file__).parents[1]
@@ -34,10 +34,10 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple:
     sequences.users.write_parquet(made / "sequences.parquet")
     sequences.items.write_parquet(made / "items.parquet")
     embeddings, _ = encode(sequences.items["text"].to_list(), PARAMS.encoders["minilm"])
-    plain, centred = decompose(embeddings)
-    plain.spectrum.load_centred = lambda: centred.spectrum
+    np.save(made / "embeddings.npy", embeddings)
+    decompose(made / "embeddings.npy", made)
     loaded = load_sequences(made, PARAMS.train.max_history, torch.device("cpu"))
-    return loaded, plain.spectrum, sequences
+    return loaded, load_spectrum(made), sequences
 
 
 def test_the_catalogue_and_its_shoppers_have_the_promised_size(demo: tuple) -> None:

@@ -19,7 +19,7 @@ from pipeline.artifacts import write_json
 from pipeline.execution import evaluated, trained
 from pipeline.params import load_params
 from pipeline.runs import Run
-from pipeline.spectrum import save_spectrum
+from pipeline.spectrum import decompose
 from pipeline.training import load_checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -40,8 +40,8 @@ def project(tmp_path: Path, spectrum: Spectrum, monkeypatch: pytest.MonkeyPatch)
     pl.DataFrame({"item_id": [f"i{i}" for i in range(60)]}).write_parquet(directory / "items.parquet")
     write_json(directory / "sidecar.json", {"dataset": "tiny"})
     target = tmp_path / "data/spectrum/tiny/minilm"
-    save_spectrum(spectrum, target)
-    save_spectrum(spectrum.centred, target / "centred")
+    np.save(tmp_path / "embeddings.npy", spectrum.embeddings().numpy())
+    decompose(tmp_path / "embeddings.npy", target)
     write_json(target / "sidecar.json", {"dataset": "tiny"})
     return tmp_path
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
@@ -25,7 +26,7 @@ from pipeline.metrics import metrics
 from pipeline.params import load_params
 from pipeline.runs import Run
 from pipeline.sequences import load_sequences
-from pipeline.spectrum import decompose, load_spectrum, save_spectrum
+from pipeline.spectrum import decompose, load_spectrum
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -448,9 +449,8 @@ def test_broken_weights_are_one_line(selected: Callable[..., Run], content: byte
 
 def test_sequences_and_spectrum_of_different_items_are_refused(selected: Callable[..., Run]) -> None:
     run = selected()
-    embeddings = load_spectrum(run.spectrum).embeddings().numpy()[:-1]
-    for made, folder in zip(decompose(embeddings), (run.spectrum, run.spectrum / "centred"), strict=True):
-        save_spectrum(made.spectrum, folder)
+    np.save("fewer.npy", load_spectrum(run.spectrum).embeddings().numpy()[:-1])
+    decompose(Path("fewer.npy"), run.spectrum)
     with pytest.raises(UserError, match=r"items and .* `dvc repro` makes them agree"):
         trained(run)
 

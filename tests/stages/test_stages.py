@@ -223,17 +223,32 @@ def test_stages_whose_inputs_are_not_there_name_the_stage_that_makes_them(projec
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [(None, "embeddings.npy cannot be read"), (b"", "embeddings.npy cannot be read"), ("nan", "row 7 of the")],
+    [
+        (None, "embeddings.npy is missing; `dvc repro` of the embed stage makes it"),
+        (b"", "embeddings.npy is damaged"),
+        (b"not numpy", "embeddings.npy is damaged"),
+        ("cut", "embeddings.npy is damaged"),
+        ("nan", "row 7 of the embeddings holds NaN or infinity; embed again (item 7 of items.parquet)"),
+        ("equal", "the embeddings are all equal"),
+        (np.ones(7, dtype=np.float32), "embeddings.npy holds float32 of shape (7,), not a matrix of floats"),
+        (np.ones((7, 3), dtype=np.int64), "embeddings.npy holds int64 of shape (7, 3), not a matrix of floats"),
+        (np.ones((0, 3), dtype=np.float32), "embeddings.npy holds float32 of shape (0, 3), not a matrix of floats"),
+    ],
 )
-def test_embeddings_that_cannot_be_decomposed(project: Path, content: bytes | str | None, says: str) -> None:
+def test_embeddings_that_cannot_be_decomposed(project: Path, content: bytes | str | np.ndarray | None, says: str) -> None:
     file = project / "data/embeddings/tiny/random/embeddings.npy"
+    embeddings = np.load(file)
     if content is None:
         file.unlink()
     elif isinstance(content, bytes):
         file.write_bytes(content)
+    elif isinstance(content, np.ndarray):
+        np.save(file, content)
+    elif content == "cut":
+        file.write_bytes(file.read_bytes()[:-100])
     else:
-        embeddings = np.load(file)
-        embeddings[7, 3] = np.nan
+        embeddings[7:] = np.nan if content == "nan" else 0
+        embeddings[:7] = 0 if content == "equal" else embeddings[:7]
         np.save(file, embeddings)
     refused("svd tiny random", says)
 
@@ -245,8 +260,113 @@ def test_svd_writes_what_it_measured_and_embed_is_what_it_read() -> None:
     assert (done.returncode, done.stderr) == (0, "")
     sidecar = json.loads(Path("data/spectrum/tiny/random/sidecar.json").read_text())
     assert (sidecar["plain"]["rank"], sidecar["centred"]["rank"]) == (24, 24)
-    assert sidecar["plain"]["residual"] < 1e-6
+    assert sidecar["plain"]["below_precision"] == 0
+    assert 0 < sidecar["plain"]["residual"] < 1e-6
+    assert 0 < sidecar["centred"]["orthogonality"] < 1e-6
     assert sidecar["embeddings"] == json.loads(Path("data/embeddings/tiny/random/sidecar.json").read_text())
+    run = json.loads(Path("data/runs/svd-tiny-random.json").read_text())
+    assert run["processes"] == 1
+    assert run["seconds"] >= run["gram"] + run["factors"] + run["coordinates"]
+
+
+@pytest.mark.usefixtures("project")
+def test_svd_says_what_it_drops() -> None:
+    rng = np.random.default_rng(0)
+    product = (rng.normal(size=(120, 7)) @ rng.normal(size=(7, 24))).astype(np.float16)
+    np.save("data/embeddings/tiny/random/embeddings.npy", product)
+    done = stage("svd tiny random")
+    assert done.returncode == 0
+    [line] = done.stderr.splitlines()
+    assert line.startswith("svd: 17 of 24 directions are below ")
+    sidecar = json.loads(Path("data/spectrum/tiny/random/sidecar.json").read_text())
+    assert (sidecar["plain"]["rank"], sidecar["plain"]["below_precision"]) == (7, 17)
+    assert 1e-4 < sidecar["precision"] < 1e-3
+
+
+@pytest.mark.usefixtures("project")
+def test_svd_on_a_full_disk() -> None:
+    before = tree()
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}
+    limited = "import resource, runpy; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); "
+    limited += "runpy.run_module('stages.svd', run_name='__main__', alter_sys=True)"
+    done = subprocess.run(
+        [sys.executable, "-c", limited, "tiny", "random"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert "check permissions and free disk space" in line
+    assert tree() == before
+
+
+# ---------------------------------------------------------------------------------------------------------- several processes
+
+
+def launch(*command: str) -> subprocess.CompletedProcess[str]:
+    """Run a module or script by `accelerate launch` in two processes."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}
+    launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
+    return subprocess.run([sys.executable, *launcher, *command], env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(params=[(3000, 24), (90, 130)], ids=["tall", "wide"])
+def shared_rows(request: pytest.FixtureRequest, project: Path) -> Path:
+    """Embeddings of several blocks."""
+    rng = np.random.default_rng(0)
+    embeddings = rng.normal(size=request.param) / (1 + np.arange(request.param[1]))
+    np.save(project / "data/embeddings/tiny/random/embeddings.npy", embeddings.astype(np.float32))
+    return project
+
+
+def test_two_processes_find_what_one_finds(shared_rows: Path) -> None:
+    done = launch("-m", "stages.svd", "tiny", "random")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("svd: ") == 1
+    assert json.loads(Path("data/runs/svd-tiny-random.json").read_text())["processes"] == 2
+    Path("data/spectrum").rename("data/spectrum-of-two")
+    assert stage("svd tiny random").returncode == 0
+    files = [path.relative_to("data/spectrum") for path in Path("data/spectrum").rglob("*.npy")]
+    assert len(files) == 8
+    for file in files:
+        two, one = np.load(Path("data/spectrum-of-two", file)), np.load(Path("data/spectrum", file))
+        np.testing.assert_allclose(two, one, rtol=1e-6, atol=1e-7, err_msg=str(file))
+    sidecars = [
+        json.loads(Path(name, "tiny/random/sidecar.json").read_text()) for name in ("data/spectrum", "data/spectrum-of-two")
+    ]
+    for side in ("plain", "centred"):
+        assert sidecars[0][side]["rank"] == sidecars[1][side]["rank"]
+        for quality in ("residual", "orthogonality"):
+            assert sidecars[0][side][quality] == pytest.approx(sidecars[1][side][quality], rel=0.2)
+
+
+@pytest.mark.parametrize("shared_rows", [(3000, 24)], indirect=True)
+def test_a_bad_row_of_one_process_ends_both(shared_rows: Path) -> None:
+    file = shared_rows / "data/embeddings/tiny/random/embeddings.npy"
+    embeddings = np.load(file)
+    embeddings[2500:, 3] = np.nan
+    np.save(file, embeddings)
+    before = tree()
+    done = launch("-m", "stages.svd", "tiny", "random")
+    assert done.returncode != 0
+    assert done.stderr.count("svd: row 2500 of the embeddings holds NaN or infinity") == 1
+    assert tree() == before
+
+
+@pytest.mark.parametrize("dies", ["0", "1"])
+@pytest.mark.parametrize("shared_rows", [(3000, 24)], indirect=True)
+def test_a_process_that_dies_ends_the_launch_and_leaves_the_old_spectrum(shared_rows: Path, dies: str) -> None:
+    Path("dying.py").write_text(
+        "import os, signal, pipeline.spectrum as spectrum\n"
+        f"if os.environ['RANK'] == '{dies}':\n"
+        "    spectrum._Side.add = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "from stages import run\n"
+        "from stages.svd import main\n"
+        "run(main)\n"
+    )
+    before = {path: content for path, content in tree().items() if "/data/spectrum/tiny/" in path}
+    done = launch("dying.py", "tiny", "random")
+    assert done.returncode != 0
+    assert {path: content for path, content in tree().items() if "/data/spectrum/tiny/" in path} == before
+    assert len(before) == 9
 
 
 # ------------------------------------------------------------------------------------------------------ training to the tables
