@@ -1,11 +1,12 @@
 # make demo: install, run the pipeline and the default grid on the built-in dataset, show the comparison.
 # make test: install, run every check and test that the gate runs. make test-all adds the slow tests.
+# make doctor: what the selected run will meet on this machine.
 PYTHON ?= python3
 VENV := .venv
 # For the `python` that DVC starts.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: demo test test-all check install clean
+.PHONY: demo test test-all check doctor install clean
 
 demo: install
 	$(VENV)/bin/dvc repro grid/dvc.yaml
@@ -26,6 +27,10 @@ check: install
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/python -m stages.doctor --secrets
+
+doctor: install
+	@$(VENV)/bin/python -m stages.doctor
 
 install: $(VENV)/installed
 

@@ -44,6 +44,22 @@ def read_json(path: Path, made_by: str) -> Any:
         raise UserError(f"{path} is not valid JSON; delete it and make it again by {made_by}") from None
 
 
+def verify(directory: Path, made_by: str) -> None:
+    """Raise UserError for a file of an artifact that is missing, or not the bytes that its sidecar lists.
+
+    DVC takes a read-only object of its cache for intact, and a downloaded one too unless the remote says `verify`.
+    """
+    for name, checksum in read_json(directory / SIDECAR, made_by).get("files", {}).items():
+        path = directory / name
+        if not path.is_file():
+            raise UserError(f"{path} is missing; it is made by {made_by}")
+        if sha256(path) != checksum:
+            raise UserError(
+                f"{path} is damaged, its checksum is not that in {SIDECAR}; "
+                f"`chmod -R u+w .dvc/cache; rm -r {directory}; dvc pull {directory}` checks the cache and mends it"
+            )
+
+
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it there on success, remove it on failure."""

@@ -5,13 +5,20 @@ Importing this module does not import torch.
 
 from pathlib import Path
 
-from pipeline.artifacts import read_json
+from pipeline.artifacts import read_json, verify
 from pipeline.runs import Run, evaluation_code
+
+
+def verify_inputs(run: Run) -> None:
+    """Raise UserError where what a run reads is not what was made: a number from damaged inputs would look like any other."""
+    verify(run.sequences, "the preprocess stage")
+    verify(run.spectrum, "the svd stage")
 
 
 def trained(run: Run) -> Path:
     """The scratch directory of a run, trained first where it is not there yet."""
     if not run.finished:
+        verify_inputs(run)
         from pipeline.training import train_run
 
         train_run(run)
@@ -28,6 +35,7 @@ def evaluated(run: Run) -> Path:
     """The scratch directory of a run, trained and evaluated first where it is not yet."""
     directory = trained(run)
     if not tested(directory):
+        verify_inputs(run)
         from pipeline.evaluation import evaluate_run
 
         evaluate_run(run)

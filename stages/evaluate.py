@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from pipeline.artifacts import RUNS, atomic_file, write_json
+from pipeline.execution import verify_inputs
 from pipeline.metrics import metrics
 from pipeline.params import load_params
 from pipeline.runs import CHECKPOINT, Run
@@ -14,6 +15,7 @@ COMPARED = ("effective_rank", "top10_share")
 def main() -> str:
     params = load_params()
     selected = Run.of(params)
+    verify_inputs(selected)
 
     from pipeline.evaluation import evaluate_checkpoint
 

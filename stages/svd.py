@@ -11,7 +11,7 @@ from pathlib import Path
 
 from models.errors import UserError
 from models.registry import check_name
-from pipeline.artifacts import RUNS, SIDECAR, atomic_directory, read_json, write_json
+from pipeline.artifacts import RUNS, SIDECAR, atomic_directory, read_json, verify, write_json
 from pipeline.params import load_params
 from pipeline.runs import spectrum_directory
 from stages import run
@@ -26,8 +26,10 @@ def main() -> str | None:
     dataset = check_name("dataset", arguments.dataset, params.sources)
     encoder = check_name("encoder", arguments.encoder, params.encoders)
     source = Path("data/embeddings") / dataset / encoder
+    made_by = f"`python -m stages.embed {dataset} {encoder}`"
+    verify(source, made_by)
     made_from = {
-        "embeddings": read_json(source / SIDECAR, f"`python -m stages.embed {dataset} {encoder}`"),
+        "embeddings": read_json(source / SIDECAR, made_by),
         "rank_rtol": params.svd.rank_rtol,
     }
 

@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from pipeline.artifacts import RUNS, atomic_directory, atomic_file, read_json
+from pipeline.artifacts import RUNS, atomic_directory, atomic_file, read_json, write_json
 from pipeline.execution import trained
 from pipeline.params import load_params
 from pipeline.runs import CHECKPOINT, Run
@@ -16,14 +16,17 @@ def main() -> str:
     with atomic_directory(CHECKPOINT) as directory:
         for name in ("model.safetensors", "config.json"):
             shutil.copyfile(source / name, directory / name)
-    for name, target in (
-        ("history.csv", Path("metrics/history.csv")),
-        ("training.json", Path("metrics/training.json")),
-        ("run.json", RUNS / "train-selected.json"),
-    ):
+    for name, target in (("history.csv", Path("metrics/history.csv")), ("run.json", RUNS / "train-selected.json")):
         with atomic_file(target) as partial:
             shutil.copyfile(source / name, partial)
     summary = read_json(source / "training.json", "training")
+    # Each is a column of `dvc exp show`: what to choose by comes first, the rest of validation is in history.csv.
+    columns = {
+        "validation": {name: summary["validation"][name] for name in ("NDCG@20", "HR@20")},
+        "best_epoch": summary["best_epoch"],
+        "trainable_parameters": summary["trainable_parameters"],
+    }
+    write_json(Path("metrics/training.json"), columns)
     return (
         f"{selected.name}: validation NDCG@20 {summary['validation']['NDCG@20']:.4f} "
         f"at epoch {summary['best_epoch']} of {summary['epochs']}"

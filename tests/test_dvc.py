@@ -1,76 +1,26 @@
 """The promises that DVC makes to a user, kept by the real `git` and `dvc` in a clone with a tiny configuration."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-import yaml
 
-ROOT = Path(__file__).parents[1]
+from tests.clone import Project, copy_repository, write_params
+
 DATA = ("download", "preprocess", "embed", "svd")
 
 pytestmark = pytest.mark.xdist_group("dvc")
 
 
-class Project:
-    """A clone of this repository, small enough to run in seconds."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.printed = ""
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        self.environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "GIT_CONFIG_GLOBAL": os.devnull}
-        self.environment.pop("SPECTRAN_SCRATCH", None)
-
-    def run(self, *command: str, fails: bool = False) -> str:
-        """Run a command; return what it printed, both streams."""
-        done = subprocess.run(
-            command, cwd=self.root, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-        )
-        assert (done.returncode != 0) == fails, f"{command} exited with {done.returncode}:\n{done.stdout}"
-        return done.stdout
-
-    def commit(self) -> None:
-        self.run("git", "add", "-A")
-        self.run("git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-q", "--allow-empty", "-m", "state")
-
-    def ran(self, output: str) -> list[str]:
-        """Names of the stages whose commands ran, e.g. `embed@demo`, in order."""
-        return [name.rpartition(":")[2] for name in re.findall(r"^Running stage '([^']+)'", output, flags=re.MULTILINE)]
-
-    def metrics(self) -> dict:
-        return json.loads((self.root / "metrics/evaluation.json").read_text())
-
-
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     root = tmp_path_factory.mktemp("clone") / "project"
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    for name in filter(None, listed.stdout.split("\0")):
-        if (ROOT / name).is_file() and not name.startswith("tests/"):
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(ROOT / name, root / name)
-    for lock in root.rglob("dvc.lock"):
-        lock.unlink()
-    params = yaml.safe_load((root / "params.yaml").read_text())
-    params["sources"]["demo"] |= {"items": 120, "users": 150}
+    params = copy_repository(root)
     params["sources"]["other"] = {"kind": "demo", "seed": 1, "items": 120, "users": 150}
     params["encoders"]["minilm-cls"] = params["encoders"]["minilm"] | {"pooling": "cls"}
-    params["train"]["epochs"] = 2
-    params |= {"dataset": "demo", "adapter": "base", "backbone": "sasrec", "encoder": "minilm", "dim": 16, "seed": 0}
-    params["grid"] = {"dim": 16, "datasets": ["demo"], "backbones": ["sasrec"], "adapters": ["base", "spectran"], "seeds": [0, 1]}
-    (root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    write_params(root, params)
     made = Project(root)
     made.run("git", "init", "-q")
     made.commit()

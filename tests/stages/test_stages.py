@@ -15,6 +15,8 @@ import polars as pl
 import pytest
 import yaml
 
+from pipeline.artifacts import atomic_directory
+
 ROOT = Path(__file__).parents[2]
 SetParams = Callable[[dict[str, Any]], None]
 
@@ -35,6 +37,12 @@ def tree() -> dict[str, bytes]:
 
 def tree_of(folder: str) -> dict[str, bytes]:
     return {name: content for name, content in tree().items() if folder in name}
+
+
+def save_embeddings(array: np.ndarray) -> None:
+    """Put other embeddings in place, as the embed stage would."""
+    with atomic_directory(Path("data/embeddings/tiny/random"), {"dataset": "tiny"}) as directory:
+        np.save(directory / "embeddings.npy", array)
 
 
 def refused(command: str, *says: str) -> None:
@@ -224,7 +232,7 @@ def test_stages_whose_inputs_are_not_there_name_the_stage_that_makes_them(projec
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (None, "embeddings.npy is missing; `dvc repro` of the embed stage makes it"),
+        (None, "embeddings.npy is missing; it is made by `python -m stages.embed tiny random`"),
         (b"", "embeddings.npy is damaged"),
         (b"not numpy", "embeddings.npy is damaged"),
         ("cut", "embeddings.npy is damaged"),
@@ -243,13 +251,13 @@ def test_embeddings_that_cannot_be_decomposed(project: Path, content: bytes | st
     elif isinstance(content, bytes):
         file.write_bytes(content)
     elif isinstance(content, np.ndarray):
-        np.save(file, content)
+        save_embeddings(content)
     elif content == "cut":
         file.write_bytes(file.read_bytes()[:-100])
     else:
         embeddings[7:] = np.nan if content == "nan" else 0
         embeddings[:7] = 0 if content == "equal" else embeddings[:7]
-        np.save(file, embeddings)
+        save_embeddings(embeddings)
     refused("svd tiny random", says)
 
 
@@ -273,7 +281,7 @@ def test_svd_writes_what_it_measured_and_embed_is_what_it_read() -> None:
 def test_svd_says_what_it_drops() -> None:
     rng = np.random.default_rng(0)
     product = (rng.normal(size=(120, 7)) @ rng.normal(size=(7, 24))).astype(np.float16)
-    np.save("data/embeddings/tiny/random/embeddings.npy", product)
+    save_embeddings(product)
     done = stage("svd tiny random")
     assert done.returncode == 0
     [line] = done.stderr.splitlines()
@@ -313,7 +321,7 @@ def shared_rows(request: pytest.FixtureRequest, project: Path) -> Path:
     """Embeddings of several blocks."""
     rng = np.random.default_rng(0)
     embeddings = rng.normal(size=request.param) / (1 + np.arange(request.param[1]))
-    np.save(project / "data/embeddings/tiny/random/embeddings.npy", embeddings.astype(np.float32))
+    save_embeddings(embeddings.astype(np.float32))
     return project
 
 
@@ -343,7 +351,7 @@ def test_a_bad_row_of_one_process_ends_both(shared_rows: Path) -> None:
     file = shared_rows / "data/embeddings/tiny/random/embeddings.npy"
     embeddings = np.load(file)
     embeddings[2500:, 3] = np.nan
-    np.save(file, embeddings)
+    save_embeddings(embeddings)
     before = tree()
     done = launch("-m", "stages.svd", "tiny", "random")
     assert done.returncode != 0

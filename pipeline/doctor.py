@@ -1,0 +1,187 @@
+"""What a run will meet on this machine: versions, device, encoder, cache, remote, disk."""
+
+import platform
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+
+from models.errors import UserError
+from pipeline.artifacts import SIDECAR, main_checkout, read_json
+from pipeline.params import Demo, Encoder, Params
+from pipeline.remotes import default_remote, refuse_secrets, silence
+from pipeline.runs import sequences_directory, spectrum_directory
+
+PACKAGES = ("dvc", "torch", "transformers", "numpy", "polars")
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.txt", "spiece.model")
+
+
+class Examination:
+    """The page, a line a finding; `troubles` are the findings that the selected run does not survive."""
+
+    def __init__(self, params: Params) -> None:
+        self.params = params
+        self.encoder = params.encoders[params.encoder]
+        self.embeddings = Path("data/embeddings") / params.dataset / params.encoder
+        self.spectrum = spectrum_directory(params.dataset, params.encoder)
+        self.sequences = sequences_directory(params.dataset)
+        self.missing = [path for path in (self.sequences, self.spectrum) if not (path / SIDECAR).is_file()]
+        self.troubles: list[str] = []
+
+    def page(self) -> str:
+        findings = {
+            "python": f"{platform.python_version()}, {sys.executable}",
+            "packages": ", ".join(f"{name} {version(name)}" for name in PACKAGES),
+            "device": self.device(),
+            "dtype": f"embeds in {self.encoder.dtype} (encoders.{self.params.encoder}.dtype), "
+            f"trains in {self.params.train.precision} (train.precision)",
+            "data": self.data(),
+            "model": str(self.model) if isinstance(self.model, UserError) else f"loads offline from {self.model}",
+            "cache": self.cache(),
+            "remote": self.remote(),
+            "secrets": self.secrets(),
+            "disk": self.disk(),
+        }
+        return "\n".join(f"{name:10}{text}" for name, text in findings.items())
+
+    def device(self) -> str:
+        import torch
+
+        if torch.cuda.is_available():
+            memory = torch.cuda.get_device_properties(0).total_memory
+            return f"cuda: {torch.cuda.get_device_name(0)}, {memory / 2**30:.0f} GiB; torch finds it, so it is used"
+        reason = "this torch is built without CUDA" if torch.version.cuda is None else "torch finds no GPU"
+        return f"cpu, {torch.get_num_threads()} threads: {reason}"
+
+    def data(self) -> str:
+        if not self.missing:
+            return f"{self.sequences} and {self.spectrum} are here: nothing is embedded"
+        absent = " and ".join(map(str, self.missing))
+        return f"{absent} not here: `dvc exp run evaluate --pull --allow-missing` fetches or makes them"
+
+    @cached_property
+    def model(self) -> Path | UserError:
+        """The folder that the encoder loads from without network, or why it does not."""
+        try:
+            return offline_folder(self.encoder)
+        except UserError as error:
+            return error
+
+    @cached_property
+    def links(self) -> tuple[str, list[str], str]:
+        """DVC's cache, the ways of linking that the configuration asks for, and the first of them that works from here."""
+        from dvc.repo import Repo
+        from dvc_objects.fs import localfs
+        from dvc_objects.fs.generic import test_links
+
+        with Repo() as repo:
+            folder, wanted = repo.cache.local.path, repo.cache.local.cache_types
+        works = test_links(wanted, localfs, folder, localfs, str(Path("data/runs").absolute()))
+        return folder, wanted, works[0] if works else "copy"
+
+    def cache(self) -> str:
+        folder, wanted, link = self.links
+        if link == "copy":
+            return f"copies: no link that .dvc/config asks for works between {folder} and here; everything lies on disk twice"
+        failing = wanted[: wanted.index(link)]
+        return f"links by {link}: one copy of everything" + (f" ({', '.join(failing)} not here)" if failing else "")
+
+    def remote(self) -> str:
+        remote = default_remote()
+        if remote is None:
+            silent = "none; `dvc remote add --default team <url>` makes one (docs/teamwork.md)"
+        else:
+            reason = silence(remote[0])
+            silent = f"{remote[0]} ({remote[1]}) does not answer: {reason}" if reason else ""
+        if silent and self.missing and isinstance(self.model, UserError) and self.encoder.model.startswith(("package:", "/")):
+            self.troubles.append("the run's data is not here, no remote brings it, and the encoder to make it cannot be loaded")
+        says = silent if silent or remote is None else f"{remote[0]} ({remote[1]}) answers"
+        return re.sub(r":[^/@:\s]*(?=@)|\?[^\s)]*", "", says)  # whatever may be a secret stays off the page
+
+    def secrets(self) -> str:
+        try:
+            refuse_secrets()
+        except UserError as error:
+            self.troubles.append(str(error))
+            return str(error)
+        return "none in .dvc/config"
+
+    def disk(self) -> str:
+        free = shutil.disk_usage(main_checkout()).free
+        says = f"{free / 2**30:.1f} GiB free; the run needs "
+        items, width = self.items(), self.width()
+        if items is None:
+            return f"{says}what its number of items decides: see after `dvc repro data/dvc.yaml:preprocess@{self.params.dataset}`"
+        if width is None:
+            return f"{says}what the width of its embeddings decides: known once the model is here"
+        copies = 2 if self.links[2] == "copy" else 1
+        need = artifact_bytes(items, width, self.params.dim) * copies
+        if need > free:
+            self.troubles.append(f"the run needs about {need / 2**30:.1f} GiB of disk, {free / 2**30:.1f} are free")
+        made = f"embeddings, spectrum and weights of {items:,} items x {width}"
+        return f"{says}about {need / 2**20:,.0f} MiB ({made}{', twice' if copies == 2 else ''})"
+
+    def items(self) -> int | None:
+        statistics = self.sequences / "statistics.json"
+        if statistics.is_file():
+            return int(read_json(statistics, "the preprocess stage")["items"])
+        source = self.params.sources[self.params.dataset]
+        return source.items if isinstance(source, Demo) else None
+
+    def width(self) -> int | None:
+        """Of the embeddings, by the model's own configuration."""
+        if isinstance(self.model, UserError):
+            return None
+        config = read_json(self.model / "config.json", "the model's publisher")
+        return config.get("hidden_size") or config.get("text_config", {}).get("hidden_size")
+
+
+def artifact_bytes(items: int, width: int, dim: int) -> int:
+    """Bytes of embeddings (N x l), two spectra (N x r, l x r, r, l; r <= min(N, l)) and two sets of weights (2 N x d), float32.
+
+    Two sets of weights: a run keeps its own in scratch beside the checkpoint; Adam's moments add two while it trains.
+    """
+    rank = min(items, width)
+    spectra = 2 * (items * rank + width * rank + rank + width)
+    return 4 * (items * width + spectra + 4 * 2 * items * dim)
+
+
+def offline_folder(encoder: Encoder) -> Path:
+    """The folder from which an encoder loads without network; raise UserError where something of it is not on this machine."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    from pipeline.encoder import model_location
+
+    location = model_location(encoder.model)
+    try:
+        folder = Path(location)
+        if not folder.is_dir():
+            folder = Path(snapshot_download(location, revision=encoder.revision, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
+        raise UserError(f"{encoder.model} is not on this machine; `hf download {encoder.model}` brings it") from None
+    for kind, names in (
+        ("configuration", _present(folder, ("config.json",))),
+        ("tokenizer", _present(folder, TOKENIZERS)),
+        ("weights", [*_present(folder, WEIGHTS), *_whole(folder)]),
+    ):
+        if not names:
+            raise UserError(f"{encoder.model} is not whole in {folder}: its {kind} is missing")
+    return folder
+
+
+def _present(folder: Path, names: tuple[str, ...]) -> list[str]:
+    return [name for name in names if (folder / name).is_file()]
+
+
+def _whole(folder: Path) -> Iterator[str]:
+    """Indices of sharded weights all of whose shards are there."""
+    for name in _present(folder, INDICES):
+        shards = set(read_json(folder / name, "the model's publisher")["weight_map"].values())
+        if all((folder / shard).is_file() for shard in shards):
+            yield name

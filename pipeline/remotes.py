@@ -1,0 +1,64 @@
+"""DVC's remotes: no secret in the configuration that git tracks, and whether a remote answers."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
+
+from configobj import ConfigObj, ConfigObjError
+
+from models.errors import UserError
+
+CONFIG = Path(".dvc/config")
+SECRET = re.compile(
+    r"secret|password|passwd|passphrase|token|signature|credential$|connection_string|auth_header|access_?key|account_?key|api_?key|^sig$|^key$",
+    re.IGNORECASE,
+)
+NO_SECRET = {"ask_password", "ask_passphrase"}  # they say that DVC asks
+SECONDS = 20
+
+
+def refuse_secrets(config: Path = CONFIG) -> None:
+    """Raise UserError for a password, key or token in DVC's tracked configuration; the line does not repeat it."""
+    for section, options in _sections(config):
+        for option, value in options.items():
+            place = f"{config}: [{section}] {option}"
+            cure = "remove it, put it in with `dvc remote modify --local`, and replace it: what git has seen is no secret"
+            if SECRET.search(option) and option not in NO_SECRET:
+                raise UserError(f"{place} is a secret in a file that git tracks; {cure}")
+            url = urlsplit(str(value))
+            if url.password is not None or any(SECRET.search(name) for name, _ in parse_qsl(url.query, keep_blank_values=True)):
+                raise UserError(f"{place} has a secret in its URL, in a file that git tracks; {cure}")
+
+
+def _sections(config: Path) -> list[tuple[str, dict[str, str]]]:
+    try:
+        return list(ConfigObj(str(config), list_values=False, interpolation=False).items())
+    except ConfigObjError as error:
+        raise UserError(f"{config} is no DVC configuration: {error}") from None
+
+
+def default_remote() -> tuple[str, str] | None:
+    """Name and URL of the remote that `dvc push` and `dvc pull` use, from all of DVC's configuration; None without one."""
+    from dvc.config import Config
+
+    config = Config(".dvc")
+    name = config["core"].get("remote")
+    return (name, config["remote"][name]["url"]) if name in config["remote"] else None
+
+
+def silence(name: str) -> str:
+    """Why a remote does not answer, in DVC's words; empty where it does.
+
+    DVC itself asks, so that credentials, endpoints and keys are those of a push.
+    """
+    command = [sys.executable, "-m", "dvc", "list-url", f"remote://{name}"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        return f"no answer in {SECONDS} s"
+    lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR:")]
+    if done.returncode == 0:
+        return ""
+    return (lines or ["ERROR: no reason given"])[0].removeprefix("ERROR: ")

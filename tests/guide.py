@@ -1,0 +1,98 @@
+"""docs/teamwork.md as a script: its transcripts are run, and what they print is compared with what the guide shows.
+
+A transcript is a ```console block. `ada$ command` is typed by ada; the lines below it are printed, `…` stands for any lines.
+Numbers, hashes, spaces and rules of tables may differ. A command that prints `ERROR:` or `error:` must fail.
+"""
+
+import re
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.clone import ROOT, Project
+
+GUIDE = ROOT / "docs/teamwork.md"
+PROMPT = re.compile(r"^(\w+)\$ (.+)$")
+
+
+@dataclass
+class Step:
+    """A command, who types it, and the lines that the guide shows below it."""
+
+    who: str
+    command: str
+    shown: list[str] = field(default_factory=list)
+
+    @property
+    def fails(self) -> bool:
+        return any(line.lower().startswith("error:") for line in self.shown)
+
+
+def sections(path: Path = GUIDE) -> dict[str, list[Step]]:
+    """The steps of every section that has any, by its heading."""
+    found: dict[str, list[Step]] = {}
+    heading, inside = "", False
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.startswith("```"):
+            inside = line == "```console"
+        elif not inside and line.startswith("#"):
+            heading = line.lstrip("# ")
+        elif inside and (typed := PROMPT.match(line)):
+            found.setdefault(heading, []).append(Step(*typed.groups()))
+        elif inside:
+            found[heading][-1].shown.append(line)
+    return found
+
+
+def masked(line: str) -> str:
+    """A line without what differs from machine to machine and from run to run."""
+    line = re.sub(r"\b[0-9a-f]{7,}(\.dir)?\b", "#", line)
+    line = re.sub(r"-?\d+([.:,]\d+)*( [AP]M)?", "#", line)
+    return re.sub(r"[\s|─—-]+", " ", line).strip()
+
+
+def check(step: Step, printed: str) -> None:
+    """Every line that the guide shows is printed, in that order."""
+    lines = iter([masked(part) for line in printed.splitlines() for part in line.split("\r")])
+    for line in step.shown:
+        wanted = masked(line)
+        if wanted not in ("", "…"):
+            assert any(wanted in found for found in lines), f"{step.command}\ndoes not print, or not here:\n{line}\n{printed}"
+
+
+class Team:
+    """Members, each with a home and in it a checkout; the guide's names stand for places of this test."""
+
+    def __init__(self, base: Path, places: dict[str, str]) -> None:
+        self.base = base
+        self.places = places
+        self.transcript = ""
+
+    def member(self, who: str) -> Project:
+        """Where `who` types: in the checkout once there is one."""
+        home = self.base / who
+        home.mkdir(exist_ok=True)
+        names = {
+            f"GIT_{role}_{part}": value for role in ("AUTHOR", "COMMITTER") for part, value in (("NAME", who), ("EMAIL", who))
+        }
+        checkout = home / "spectran"
+        return Project(checkout if checkout.is_dir() else home, **names, HOME=str(home), COLUMNS="400", DVC_PAGER="cat")
+
+    def follow(self, section: str) -> list[str]:
+        """Type the section's commands; return what each printed."""
+        return [self.type(step) for step in sections()[section]]
+
+    def type(self, step: Step) -> str:
+        command = step.command
+        for name, place in self.places.items():
+            command = command.replace(name, place)
+        member = self.member(step.who)
+        printed = member.run("bash", "-c", command, fails=step.fails)
+        self.transcript += f"{step.who}$ {step.command}\n{printed}"
+        if step.command.startswith("dvc queue start"):
+            while re.search(r"Queued|Running", member.run("dvc", "queue", "status")):
+                time.sleep(1)
+        for name, place in (*self.places.items(), ("/home", str(self.base))):
+            printed = printed.replace(place, name)
+        check(step, printed)
+        return printed

@@ -1,0 +1,96 @@
+"""`make doctor`: a page that is true, and an exit status that says whether the selected run can go on."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from models.errors import UserError
+from pipeline import doctor
+from pipeline.doctor import Examination, artifact_bytes, offline_folder
+from pipeline.params import Encoder, load_params
+
+SetParams = Callable[[dict[str, Any]], None]
+
+
+@pytest.fixture
+def examined(project: Path) -> Callable[[], tuple[dict[str, str], list[str]]]:
+    """The page of the tiny project, line by line, and what stands in the way."""
+    subprocess.run(["git", "init", "--quiet"], check=True)
+    subprocess.run(["dvc", "init", "--quiet"], check=True)
+
+    def examine() -> tuple[dict[str, str], list[str]]:
+        examination = Examination(load_params())
+        page = dict(line.split(maxsplit=1) for line in examination.page().splitlines())
+        return page, examination.troubles
+
+    return examine
+
+
+def test_a_run_whose_data_is_here_needs_neither_model_nor_remote(examined: Callable) -> None:
+    page, troubles = examined()
+    assert troubles == []
+    assert page["data"].endswith("are here: nothing is embedded")
+    assert "Python package 'no_such_package' is not installed" in page["model"]
+    assert page["remote"].startswith("none;")
+    assert page["device"].split()[0].rstrip(",:") in ("cpu", "cuda")
+
+
+def test_data_that_nothing_can_bring_stands_in_the_way(examined: Callable) -> None:
+    shutil.rmtree("data/spectrum/tiny/random")
+    page, troubles = examined()
+    assert "data/spectrum/tiny/random not here" in page["data"]
+    assert len(troubles) == 1
+
+
+def test_a_secret_stands_in_the_way(examined: Callable) -> None:
+    subprocess.run(["dvc", "remote", "add", "-q", "-d", "team", "https://ada:hunter2@127.0.0.1:9/x"], check=True)
+    page, troubles = examined()
+    assert len(troubles) == 1
+    assert "hunter2" not in str(page) + str(troubles)
+
+
+def test_a_full_disk_stands_in_the_way(examined: Callable, set_params: SetParams, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_params({"encoder": "minilm"})
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    page, troubles = examined()
+    items = json.loads(Path("data/sequences/tiny/statistics.json").read_text())["items"]
+    assert f"{items} items x 384" in page["disk"]
+    assert any("GiB of disk" in trouble for trouble in troubles)
+
+
+def test_the_estimate_is_the_size_of_what_is_there(project: Path) -> None:
+    """Embeddings and both spectra of the tiny project: 24 wide, rank 24 (23 centred); no weights (dim 0)."""
+    files = [*Path("data/embeddings").rglob("*.npy"), *Path("data/spectrum").rglob("*.npy")]
+    there = sum(file.stat().st_size - 128 for file in files)
+    items = json.loads(Path("data/sequences/tiny/statistics.json").read_text())["items"]
+    assert artifact_bytes(items, 24, 0) == pytest.approx(there, rel=0.05)
+
+
+def test_a_model_loads_offline_where_all_its_parts_are_there(tmp_path: Path) -> None:
+    def lacks(part: str) -> None:
+        with pytest.raises(UserError, match=f"its {part} is missing"):
+            offline_folder(Encoder(model=str(tmp_path)))
+
+    lacks("configuration")
+    (tmp_path / "config.json").write_text("{}")
+    lacks("tokenizer")
+    (tmp_path / "tokenizer.json").write_text("{}")
+    lacks("weights")
+    shards = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(shards))
+    (tmp_path / "model-1.safetensors").touch()
+    lacks("weights")
+    (tmp_path / "model-2.safetensors").touch()
+    assert offline_folder(Encoder(model=str(tmp_path))) == tmp_path
+
+
+def test_a_model_of_the_hub_that_is_not_here_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(UserError, match="no-one/no-model is not on this machine; `hf download no-one/no-model`"):
+        offline_folder(Encoder(model="no-one/no-model"))
