@@ -1,4 +1,5 @@
-# make demo: install, run the pipeline and the default grid on the built-in dataset, show the comparison.
+# make demo: install, run the pipeline and the default grid on the built-in dataset, show the comparison and where the report lies.
+# make paper: install, put the lists of grid/paper.yaml into params.yaml, run that grid with the encoder of params.yaml.
 # make test: install, run every check and test that the gate runs. make test-all adds the slow tests.
 # make doctor: what the selected run will meet on this machine.
 PYTHON ?= python3
@@ -6,16 +7,20 @@ VENV := .venv
 # For the `python` that DVC starts.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: demo test test-all check doctor install clean
+.PHONY: demo paper test test-all check doctor install clean
 
 demo: install
 	$(VENV)/bin/dvc repro grid/dvc.yaml
 	$(VENV)/bin/dvc repro
 	@echo
 	@cat metrics/tables/table2.md
-	@echo "Report:  metrics/report.md"
-	@echo "Figures: metrics/figures/*.svg"
+	@echo "Report:  metrics/report.html"
+	@echo "Figures: metrics/figures/"
 	@echo "Next:    source $(VENV)/bin/activate; dvc exp run evaluate -S adapter=spectran -S dim=64; dvc metrics diff"
+
+paper: install
+	$(VENV)/bin/python -m stages.grid --lists grid/paper.yaml
+	@echo "Report:  metrics/report.html"
 
 test: check
 	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 --dist loadgroup -m "not slow"

@@ -1,33 +1,77 @@
-"""The grid's cells on disk: one directory per (dataset, backbone, adapter), seeds inside."""
+"""The grid's cells on disk: one directory per (dataset, backbone, adapter), seeds inside; some hold several variants or dims."""
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 
 from models.errors import UserError
 from pipeline.artifacts import read_json, scratch
 from pipeline.metrics import metrics
-from pipeline.params import Grid
+from pipeline.params import Grid, Params
 from pipeline.runs import Run
 
 CELLS = Path("grid/cells")
 KEYS = ["dataset", "backbone", "adapter"]
+OURS = "spectran"
+Over = Literal["seeds", "variants", "dims"]
+STAGES = {"seeds": "cell", "variants": "ablation", "dims": "dimension"}
 
 
-def cell_directory(dataset: str, backbone: str, adapter: str) -> Path:
-    return CELLS / f"{dataset}-{backbone}-{adapter}"
+@dataclass(frozen=True)
+class Cell:
+    """A stage of grid/dvc.yaml and its directory: one adapter over the seeds, or also over SpecTran's variants, or over dims."""
+
+    dataset: str
+    backbone: str
+    adapter: str
+    over: Over = "seeds"
+
+    @property
+    def directory(self) -> Path:
+        suffix = "" if self.over == "seeds" else f"-{self.over}"
+        return CELLS / f"{self.dataset}-{self.backbone}-{self.adapter}{suffix}"
+
+    @property
+    def name(self) -> str:
+        return self.directory.name
+
+    @property
+    def stage(self) -> str:
+        """As DVC knows it."""
+        return f"grid/dvc.yaml:{STAGES[self.over]}@{self.name.removesuffix(f'-{OURS}-variants').removesuffix('-dims')}"
+
+    @property
+    def made(self) -> bool:
+        return (self.directory / "metrics.csv").is_file()
+
+    def runs(self, params: Params) -> list[Run]:
+        """What is trained for this cell."""
+        names = {"dataset": self.dataset, "backbone": self.backbone, "adapter": self.adapter}
+        choices: list[dict[str, Any]] = [{"dim": params.grid.dim}]
+        if self.over == "variants":
+            choices = [{"dim": params.grid.dim, "variant": variant} for variant in params.grid.ablations.variants]
+        if self.over == "dims":
+            choices = [{"dim": dim} for dim in params.grid.dimensions.dims]
+        return [Run.of(params, **names, **choice, seed=seed) for choice in choices for seed in params.grid.seeds]
+
+    def place(self, row: dict[str, Any]) -> Path:
+        """Where a run's weights, history and analysis lie; `row` has its seed, variant and dim."""
+        above = {"seeds": "", "variants": row.get("variant"), "dims": f"dim-{row.get('dim')}"}[self.over]
+        return self.directory / str(above) / f"seed-{row['seed']}"
 
 
 def cell_row(run: Run, place: Path, cutoffs: list[int]) -> dict[str, Any]:
-    """One seed of a cell: names, test metrics, validation, cost. `place` is the evaluated run's scratch directory."""
+    """One run of a cell: names, test metrics, validation, cost. `place` is the evaluated run's scratch directory."""
     ranks = pl.read_parquet(place / "ranks.parquet")["rank"].to_numpy()
     training = read_json(place / "training.json", "training")
     cost = read_json(place / "run.json", "training")
     analysis = read_json(place / "analysis.json", "evaluation")
     return {
         **{key: getattr(run, key) for key in (*KEYS, "encoder", "dim", "seed")},
+        "variant": run.settings["adapter"].get("variant"),
         **metrics(ranks, cutoffs),
         "validation_NDCG@20": training["validation"]["NDCG@20"],
         "epochs": training["epochs"],
@@ -43,26 +87,39 @@ def cell_row(run: Run, place: Path, cutoffs: list[int]) -> dict[str, Any]:
     }
 
 
-def listed_cells(grid: Grid) -> list[tuple[str, str, str]]:
-    """(dataset, backbone, adapter) of every cell that the grid's lists name, in their order."""
-    return [(d, b, a) for d in grid.datasets for b in grid.backbones for a in grid.adapters]
+def listed_cells(grid: Grid) -> list[Cell]:
+    """Every cell that the grid's lists name, in their order: Table 2's, then variants, then dims."""
+    ablations, dimensions = grid.ablations, grid.dimensions
+    return [
+        *(Cell(d, b, a) for d in grid.datasets for b in grid.backbones for a in grid.adapters),
+        *(Cell(d, b, OURS, "variants") for d in ablations.datasets for b in ablations.backbones),
+        *(Cell(d, b, a, "dims") for d in dimensions.datasets for b in dimensions.backbones for a in dimensions.adapters),
+    ]
 
 
-def read_cells(cells: list[tuple[str, str, str]], partial: bool = False) -> pl.DataFrame:
-    """One row per (cell, seed). Raises UserError naming the missing cells, unless `partial`; and where there is none at all."""
-    files = {cell: cell_directory(*cell) / "metrics.csv" for cell in cells}
-    missing = ["-".join(cell) for cell, file in files.items() if not file.is_file()]
+def read_cells(cells: list[Cell], partial: bool = False) -> pl.DataFrame:
+    """One row per run. Raises UserError naming the missing cells, unless `partial`; and where there is none at all.
+
+    Columns beside those of metrics.csv: `over`, what kind of cell it is from, and `place`, where the run's files lie.
+    """
+    missing = [cell.name for cell in cells if not cell.made]
     if missing and (not partial or len(missing) == len(cells)):
         raise UserError(
             f"{len(missing)} of {len(cells)} cells are missing ({', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}); "
             "`dvc repro -k grid/dvc.yaml` trains them, `python -m stages.aggregate --partial` tabulates what there is"
         )
-    return pl.concat([pl.read_csv(file) for file in files.values() if file.is_file()], how="diagonal_relaxed")
+    frames = []
+    for cell in cells:
+        if cell.made:
+            frame = pl.read_csv(cell.directory / "metrics.csv")
+            places = [str(cell.place(row)) for row in frame.iter_rows(named=True)]
+            frames.append(frame.with_columns(over=pl.lit(cell.over), place=pl.Series(places)))
+    return pl.concat(frames, how="diagonal_relaxed")
 
 
-def set_aside_unlisted(cells: list[tuple[str, str, str]]) -> list[str]:
+def set_aside_unlisted(cells: list[Cell]) -> list[str]:
     """Move cells that the grid no longer lists into scratch, so that `grid/cells` is what the lists say; return their names."""
-    kept = {cell_directory(*cell).name for cell in cells}
+    kept = {cell.name for cell in cells}
     moved = []
     for directory in sorted(CELLS.glob("*")) if CELLS.is_dir() else []:
         if directory.is_dir() and directory.name not in kept:

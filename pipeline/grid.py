@@ -14,7 +14,7 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from pipeline.artifacts import scratch
-from pipeline.cells import KEYS, cell_directory, listed_cells
+from pipeline.cells import listed_cells
 from pipeline.execution import tested
 from pipeline.params import Params
 from pipeline.runs import Run
@@ -34,13 +34,9 @@ def assemble(quiet: bool = False) -> bool:
 
 def unfinished(params: Params) -> list[Run]:
     """Runs that are neither part of a cell in place nor finished in scratch. Raises UserError where their inputs are missing."""
-    cells = [cell for cell in listed_cells(params.grid) if not (cell_directory(*cell) / "metrics.csv").is_file()]
-    runs = [
-        Run.of(params, **dict(zip(KEYS, cell, strict=True)), dim=params.grid.dim, seed=seed)
-        for cell in cells
-        for seed in params.grid.seeds
-    ]
-    return [run for run in runs if not (run.finished and tested(run.scratch))]
+    runs = [run for cell in listed_cells(params.grid) if not cell.made for run in cell.runs(params)]
+    once = {run.fingerprint: run for run in runs}
+    return [run for run in once.values() if not (run.finished and tested(run.scratch))]
 
 
 def log_of(run: Run) -> Path:
@@ -80,7 +76,10 @@ class Local:
         environment = os.environ | {"OMP_NUM_THREADS": str(self.threads)}
         if self.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = self.gpus[place % len(self.gpus)]
-        command = [sys.executable, "-m", "stages.cell", run.dataset, run.backbone, run.adapter, "--prepare", str(run.seed)]
+        command = [sys.executable, "-m", "stages.cell", run.dataset, run.backbone, run.adapter]
+        command += ["--prepare", str(run.seed), "--dim", str(run.dim)]
+        if variant := run.settings["adapter"].get("variant"):
+            command += ["--variant", variant]
         log = log_of(run)
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("wb") as output:

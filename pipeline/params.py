@@ -1,5 +1,6 @@
 """`params.yaml`, typed and validated. Importing this module does not import torch."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,6 +11,7 @@ from models.adapters import ADAPTERS
 from models.backbones import BACKBONES
 from models.errors import UserError
 from models.registry import Section, check_name
+from pipeline.artifacts import atomic_file
 from pipeline.texts import fields
 
 PARAMS_FILE = Path("params.yaml")
@@ -91,12 +93,41 @@ class Evaluate(Section):
     cutoffs: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)
 
 
+Variant = Literal["full", "without_attention", "principal_sigma", "principal_identity", "without_encoding"]
+
+
+class Ablations(Section):
+    datasets: list[str] = Field(description="none: no ablations")
+    backbones: list[str]
+    variants: list[Variant] = Field(min_length=1)
+
+
+class Dimensions(Section):
+    datasets: list[str] = Field(description="none: no other dims than `grid.dim`")
+    backbones: list[str]
+    adapters: list[str]
+    dims: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)
+
+
 class Grid(Section):
     dim: int = Field(ge=1)
     datasets: list[str] = Field(min_length=1)
     backbones: list[str] = Field(min_length=1)
     adapters: list[str] = Field(min_length=1)
     seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
+    ablations: Ablations
+    dimensions: Dimensions
+
+    @model_validator(mode="after")
+    def _nothing_twice(self) -> "Grid":
+        for section, name, values in (
+            *(("", name, getattr(self, name)) for name in ("datasets", "backbones", "adapters", "seeds")),
+            *(("ablations.", name, getattr(self.ablations, name)) for name in ("datasets", "backbones", "variants")),
+            *(("dimensions.", name, getattr(self.dimensions, name)) for name in ("datasets", "backbones", "adapters", "dims")),
+        ):
+            if twice := [value for value in values if values.count(value) > 1]:
+                raise ValueError(f"{section}{name} lists {twice[0]!r} twice")
+        return self
 
 
 class Params(Section):
@@ -129,10 +160,11 @@ class Params(Section):
                 check_name("adapter", name, ADAPTERS)
             check_name("dataset", self.dataset, self.sources)
             check_name("encoder", self.encoder, self.encoders)
+            grid, ablations, dimensions = self.grid, self.grid.ablations, self.grid.dimensions
             for kind, names, known in (
-                ("backbone", [self.backbone, *self.grid.backbones], self.backbones),
-                ("adapter", [self.adapter, *self.grid.adapters], self.adapters),
-                ("dataset", self.grid.datasets, self.sources),
+                ("backbone", [self.backbone, *grid.backbones, *ablations.backbones, *dimensions.backbones], self.backbones),
+                ("adapter", [self.adapter, *grid.adapters, *dimensions.adapters], self.adapters),
+                ("dataset", [*grid.datasets, *ablations.datasets, *dimensions.datasets], self.sources),
                 ("dataset", list(self.templates), self.sources),
             ):
                 for name in names:
@@ -149,6 +181,23 @@ class Params(Section):
 
 def load_params(path: Path = PARAMS_FILE) -> Params:
     """Read and validate `path`; raise UserError with one line for a missing, broken or invalid file."""
+    return Params.parse(_read(path), str(path))
+
+
+def choose_grid(lists: Path, path: Path = PARAMS_FILE) -> None:
+    """Put the `grid:` section of `lists` in the place of that of `path`; every other line stays as it is."""
+    values, chosen = _read(path), _read(lists)
+    Params.parse(values | {"grid": chosen.get("grid")}, str(lists))
+    section = re.compile(r"^grid:.*\n(?:(?:[ \t].*)?\n|- .*\n)*", re.MULTILINE)
+    new = section.search(lists.read_text(encoding="utf-8").rstrip() + "\n")
+    text = path.read_text(encoding="utf-8").rstrip() + "\n"
+    if new is None or len(section.findall(text)) != 1:
+        raise UserError(f"{path if new else lists} has no block `grid:` at the start of a line")
+    with atomic_file(path) as partial:
+        partial.write_text(section.sub(lambda _: new[0], text), encoding="utf-8")
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -157,4 +206,4 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path} holds no parameters; restore it with `git checkout {path}`")
-    return Params.parse(values, str(path))
+    return values

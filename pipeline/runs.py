@@ -63,7 +63,7 @@ class Run:
 
     @classmethod
     def of(cls, params: Params, **choice: Any) -> "Run":
-        """The selected run of `params`, with any of its six names replaced."""
+        """The selected run of `params`, with any of its six names, or SpecTran's `variant`, replaced."""
         names = ("dataset", "encoder", "backbone", "adapter", "dim", "seed")
         chosen = {name: choice.get(name, getattr(params, name)) for name in names}
         settings = {
@@ -71,6 +71,8 @@ class Run:
             "backbone": params.backbones[chosen["backbone"]],
             "adapter": params.adapters[chosen["adapter"]],
         }
+        if "variant" in choice:
+            settings["adapter"] = settings["adapter"] | {"variant": choice["variant"]}
         return cls(**chosen, settings=settings)
 
     @property
@@ -83,7 +85,9 @@ class Run:
 
     @property
     def name(self) -> str:
-        return f"{self.dataset}-{self.backbone}-{self.adapter} dim {self.dim} seed {self.seed}"
+        variant = self.settings["adapter"].get("variant", "full")
+        which = "" if variant == "full" else f" {variant}"
+        return f"{self.dataset}-{self.backbone}-{self.adapter}{which} dim {self.dim} seed {self.seed}"
 
     def config(self) -> dict[str, Any]:
         """Everything needed to rebuild the model, as it is written beside the weights."""

@@ -37,17 +37,23 @@ def holm(p_values: np.ndarray) -> np.ndarray:
     return adjusted
 
 
-def improvement_interval(
+def improvement_intervals(
     ours: np.ndarray, theirs: np.ndarray, level: float = 0.95, seed: int = 0, resamples: int = RESAMPLES
-) -> tuple[float, float]:
-    """Percentile bootstrap interval, over users, of mean(ours) / mean(theirs) - 1. ours, theirs: (U,)."""
+) -> np.ndarray:
+    """Percentile bootstrap intervals, over users, of mean(ours) / mean(theirs) - 1. ours: (U,), theirs: (U, C) -> (C, 2).
+
+    All columns see the same resamples. Where a resample's mean is zero, its ratio is left out.
+    """
     rng = np.random.default_rng(seed)
-    both = np.stack([ours, theirs], axis=1)
-    ratios = []
-    for _ in range(resamples):
+    both = np.column_stack([ours, theirs])
+    sums = np.empty((resamples, both.shape[1]))
+    for i in range(resamples):
         counts = np.bincount(rng.integers(0, len(both), len(both)), minlength=len(both))
-        mine, other = counts @ both
-        ratios.append(mine / other - 1 if other else np.nan)
+        sums[i] = counts @ both
     tail = 50 * (1 - level)
-    low, high = np.nanpercentile(ratios, [tail, 100 - tail])
-    return float(low), float(high)
+    intervals = np.full((theirs.shape[1], 2), np.nan)
+    for column in range(theirs.shape[1]):
+        other = sums[:, 1 + column]
+        if (there := other > 0).any():
+            intervals[column] = np.percentile(sums[there, 0] / other[there] - 1, [tail, 100 - tail])
+    return intervals

@@ -1,13 +1,28 @@
-"""The paper's tables from the grid's cells: means over seeds beside the published numbers."""
+"""The paper's six tables and the tests over users, from data frames."""
 
-import re
-from pathlib import Path
+import math
 
 import polars as pl
 
-from pipeline.cells import KEYS
+from pipeline.cells import KEYS, OURS, Cell
+from pipeline.formats import ABSENT, Block, Entry, Table, count, markdown_lines, number, percent
+from pipeline.params import Params
+from pipeline.results import (
+    BLOCK,
+    DIMENSION_KEYS,
+    VARIANT_KEYS,
+    average,
+    dimension_rows,
+    improvements,
+    long_form,
+    published,
+    sizes,
+    summarise,
+    table_metrics,
+    variant_rows,
+    weights,
+)
 
-PAPER = Path(__file__).parents[1] / "metrics/paper"
 TITLES = {
     "base": "Base (ID only)",
     "morec": "MoRec",
@@ -21,8 +36,12 @@ TITLES = {
     "sasrec": "SASRec",
     "bert4rec": "BERT4Rec",
     "hstu": "HSTU",
+    "without_attention": "without φ(QKᵀ)",
+    "principal_sigma": "D = Σ, not learned",
+    "principal_identity": "D = I, not learned",
+    "without_encoding": "without D",
 }
-OURS = "spectran"
+SIGNIFICANT = 0.05
 
 
 def title(name: str) -> str:
@@ -30,124 +49,247 @@ def title(name: str) -> str:
     return TITLES.get(name, name.capitalize())
 
 
-def table_metrics(cutoffs: list[int]) -> list[str]:
-    """Metrics in the order of the paper's Table 2."""
-    return [*(f"NDCG@{k}" for k in cutoffs), *(f"HR@{k}" for k in cutoffs)]
+# ---------------------------------------------------------------------------------------------------------------- the six tables
 
 
-def published(name: str = "table2") -> pl.DataFrame:
-    """A table of the paper (LLaMA3-8B embeddings), as data."""
-    return pl.read_csv(PAPER / f"{name}.csv")
+def table1(counts: pl.DataFrame) -> Table:
+    """Sizes of the datasets."""
+    names = ("users", "items", "interactions")
+    known = counts["paper_users"].is_not_null().any()
+    header = [
+        "Dataset",
+        *(part for name in names for part in ([name.capitalize(), "paper", "difference"] if known else [name.capitalize()])),
+    ]
+    rows = []
+    for row in counts.iter_rows(named=True):
+        line = [Entry(title(row["dataset"]))]
+        for name in names:
+            line.append(count(row[name]))
+            if known:
+                line += [count(row[f"paper_{name}"]), count(row[f"difference_{name}"], "+,.0f")]
+        rows.append([*line, number(100 * row["density"], ".3f", unit=" %")])
+    return Table("table1", "Datasets", [Block("", [*header, "Density"], rows)], [], counts)
 
 
-def summarise(rows: pl.DataFrame, names: list[str]) -> pl.DataFrame:
-    """Long table: the cell, metric, mean and sample standard deviation over seeds, number of seeds, the paper's number."""
-    measured = (
-        rows.unpivot(on=names, index=[*KEYS, "seed"], variable_name="metric", value_name="value")
-        .group_by([*KEYS, "metric"], maintain_order=True)
-        .agg(mean=pl.col("value").mean(), std=pl.col("value").std(), seeds=pl.len())
+def table2(summary: pl.DataFrame, setting: str = "") -> Table:
+    """Every adapter on every dataset and backbone."""
+    spread = "Mean ± standard deviation over seeds; best" if summary["std"].is_not_null().any() else "Best"
+    notes = [f"{spread} bold, second underlined."]
+    improvement = improvements(summary)
+    if improvement.height:
+        theirs = improvements(summary, "paper")
+        everywhere = improvements(long_form("table2"), "paper")
+        beside = f"; the paper, with the same: {100 * average(theirs):+.2f} %" if theirs.height else ""
+        notes.append(
+            f"SpecTran over the best other adapter, on average: {100 * average(improvement):+.2f} %{beside}"
+            f"{f', with all of its datasets, backbones and adapters: {100 * average(everywhere):+.2f} %' if beside else ''}."
+        )
+    blocks = _result_blocks(summary, KEYS)
+    return Table("table2", "Adapters", blocks, notes + _about_the_paper(summary, setting), summary)
+
+
+def table3(summary: pl.DataFrame, absent: list[str], setting: str = "") -> Table:
+    """SpecTran's variants."""
+    blocks = _result_blocks(summary, VARIANT_KEYS)
+    notes = ["SpecTran with one part left out or replaced: φ(QKᵀ), the attention to the whole spectrum; D, the Taylor encoding."]
+    return Table("table3", "SpecTran's variants", blocks, notes + absent + _about_the_paper(summary, setting), summary)
+
+
+def table4(summary: pl.DataFrame, absent: list[str], setting: str = "") -> Table:
+    """Adapters at several dims."""
+    return Table(
+        "table4", "Dimensions", _result_blocks(summary, DIMENSION_KEYS), absent + _about_the_paper(summary, setting), summary
     )
-    paper = published().unpivot(index=KEYS, variable_name="metric", value_name="paper")
-    return measured.join(paper, on=[*KEYS, "metric"], how="left", maintain_order="left")
 
 
-def improvements(summary: pl.DataFrame) -> pl.DataFrame:
-    """Relative improvement of SpecTran over the best other adapter: dataset, backbone, metric, best adapter, improvement."""
-    keys = ["dataset", "backbone", "metric"]
-    others = (
-        summary.filter(pl.col("adapter") != OURS)
-        .sort("mean", descending=True, maintain_order=True)
-        .group_by(keys, maintain_order=True)
-        .agg(best=pl.col("adapter").first(), best_mean=pl.col("mean").first())
+def table5(cost: pl.DataFrame) -> Table:
+    """Parameters and seconds."""
+    blocks = []
+    for block in cost.partition_by(BLOCK, maintain_order=True):
+        known = block["paper_training_seconds"].is_not_null().any()
+        header = ["Adapter", "Trainable parameters", "Training, s", "s an epoch", "Epochs", "Best epoch", "Ranking all users, s"]
+        header += ["paper: parameters", "difference", "paper: training, s", "paper: inference, s"] if known else []
+        rows = []
+        for row in block.iter_rows(named=True):
+            line = [
+                Entry(title(row["adapter"])),
+                count(row["trainable_parameters"]),
+                number(row["training_seconds"], ".1f", row["training_seconds_std"]),
+                number(row["seconds_per_epoch"], ".2f"),
+                number(row["epochs"], ".0f"),
+                number(row["best_epoch"], ".0f"),
+                number(row["inference_seconds"], ".2f"),
+            ]
+            if known:
+                line += [count(row["paper_trainable_parameters"]), count(row["difference_trainable_parameters"], "+,.0f")]
+                line += [number(row[f"paper_{kind}_seconds"], ".2f") for kind in ("training", "inference")]
+            rows.append(line)
+        blocks.append(Block(_heading(block), header, rows))
+    machines = sorted(
+        {f"{row['device']}, {row['threads']} thread{'s'[: row['threads'] > 1]}" for row in cost.iter_rows(named=True)}
     )
-    return (
-        summary.filter(pl.col("adapter") == OURS)
-        .join(others, on=keys, how="inner", maintain_order="left")
-        .select(*keys, "best", improvement=pl.col("mean") / pl.col("best_mean") - 1)
-    )
+    notes = [
+        f"Seconds on {' and '.join(machines)} a run, several runs side by side: compare them within this table, not with the "
+        "paper's, which are another machine's."
+    ]
+    return Table("table5", "Cost", blocks, notes, cost)
 
 
-def blocks(summary: pl.DataFrame) -> list[pl.DataFrame]:
-    """The summary of each (dataset, backbone), in order."""
-    return summary.partition_by(["dataset", "backbone"], maintain_order=True)
+def table6(learned: pl.DataFrame, setting: str = "") -> Table:
+    """SpecTran's weights."""
+    known = learned["paper"].is_not_null().any()
+    rows = []
+    for block in learned.partition_by(BLOCK, maintain_order=True):
+        line = [Entry(title(block["dataset"][0])), Entry(title(block["backbone"][0]))]
+        by_kind = {row["kind"]: row for row in block.iter_rows(named=True)}
+        for kind in ("principal", "subordinate"):
+            row = by_kind.get(kind, {})
+            line.append(number(row.get("mean"), ".2f", row.get("std")))
+            if known:
+                line += [number(row.get("paper"), ".2f"), number(row.get("difference"), "+.2f")]
+        rows.append(line)
+    beside = ["paper", "difference"] if known else []
+    header = ["Dataset", "Backbone", "Principal", *beside, "Subordinate", *beside]
+    notes = [
+        "Mean over the dim output directions i of D_i + φ_ii, and of the sum of |φ_ij| over j > dim. What follows ± is the "
+        "standard deviation over seeds."
+    ]
+    return Table("table6", "SpecTran's weights", [Block("", header, rows)], notes + _about_the_paper(learned, setting), learned)
 
 
-def _marks(block: pl.DataFrame, metric: str) -> dict[str, str]:
-    """Adapter -> "best" or "second" for a metric of a block."""
-    order = block.filter(pl.col("metric") == metric).sort("mean", descending=True, maintain_order=True)["adapter"].to_list()
+def significance(comparisons: pl.DataFrame) -> Table:
+    """SpecTran against each other adapter."""
+    blocks = []
+    for block in comparisons.partition_by(BLOCK, maintain_order=True):
+        names = block["metric"].unique(maintain_order=True).to_list()
+        header = ["Other adapter"]
+        for name in names:
+            header += [name, "gain", "95 % interval", "p (Holm)"]
+        found = {(row["other"], row["metric"]): row for row in block.iter_rows(named=True)}
+        rows = []
+        for other in block["other"].unique(maintain_order=True):
+            line = [Entry(title(other))]
+            for name in names:
+                row = found[other, name]
+                bold = "best" if row["p_holm"] < SIGNIFICANT else ""
+                interval = f"{100 * row['low']:+.1f} to {100 * row['high']:+.1f} %"
+                line += [
+                    number(row["mean_other"], std=row["std_other"]),
+                    percent(row["improvement"], 1),
+                    Entry(interval, row["low"]) if math.isfinite(row["low"]) else ABSENT,
+                    number(row["p_holm"], mark=bold),
+                ]
+            rows.append(line)
+        mine = [block.filter(pl.col("metric") == name).row(0, named=True) for name in names]
+        footer = [Entry(title(OURS))]
+        for row in mine:
+            footer += [number(row["mean"], std=row["std"]), *[Entry("")] * 3]
+        blocks.append(Block(f"{_heading(block)} ({block['users'][0]:,} users)", header, rows, [footer]))
+    notes = [
+        "Gain: of SpecTran over the other adapter. Per user, averaged over seeds: two-sided sign-flip permutation test, Holm's "
+        f"adjustment over the comparisons of a metric (bold: below {SIGNIFICANT}), bootstrap interval over users. This is chance "
+        "in the users; what follows ± is the standard deviation over seeds, chance in the training."
+    ]
+    return Table("significance", "SpecTran against each other adapter", blocks, notes, comparisons)
+
+
+def all_tables(
+    params: Params,
+    rows: pl.DataFrame,
+    missing: list[Cell],
+    summary: pl.DataFrame,
+    comparisons: pl.DataFrame,
+    cost: pl.DataFrame,
+) -> dict[str, Table]:
+    """The tables that there are cells for, by name."""
+    grid, names = params.grid, table_metrics(params.evaluate.cutoffs)
+    plain = rows.filter(pl.col("over") == "seeds")
+    setting = f"{plain['encoder'][0]}, dim {plain['dim'][0]}"
+    ours = params.adapters.get(OURS, {}).get("variant", "full")
+    made = [table1(sizes(plain["dataset"].unique(maintain_order=True).to_list())), table2(summary, setting), table5(cost)]
+    if comparisons.height:
+        made.append(significance(comparisons))
+    if (variants := variant_rows(rows, grid, ours)).height and grid.ablations.datasets:
+        made.append(table3(summarise(variants, names, VARIANT_KEYS, "table3"), _absent(missing, "variants", variants), setting))
+    if (dims := dimension_rows(rows, grid)).height and grid.dimensions.datasets:
+        made.append(table4(summarise(dims, names, DIMENSION_KEYS, "table4"), _absent(missing, "dims", dims), setting))
+    if (learned := weights(plain)).height:
+        made.append(table6(learned, setting))
+    return {table.name: table for table in sorted(made, key=lambda table: table.name)}
+
+
+def _absent(missing: list[Cell], over: str, rows: pl.DataFrame) -> list[str]:
+    """What a table of variants or dims lacks: cells that are not made, or reference rows that `grid:` does not list."""
+    lacks = [cell.name for cell in missing if cell.over == over]
+    if over == "variants":
+        for block in rows.partition_by(BLOCK, maintain_order=True):
+            for name in ("base", OURS):
+                if name not in block["variant"]:
+                    lacks.append(f"{title(name)} on {_heading(block)}, which the grid's lists or cells do not have")
+    return [f"Missing: {', '.join(lacks)}."] * bool(lacks)
+
+
+def _about_the_paper(summary: pl.DataFrame, setting: str) -> list[str]:
+    if not summary["paper"].is_not_null().any():
+        return []
+    ours = f"; ours: {setting}" if setting else ""
+    return [f"The paper's: LLaMA3-8B embeddings, dim 128 where no dim is named, tuned{ours}."]
+
+
+def _heading(block: pl.DataFrame) -> str:
+    first = block.row(0, named=True)
+    dim = f", dim {first['dim']}" if "dim" in first else ""
+    return f"{title(first['dataset'])}, {title(first['backbone'])}{dim}"
+
+
+def _marks(block: pl.DataFrame, key: str, metric: str) -> dict[str, str]:
+    """Row -> "best" or "second" for a metric of a block."""
+    order = block.filter(pl.col("metric") == metric).sort("mean", descending=True, maintain_order=True)[key].to_list()
     return dict(zip(order, ("best", "second"), strict=False)) if len(order) > 1 else {}
 
 
-def _grid(block: pl.DataFrame, improvement: pl.DataFrame, marked: dict[str, str], spread: str, percent: str) -> list[list[str]]:
-    """Cells of a block as text: header, a row per adapter, the improvement of SpecTran where it is there."""
-    names = block["metric"].unique(maintain_order=True).to_list()
-    values = {(row["adapter"], row["metric"]): row for row in block.iter_rows(named=True)}
-    lines = [["Adapter", *names]]
-    for adapter in block["adapter"].unique(maintain_order=True):
-        line = [title(adapter)]
-        for name in names:
-            row = values[adapter, name]
-            text = marked[_marks(block, name).get(adapter, "")].format(f"{row['mean']:.4f}")
-            line.append(text + (spread.format(f"{row['std']:.4f}") if row["std"] is not None else ""))
-        lines.append(line)
-    first = block.row(0, named=True)
-    mine = improvement.filter((pl.col("dataset") == first["dataset"]) & (pl.col("backbone") == first["backbone"]))
-    if mine.height:
-        gains = dict(zip(mine["metric"], mine["improvement"], strict=True))
-        lines.append(["SpecTran over best other", *(f"{100 * gains[name]:+.2f}{percent}" for name in names)])
-    return lines
+def _result_blocks(summary: pl.DataFrame, keys: list[str]) -> list[Block]:
+    """Two blocks for all that share `keys` but the last: means over seeds; and these beside the paper's, where it has any."""
+    *above, key = keys
+    gains = {value: improvements(summary, value) for value in ("mean", "paper")} if key == "adapter" else {}
+    blocks = []
+    for block in summary.partition_by(above, maintain_order=True):
+        names = block["metric"].unique(maintain_order=True).to_list()
+        values = {(row[key], row["metric"]): row for row in block.iter_rows(named=True)}
+        entries = block[key].unique(maintain_order=True).to_list()
+        marks = {name: _marks(block, key, name) for name in names}
+        heading = _heading(block)
+        rows = []
+        for entry in entries:
+            cells = [(values[entry, name], marks[name].get(entry, "")) for name in names]
+            rows.append([Entry(title(entry)), *(number(row["mean"], std=row["std"], mark=mark) for row, mark in cells)])
+        footer = []
+        for value, label in (("mean", "SpecTran over best other"), ("paper", "the same in the paper")):
+            gain = gains[value].join(block, on=above, how="semi") if gains else pl.DataFrame()
+            if gain.height:
+                found = dict(zip(gain["metric"], gain["improvement"], strict=True))
+                footer.append([Entry(label), *(percent(found.get(name)) for name in names)])
+        header = [key.capitalize(), *names]
+        blocks.append(Block(f"{heading} ({_seeds(block['seeds'][0])})", header, rows, footer))
+        if block["paper"].is_not_null().any():
+            wide = [header[0], *(part for name in names for part in (name, "paper", "diff."))]
+            beside = [
+                [
+                    Entry(title(entry)),
+                    *(
+                        part
+                        for row in (values[entry, name] for name in names)
+                        for part in (number(row["mean"]), number(row["paper"]), number(row["difference"], "+.4f"))
+                    ),
+                ]
+                for entry in entries
+            ]
+            blocks.append(Block(f"{heading}, beside the paper", wide, beside))
+    return blocks
 
 
-def markdown(lines: list[list[str]]) -> str:
-    """A Markdown table, padded so that it reads well as plain text too."""
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    rows = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines]
-    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
-    return "\n".join([rows[0], rule, *rows[1:]])
-
-
-def _seeds(count: int) -> str:
-    return f"{count} seed{'s' if count > 1 else ''}"
-
-
-def table2_markdown(summary: pl.DataFrame) -> str:
-    """Table 2, one block per (dataset, backbone): best bold, second underlined, mean ± standard deviation over seeds."""
-    improvement = improvements(summary)
-    marked = {"best": "**{}**", "second": "<u>{}</u>", "": "{}"}
-    parts = []
-    for block in blocks(summary):
-        first = block.row(0, named=True)
-        parts += [
-            f"### {title(first['dataset'])}, {title(first['backbone'])} ({_seeds(first['seeds'])})",
-            markdown(_grid(block, improvement, marked, " ± {}", " %")),
-        ]
-    if improvement.height:
-        parts.append(
-            f"SpecTran over the best other adapter, on average: {100 * improvement['improvement'].to_numpy().mean():+.2f} %."
-        )
-    return "\n\n".join(parts) + "\n"
-
-
-def _latex(text: str) -> str:
-    """Text whose special characters LaTeX prints: a dataset may be called `my_shop`."""
-    return re.sub(r"([_&#%$])", r"\\\1", text)
-
-
-def table2_latex(summary: pl.DataFrame) -> str:
-    """Table 2 for LaTeX (booktabs), one block per (dataset, backbone)."""
-    improvement = improvements(summary)
-    marked = {"best": r"\textbf{{{}}}", "second": r"\underline{{{}}}", "": "{}"}
-    width = summary["metric"].n_unique()
-    parts = [r"\begin{tabular}{l" + "c" * width + "}", r"\toprule"]
-    for number, block in enumerate(blocks(summary)):
-        first = block.row(0, named=True)
-        header, *body = _grid(block, improvement, marked, r" {{\scriptsize $\pm$ {}}}", r"\,\%")
-        if number:
-            parts.append(r"\midrule")
-        name = _latex(f"{title(first['dataset'])}, {title(first['backbone'])}")
-        parts.append(rf"\multicolumn{{{width + 1}}}{{l}}{{{name}}} \\")
-        parts += [" & ".join(header) + r" \\", r"\midrule", *(" & ".join(line) + r" \\" for line in body)]
-    return "\n".join([*parts, r"\bottomrule", r"\end{tabular}"]) + "\n"
+def _seeds(number_of: int) -> str:
+    return f"{number_of} seed{'s' if number_of > 1 else ''}"
 
 
 def selected_markdown(figures: dict[str, float], run: dict[str, str], cells: pl.DataFrame | None, names: list[str]) -> str:
@@ -166,4 +308,4 @@ def selected_markdown(figures: dict[str, float], run: dict[str, str], cells: pl.
             adapter, dim, encoder = map(str, key)
             label = f"grid: {adapter}, {encoder}, dim {dim} ({_seeds(group.height)})"
             lines.append([label, *(f"{group[n].to_numpy().mean():.4f}" if n in group.columns else "–" for n in names)])
-    return f"## {title(run['dataset'])}, {title(run['backbone'])}, encoder {run['encoder']}\n\n{markdown(lines)}\n"
+    return f"## {title(run['dataset'])}, {title(run['backbone'])}, encoder {run['encoder']}\n\n{markdown_lines(lines)}\n"

@@ -4,16 +4,19 @@ from argparse import ArgumentParser
 from collections.abc import Iterable
 from pathlib import Path
 
+import polars as pl
+
 from models.errors import UserError
 from pipeline.artifacts import atomic_directory, atomic_file, read_json
-from pipeline.cells import cell_directory, listed_cells, read_cells, set_aside_unlisted
+from pipeline.cells import listed_cells, read_cells, set_aside_unlisted
 from pipeline.metrics import metric_names
 from pipeline.params import Params, load_params
 from stages import run
 
 TABLES = Path("metrics/tables")
 FIGURES = Path("metrics/figures")
-REPORT = Path("metrics/report.md")
+REPORT = Path("metrics/report.html")
+REPORT_MARKDOWN = Path("metrics/report.md")
 EVALUATION = Path("metrics/evaluation.json")
 SELECTED = Path("metrics/selected.md")
 
@@ -33,7 +36,7 @@ def selected(params: Params) -> str:
     figures = read_json(EVALUATION, "`python -m stages.evaluate`")
     names = metric_names(params.evaluate.cutoffs)
     require(names, figures, f"{EVALUATION} lacks", "`python -m stages.evaluate`")
-    cells = [cell for cell in listed_cells(params.grid) if (cell_directory(*cell) / "metrics.csv").is_file()]
+    cells = [cell for cell in listed_cells(params.grid) if cell.over == "seeds" and cell.made]
     chosen = {name: str(getattr(params, name)) for name in ("dataset", "encoder", "backbone", "adapter", "dim", "seed")}
     text = selected_markdown(figures, chosen, read_cells(cells) if cells else None, names)
     with atomic_file(SELECTED) as partial:
@@ -51,30 +54,51 @@ def require(names: list[str], found: Iterable[str], where: str, made_by: str) ->
 
 
 def whole_grid(params: Params, partial: bool) -> str:
-    from pipeline.report import headline_metric, read_histories, read_spectra, report
-    from pipeline.tables import summarise, table2_latex, table2_markdown, table_metrics
+    from pipeline import results, tables
+    from pipeline.figures import Figures
+    from pipeline.html import report_html
+    from pipeline.report import headline_metric, report_markdown, sections
 
-    cells = listed_cells(params.grid)
+    grid, names = params.grid, results.table_metrics(params.evaluate.cutoffs)
+    cells = listed_cells(grid)
     aside = set_aside_unlisted(cells)
     rows = read_cells(cells, partial)
-    require(table_metrics(params.evaluate.cutoffs), rows.columns, "the cells lack", "`dvc repro grid/dvc.yaml`")
-    summary = summarise(rows, table_metrics(params.evaluate.cutoffs))
+    missing = [cell for cell in cells if not cell.made]
+    require(names, rows.columns, "the cells lack", "`dvc repro grid/dvc.yaml`")
+    plain = rows.filter(pl.col("over") == "seeds")
+    if not plain.height:
+        raise UserError("all cells of Table 2 are missing; `dvc repro -k grid/dvc.yaml` trains them")
+    cutoff = max(params.evaluate.cutoffs)
+    summary = results.summarise(plain, names)
+    comparisons = results.comparisons(plain, cutoff)
+    grouped = results.grouped(plain, cutoff)
+    cost = results.cost(plain)
+    made = tables.all_tables(params, rows, missing, summary, comparisons, cost)
     with atomic_directory(TABLES) as directory:
-        summary.write_csv(directory / "table2.csv")
-        rows.drop("training_seconds", "seconds_per_epoch", "inference_seconds").write_csv(directory / "runs.csv")
-        (directory / "table2.md").write_text(table2_markdown(summary), encoding="utf-8")
-        (directory / "table2.tex").write_text(table2_latex(summary), encoding="utf-8")
-
-    from pipeline import figures
-
+        for table in made.values():
+            table.write(directory)
+        grouped.write_csv(directory / "groups.csv")
+        kept = rows.drop("over", "place", "training_seconds", "seconds_per_epoch", "inference_seconds")
+        kept.write_csv(directory / "runs.csv")
     with atomic_directory(FIGURES) as directory:
-        figures.comparison(summary, headline_metric(summary), directory / "comparison.svg")
-        figures.learning_curves(read_histories(rows), directory / "learning-curves.svg")
-        figures.cumulative_spectra(read_spectra(rows), directory / "figure1.svg")
-    with atomic_file(REPORT) as file:
-        file.write_text(report(params, rows, summary), encoding="utf-8")
+        metric = headline_metric(summary)
+        figures = Figures(directory, rows["adapter"].unique(maintain_order=True).to_list())
+        figures.comparison(summary, metric)
+        figures.learning_curves(plain)
+        figures.spectra(plain)
+        figures.cost(cost, summary, metric)
+        figures.groups(grouped, "popularity", "popularity of the test item", metric)
+        figures.groups(grouped, "history", "training items of the user", metric)
+        if "table4" in made:
+            figures.dimensions(made["table4"].data, metric)
+    drawn = {file.stem for file in FIGURES.glob("*.svg")}
+    told = sections(params, rows, summary, comparisons, made, drawn, missing)
+    for file, text in ((REPORT, report_html(told, FIGURES)), (REPORT_MARKDOWN, report_markdown(told))):
+        with atomic_file(file) as unfinished:
+            unfinished.write_text(text, encoding="utf-8")
     moved = f"; set aside, no longer listed: {', '.join(aside)}" if aside else ""
-    return f"{len(rows)} runs in {TABLES}, {FIGURES} and {REPORT}{moved}"
+    absent = f"; missing: {', '.join(cell.name for cell in missing)}" if missing else ""
+    return f"{len(rows)} runs in {TABLES}, {FIGURES} and {REPORT}{absent}{moved}"
 
 
 if __name__ == "__main__":

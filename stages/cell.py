@@ -9,11 +9,11 @@ import polars as pl
 from models.errors import UserError
 from models.registry import check_name
 from pipeline.artifacts import atomic_directory
-from pipeline.cells import cell_directory, cell_row
+from pipeline.cells import OURS, STAGES, Cell, cell_row
 from pipeline.execution import evaluated, evaluated_together, tested
 from pipeline.grid import NO_TRAINING
 from pipeline.metrics import metric_names
-from pipeline.params import load_params
+from pipeline.params import Params, load_params
 from pipeline.runs import Run
 from stages import run
 
@@ -24,34 +24,49 @@ def main() -> str:
     parser = ArgumentParser(description=__doc__)
     for name in ("dataset", "backbone", "adapter"):
         parser.add_argument(name)
+    parser.add_argument("--over", choices=STAGES, default="seeds", help="also over SpecTran's variants, or over dims")
     parser.add_argument("--prepare", type=int, metavar="SEED", help="train and test this seed into scratch, and no more")
-    chosen = vars(parser.parse_args())
-    seed = chosen.pop("prepare")
+    parser.add_argument("--dim", type=int, help="of --prepare; grid.dim if left out")
+    parser.add_argument("--variant", help="of --prepare, SpecTran's")
+    given = parser.parse_args()
     params = load_params()
-    check_name("dataset", chosen["dataset"], params.sources)
-    check_name("backbone", chosen["backbone"], params.backbones)
-    check_name("adapter", chosen["adapter"], params.adapters)
-    if seed is not None:
-        return f"{evaluated(Run.of(params, **chosen, dim=params.grid.dim, seed=seed))}"
-    runs = [Run.of(params, **chosen, dim=params.grid.dim, seed=seed) for seed in params.grid.seeds]
+    check_name("dataset", given.dataset, params.sources)
+    check_name("backbone", given.backbone, params.backbones)
+    check_name("adapter", given.adapter, params.adapters)
+    if given.over == "variants" and given.adapter != OURS:
+        raise UserError(f"adapter {given.adapter} has no variants; {OURS} has")
+    if given.prepare is not None:
+        choice = {"dim": given.dim or params.grid.dim, "seed": given.prepare}
+        choice |= {"variant": given.variant} if given.variant else {}
+        return f"{evaluated(Run.of(params, dataset=given.dataset, backbone=given.backbone, adapter=given.adapter, **choice))}"
+    return make(Cell(given.dataset, given.backbone, given.adapter, given.over), params)
+
+
+def make(cell: Cell, params: Params) -> str:
+    """Train what is not in scratch and put the cell in place; return its means."""
+    runs = cell.runs(params)
     missing = [run for run in runs if not (run.finished and tested(run.scratch))]
     if missing and os.environ.get(NO_TRAINING):
         raise UserError(f"{NO_TRAINING} is set and {len(missing)} of {len(runs)} runs are not trained")
-    places = list(zip(runs, evaluated_together(runs), strict=True))
-    rows = [cell_row(seeded, place, params.evaluate.cutoffs) for seeded, place in places]
-    with atomic_directory(cell_directory(**chosen)) as directory:
-        for seeded, place in places:
-            (directory / f"seed-{seeded.seed}").mkdir()
+    found = list(zip(runs, evaluated_together(runs), strict=True))
+    rows = [cell_row(one, scratch, params.evaluate.cutoffs) for one, scratch in found]
+    with atomic_directory(cell.directory) as directory:
+        for row, (_, scratch) in zip(rows, found, strict=True):
+            place = directory / cell.place(row).relative_to(cell.directory)
+            place.mkdir(parents=True)
             for name in KEPT:
-                shutil.copyfile(place / name, directory / f"seed-{seeded.seed}" / name)
+                shutil.copyfile(scratch / name, place / name)
         pl.concat(
-            pl.read_parquet(place / "ranks.parquet").select(pl.lit(seeded.seed).alias("seed"), "user_id", "rank")
-            for seeded, place in places
+            pl.read_parquet(scratch / "ranks.parquet").select(
+                *(pl.lit(row[name]).alias(name) for name in ("variant", "dim", "seed")), "user_id", "rank"
+            )
+            for row, (_, scratch) in zip(rows, found, strict=True)
         ).write_parquet(directory / "ranks.parquet")
         pl.DataFrame(rows).write_csv(directory / "metrics.csv")
     names = metric_names(params.evaluate.cutoffs)
     shown = ", ".join(f"{name} {sum(row[name] for row in rows) / len(rows):.4f}" for name in names)
-    return f"{'-'.join(chosen.values())}: mean of {len(rows)} seeds: {shown}"
+    count = f"{len(rows)} seeds" if cell.over == "seeds" else f"{len(rows)} runs over {cell.over} and seeds"
+    return f"{cell.name}: mean of {count}: {shown}"
 
 
 if __name__ == "__main__":

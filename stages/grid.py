@@ -5,19 +5,23 @@ Restores what DVC has, trains what is missing, puts cells and tables in place by
 
 import os
 from argparse import ArgumentParser
+from pathlib import Path
 
 from models.errors import UserError
 from pipeline.grid import Local, assemble, log_of, run_all, unfinished
-from pipeline.params import load_params
+from pipeline.params import choose_grid, load_params
 from stages import run
 
 
 def main() -> str:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time; they share the cores and the GPUs")
+    parser.add_argument("--lists", type=Path, metavar="FILE", help="first make its `grid:` that of params.yaml")
     arguments = parser.parse_args()
     if arguments.jobs < 1:
         raise UserError(f"--jobs is {arguments.jobs}; choose at least 1")
+    if arguments.lists:
+        choose_grid(arguments.lists)
     params = load_params()
     print("grid: restoring what DVC has", flush=True)
     if assemble(quiet=True):

@@ -70,7 +70,13 @@ def copy_repository(root: Path) -> dict[str, Any]:
     params["sources"]["demo"] |= {"items": 120, "users": 150}
     params["train"]["epochs"] = 2
     params |= {"dataset": "demo", "adapter": "base", "backbone": "sasrec", "encoder": "minilm", "dim": 16, "seed": 0}
-    params["grid"] = {"dim": 16, "datasets": ["demo"], "backbones": ["sasrec"], "adapters": ["base", "spectran"], "seeds": [0, 1]}
+    params["grid"] |= {
+        "dim": 16,
+        "datasets": ["demo"],
+        "backbones": ["sasrec"],
+        "adapters": ["base", "spectran"],
+        "seeds": [0, 1],
+    }
     return params
 
 

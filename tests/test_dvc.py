@@ -20,6 +20,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     params = copy_repository(root)
     params["sources"]["other"] = {"kind": "demo", "seed": 1, "items": 120, "users": 150}
     params["encoders"]["minilm-cls"] = params["encoders"]["minilm"] | {"pooling": "cls"}
+    params["grid"]["ablations"]["variants"] = ["without_attention"]
+    params["grid"]["dimensions"] |= {"adapters": ["base"], "dims": [8]}
     write_params(root, params)
     made = Project(root)
     made.run("git", "init", "-q")
@@ -37,7 +39,10 @@ def test_one_command_runs_from_download_to_all_tables(project: Project) -> None:
         "training.json",
         "history.csv",
         "selected.md",
+        "report.html",
         "report.md",
+        "tables/significance.csv",
+        "figures/png/figure1.png",
         "tables/table2.md",
         "tables/table2.tex",
     ):
@@ -48,9 +53,16 @@ def test_one_command_runs_from_download_to_all_tables(project: Project) -> None:
     assert not list(project.root.rglob("*.partial")), "an atomic write left something behind"
 
 
+def test_the_figures_are_dvcs_plots(project: Project) -> None:
+    project.run("dvc", "plots", "show")
+    shown = (project.root / "dvc_plots/index.html").read_text()
+    assert "figure1.png" in shown
+    assert "popularity.png" in shown
+
+
 def test_make_demo_prints_the_comparison_and_says_where_the_report_lies(project: Project) -> None:
     assert (project.root / "metrics/tables/table2.md").read_text() in project.printed
-    assert "Report:  metrics/report.md" in project.printed
+    assert "Report:  metrics/report.html" in project.printed
     assert "grid: spectran" in (project.root / "metrics/selected.md").read_text(), (
         "the selected run stands beside the grid's cells"
     )
@@ -97,6 +109,28 @@ def test_the_grid_runs_several_at_a_time_and_survives_a_failure(project: Project
     project.run("git", "checkout", "-q", "params.yaml", "metrics")
     shutil.rmtree(project.root / ".scratch")
     assert "everything was in place" in project.run(*grid), "what DVC has is not trained again"
+
+
+def test_variants_and_dims_train_only_what_is_new(project: Project) -> None:
+    """An empty list makes no stage; a dataset in it, its cells and no others; another dim, the runs of that dim."""
+    project.run("git", "checkout", "-q", "params.yaml", "metrics")
+    grid = (sys.executable, "-m", "stages.grid", "--jobs", "2")
+    params = project.root / "params.yaml"
+    params.write_text(params.read_text().replace("    datasets: []", "    datasets: [demo]"))
+    printed = project.run(*grid)
+    assert re.findall(r"\] (demo-[^:]+): done", printed), printed
+    assert sorted(re.findall(r"\] (demo-[^:]+): done", printed)) == [
+        "demo-sasrec-base dim 8 seed 0",
+        "demo-sasrec-base dim 8 seed 1",
+        "demo-sasrec-spectran without_attention dim 16 seed 0",
+        "demo-sasrec-spectran without_attention dim 16 seed 1",
+    ]
+    params.write_text(params.read_text().replace("dims:\n    - 8", "dims:\n    - 8\n    - 12"))
+    printed = project.run(*grid)
+    assert len(re.findall(r"dim 12 seed [01]: done", printed)) == len(re.findall(": done", printed)) == 2
+    project.run("git", "checkout", "-q", "params.yaml", "metrics")
+    assert "everything was in place" in project.run(*grid)
+    assert not (project.root / "grid/cells/demo-sasrec-base-dims").exists(), "cells no longer listed are set aside"
 
 
 def test_another_dataset_and_back(project: Project) -> None:

@@ -4,16 +4,18 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import polars as pl
 import pytest
 import yaml
 
-from models.adapters import ADAPTERS
+from models.adapters import ADAPTERS, spectran
 from models.backbones import BACKBONES
 from models.errors import UserError
 from models.registry import load_class
-from pipeline.params import Params, load_params
+from pipeline.cells import listed_cells
+from pipeline.params import Params, Variant, choose_grid, load_params
 
 ROOT = Path(__file__).parents[2]
 REPOSITORY = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
@@ -102,12 +104,47 @@ def test_an_unknown_key_is_refused_with_the_nearest_name(place: str, found: str,
         ("templates", {"tois": "{title}"}, "toys"),
         ("grid.backbones", ["sasrecc"], "sasrec"),
         ("grid.adapters", ["base", "alphafus"], "alphafuse"),
+        ("grid.ablations.datasets", ["offic"], "office"),
+        ("grid.dimensions.adapters", ["spectra"], "spectran"),
     ],
 )
 def test_an_unknown_choice_is_refused_with_the_nearest_name(place: str, value: Any, nearest: str) -> None:
     message = complaint(with_value(place, value))
     assert f"did you mean '{nearest}'?" in message
     assert (value if isinstance(value, str) else list(value)[-1]) in message
+
+
+def test_the_grid_may_list_every_variant_that_spectran_has() -> None:
+    assert set(get_args(Variant)) == set(get_args(spectran.Variant))
+
+
+def test_the_papers_lists_take_the_place_of_the_grids_and_nothing_else(tmp_path: Path) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_text((ROOT / "params.yaml").read_text() + "# the end\n")
+    before = load_params(file)
+    choose_grid(ROOT / "grid/paper.yaml", file)
+    after = load_params(file)
+    assert after.model_dump(exclude={"grid"}) == before.model_dump(exclude={"grid"})
+    assert file.read_text().startswith((ROOT / "params.yaml").read_text().partition("\ngrid:")[0])
+    assert file.read_text().endswith("# the end\n")
+    cells = listed_cells(after.grid)
+    kinds = [cell.over for cell in cells]
+    assert {kind: kinds.count(kind) for kind in kinds} == {"seeds": 4 * 3 * 9, "variants": 4 * 3, "dims": 2 * 4}
+    found = {(cell.dataset, run.dim, cell.adapter) for cell in cells for run in cell.runs(after)}
+    paper = pl.read_csv(ROOT / "metrics/paper/table4.csv").select("dataset", "dim", "adapter").rows()
+    assert set(paper) <= found
+
+
+def test_lists_that_are_no_grid_leave_the_parameters_alone(tmp_path: Path) -> None:
+    file, lists = tmp_path / "params.yaml", tmp_path / "mine.yaml"
+    file.write_text((ROOT / "params.yaml").read_text())
+    for text, says in (("grids: {}\n", "mine.yaml: grid: "), ("grid: {dims: 3}\n", "unknown parameter 'dims'")):
+        lists.write_text(text)
+        with pytest.raises(UserError, match=says):
+            choose_grid(lists, file)
+        assert file.read_text() == (ROOT / "params.yaml").read_text()
+    with pytest.raises(UserError, match=r"none.yaml not found"):
+        choose_grid(tmp_path / "none.yaml", file)
 
 
 def test_where_no_name_is_near_all_are_listed() -> None:
@@ -136,6 +173,9 @@ def test_an_unknown_option_of_an_adapter_or_backbone_is_refused_by_its_class(sec
         ("grid.dim", 0, "grid.dim: .*found 0"),
         ("grid.seeds", [], "grid.seeds: .*found \\[\\]"),
         ("grid.adapters", "base", "grid.adapters: .*list.*found 'base'"),
+        ("grid.seeds", [0, 0], "grid: seeds lists 0 twice"),
+        ("grid.dimensions.dims", [16, 8, 16], "grid: dimensions.dims lists 16 twice"),
+        ("grid.ablations.variants", ["without"], "grid.ablations.variants.0: .*'without_attention'.*found 'without'"),
         ("evaluate.cutoffs", [10, 0], "evaluate.cutoffs.1: .*found 0"),
         ("train.learning_rate", float("nan"), "train.learning_rate: .*finite.*found nan"),
         ("train.temperature", 0.0, "train.temperature: .*found 0.0"),

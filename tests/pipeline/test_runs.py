@@ -31,19 +31,24 @@ def test_train_depends_on_the_code_that_decides_a_runs_numbers() -> None:
     assert code_of(stage("dvc.yaml", "train")) == {*CODE, *NAMED}
 
 
-def test_a_cell_depends_on_that_and_on_the_evaluation() -> None:
-    assert code_of(stage("grid/dvc.yaml", "cell")) == {*CODE, *NAMED, *EVALUATION}
+@pytest.mark.parametrize("name", ["cell", "dimension", "ablation"])
+def test_a_cell_depends_on_that_and_on_the_evaluation(name: str) -> None:
+    code = {file.replace("spectran.py", "${adapter}.py") for file in code_of(stage("grid/dvc.yaml", name))}
+    assert code == {*CODE, *NAMED, *EVALUATION}
 
 
 def test_evaluate_depends_on_its_code() -> None:
     assert {*EVALUATION, "pipeline/metrics.py"} <= code_of(stage("dvc.yaml", "evaluate"))
 
 
-@pytest.mark.parametrize(("file", "name"), [("dvc.yaml", "train"), ("grid/dvc.yaml", "cell")])
+GRID = {"cell": {"grid.dim"}, "dimension": {"grid.dimensions.dims"}, "ablation": {"grid.dim", "grid.ablations.variants"}}
+
+
+@pytest.mark.parametrize(("file", "name"), [("dvc.yaml", "train"), *(("grid/dvc.yaml", name) for name in GRID)])
 def test_train_and_cell_name_every_parameter_that_a_run_reads(file: str, name: str) -> None:
-    read = {param.replace("item.", "") for param in stage(file, name)["params"]}
+    read = {param.replace("item.", "").replace(".spectran", ".${adapter}") for param in stage(file, name)["params"]}
     assert {"encoder", "train", "backbones.${backbone}", "adapters.${adapter}"} <= read
-    chosen = {"dataset", "backbone", "adapter", "dim", "seed"} if name == "train" else {"grid.dim", "grid.seeds", "evaluate"}
+    chosen = {"dataset", "backbone", "adapter", "dim", "seed"} if name == "train" else {"grid.seeds", "evaluate", *GRID[name]}
     assert chosen <= read
     assert not read & {"download", "sources", "preprocess"}, "those reach a run through its inputs"
 

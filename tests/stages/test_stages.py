@@ -439,13 +439,59 @@ def test_the_grid_from_cells_to_report(set_params: SetParams) -> None:
     done = stage("aggregate")
     assert (done.returncode, done.stderr) == (0, "")
     assert "set aside, no longer listed: old-sasrec-base" in done.stdout
-    assert {path.name for path in Path("metrics/tables").iterdir()} == {"table2.csv", "table2.md", "table2.tex", "runs.csv"}
+    tables = {
+        f"{name}.{kind}" for name in ("table1", "table2", "table5", "table6", "significance") for kind in ("csv", "md", "tex")
+    }
+    assert {path.name for path in Path("metrics/tables").iterdir()} == tables | {"runs.csv", "groups.csv"}
     table = pl.read_csv("metrics/tables/table2.csv").filter((pl.col("adapter") == "spectran") & (pl.col("metric") == "HR@20"))
     assert table["mean"][0] == pytest.approx(figures["HR@20"].mean())
-    for name in ("comparison.svg", "learning-curves.svg"):
-        assert Path("metrics/figures", name).read_text().startswith("<?xml")
+    drawn = {"comparison", "learning-curves", "figure1", "cost", "popularity", "history"}
+    assert {path.name for path in Path("metrics/figures").glob("*.svg")} == {f"{name}.svg" for name in drawn}
+    assert {path.name for path in Path("metrics/figures/png").iterdir()} == {f"{name}.png" for name in drawn}
+    page = Path("metrics/report.html").read_text()
+    assert page.count("<svg") == len(drawn)
+    assert "none are listed" in page
+    against = pl.read_csv("metrics/tables/significance.csv")
+    assert against["users"].unique().to_list() == [ranks["user_id"].n_unique()]
     set_params({"evaluate.cutoffs": [5]})
     refused("aggregate", "the cells lack HR@5, NDCG@5", "`dvc repro grid/dvc.yaml`")
+
+
+def test_variants_and_dims_from_cells_to_tables(set_params: SetParams) -> None:
+    """Their tables take what Table 2 has, and say what they lack."""
+    set_params(
+        {
+            "train.epochs": 1,
+            "grid.seeds": [0],
+            "grid.adapters": ["spectran"],
+            "grid.ablations": {"datasets": ["tiny"], "backbones": ["sasrec"], "variants": ["without_attention"]},
+            "grid.dimensions": {"datasets": ["tiny"], "backbones": ["sasrec"], "adapters": ["spectran"], "dims": [8]},
+        }
+    )
+    refused("cell tiny sasrec base --over variants", "adapter base has no variants")
+    for options in ("", " --over variants", " --over dims"):
+        done = stage(f"cell tiny sasrec spectran{options}")
+        assert (done.returncode, done.stderr) == (0, "")
+    assert (Path("grid/cells/tiny-sasrec-spectran-variants") / "without_attention/seed-0/history.csv").is_file()
+    assert (Path("grid/cells/tiny-sasrec-spectran-dims") / "dim-8/seed-0/config.json").is_file()
+    done = stage("aggregate")
+    assert (done.returncode, done.stderr) == (0, "")
+    found = pl.read_csv("metrics/tables/table3.csv")
+    assert found["variant"].unique(maintain_order=True).to_list() == ["spectran", "without_attention"]
+    text = Path("metrics/tables/table3.md").read_text()
+    assert "Missing: Base (ID only) on Tiny, SASRec" in text
+    assert pl.read_csv("metrics/tables/table4.csv")["dim"].unique(maintain_order=True).to_list() == [8, 16]
+    assert Path("metrics/figures/dimensions.svg").is_file()
+    page = Path("metrics/report.html").read_text()
+    assert "none are listed" not in page
+    assert "Significance" not in page, "there is nothing to compare with"
+    assert "Only SpecTran was run: there is nothing to compare it with." in page
+    shutil.rmtree("grid/cells/tiny-sasrec-spectran-dims")
+    refused("aggregate", "1 of 3 cells are missing (tiny-sasrec-spectran-dims)")
+    done = stage("aggregate --partial")
+    assert "missing: tiny-sasrec-spectran-dims" in done.stdout
+    assert "Not there: tiny-sasrec-spectran-dims." in Path("metrics/report.md").read_text()
+    assert "Missing: tiny-sasrec-spectran-dims." in Path("metrics/tables/table4.md").read_text()
 
 
 # --------------------------------------------------------------------------------------------------------------- no permission

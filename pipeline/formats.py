@@ -1,0 +1,120 @@
+"""A table as a structure, and its Markdown, LaTeX and CSV."""
+
+import math
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import polars as pl
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What stands in one place of a table: a text, the number it sorts by, its standard deviation, "best" or "second"."""
+
+    text: str
+    value: float | None = None
+    spread: str = ""
+    mark: str = ""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A table in the narrow sense. Footer rows stay below when rows are sorted."""
+
+    heading: str
+    header: list[str]
+    rows: list[list[Entry]]
+    footer: list[list[Entry]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Table:
+    """One of the paper's tables: blocks, remarks, and the same numbers at full precision."""
+
+    name: str
+    title: str
+    blocks: list[Block]
+    notes: list[str]
+    data: pl.DataFrame
+
+    def write(self, directory: Path) -> None:
+        """Write <name>.md, <name>.tex and <name>.csv."""
+        (directory / f"{self.name}.md").write_text(markdown(self), encoding="utf-8")
+        (directory / f"{self.name}.tex").write_text(latex(self), encoding="utf-8")
+        self.data.write_csv(directory / f"{self.name}.csv")
+
+
+ABSENT = Entry("–")
+
+
+def number(value: float | None, form: str = ".4f", std: float | None = None, mark: str = "", unit: str = "") -> Entry:
+    """A number as an entry; a dash where there is none."""
+    if value is None or not math.isfinite(value):
+        return ABSENT
+    return Entry(format(value, form) + unit, value, "" if std is None else format(std, form.lstrip("+")), mark)
+
+
+def percent(value: float | None, digits: int = 2) -> Entry:
+    """A share as signed per cent."""
+    return ABSENT if value is None else number(100 * value, f"+.{digits}f", unit=" %")
+
+
+def count(value: float | None, form: str = ",.0f") -> Entry:
+    return number(value, form)
+
+
+def markdown(table: Table) -> str:
+    """The blocks under headings, then the notes."""
+    parts = []
+    for block in table.blocks:
+        lines = [block.header, *([_markdown_entry(entry) for entry in row] for row in (*block.rows, *block.footer))]
+        parts += [f"### {block.heading}"] * bool(block.heading) + [markdown_lines(lines)]
+    return "\n\n".join([*parts, *table.notes]) + "\n"
+
+
+def _markdown_entry(entry: Entry) -> str:
+    text = {"best": "**{}**", "second": "<u>{}</u>", "": "{}"}[entry.mark].format(entry.text.replace("|", "\\|"))
+    return text + (f" ± {entry.spread}" if entry.spread else "")
+
+
+def markdown_lines(lines: list[list[str]]) -> str:
+    """A Markdown table, padded so that it reads well as plain text too."""
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    rows = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines]
+    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
+    return "\n".join([rows[0], rule, *rows[1:]])
+
+
+LATEX = {"–": "--", "φ": r"$\varphi$", "Σ": r"$\Sigma$", "ᵀ": r"$^\top$", "±": r"$\pm$", "\\": r"\textbackslash{}"}
+LATEX |= {character: f"\\{character}" for character in "_&#%${}"} | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+
+
+def latex_text(text: str) -> str:
+    """Text whose special characters LaTeX prints: a dataset may be called `my_shop`."""
+    return re.sub("[" + re.escape("".join(LATEX)) + "]", lambda found: LATEX[found[0]], text)
+
+
+def _latex_entry(entry: Entry) -> str:
+    text = latex_text(entry.text).replace(r" \%", r"\,\%")
+    text = {"best": rf"\textbf{{{text}}}", "second": rf"\underline{{{text}}}", "": text}[entry.mark]
+    return text + (rf" {{\scriptsize $\pm$ {entry.spread}}}" if entry.spread else "")
+
+
+def latex(table: Table) -> str:
+    """For booktabs: a tabular for every run of blocks with the same header."""
+    parts: list[str] = []
+    header: list[str] = []
+    for block in table.blocks:
+        if block.header != header:
+            parts += [r"\bottomrule", r"\end{tabular}", ""] * bool(header)
+            header = block.header
+            parts += [rf"\begin{{tabular}}{{l{'c' * (len(header) - 1)}}}", r"\toprule"]
+        else:
+            parts.append(r"\midrule")
+        if block.heading:
+            parts.append(rf"\multicolumn{{{len(header)}}}{{l}}{{{latex_text(block.heading)}}} \\")
+        parts.append(" & ".join(latex_text(name) for name in header) + r" \\")
+        for rows in filter(None, (block.rows, block.footer)):
+            parts += [r"\midrule", *(" & ".join(_latex_entry(entry) for entry in row) + r" \\" for row in rows)]
+    return "\n".join([*parts, r"\bottomrule", r"\end{tabular}"]) + "\n"
