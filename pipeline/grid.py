@@ -1,4 +1,4 @@
-"""Every run of the grid, several at a time: each in a process of its own, its result in scratch, its output in a log.
+"""Every task of the grid, several at a time: each in a process of its own, its result in scratch, its output in a log.
 
 DVC stays the keeper of results: what it can restore is restored, and what is trained here it moves into place.
 """
@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -32,16 +33,37 @@ def assemble(quiet: bool = False) -> bool:
     return subprocess.run(REPRO, env=os.environ | {NO_TRAINING: "1"}, stdout=output, stderr=output, check=False).returncode == 0
 
 
-def unfinished(params: Params) -> list[Run]:
+@dataclass(frozen=True)
+class Task:
+    """What an engine executes: `python -m` and `command`, which reads `inputs` and leaves `result`, a directory of scratch.
+
+    A task that was cut off goes on where it was, if what it left under scratch is still there; done twice, it is done once.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    inputs: tuple[Path, ...]
+    result: Path
+
+    @property
+    def log(self) -> Path:
+        """Where its output goes."""
+        return scratch() / "logs" / f"{self.name.replace(' ', '-')}.log"
+
+
+def training(run: Run) -> Task:
+    """Train and test a run into scratch."""
+    command = ["stages.cell", run.dataset, run.backbone, run.adapter, "--prepare", str(run.seed), "--dim", str(run.dim)]
+    if variant := run.settings["adapter"].get("variant"):
+        command += ["--variant", variant]
+    return Task(run.name, tuple(command), (run.sequences, run.spectrum), run.scratch)
+
+
+def unfinished(params: Params) -> list[Task]:
     """Runs that are neither part of a cell in place nor finished in scratch. Raises UserError where their inputs are missing."""
     runs = [run for cell in listed_cells(params.grid) if not cell.made for run in cell.runs(params)]
     once = {run.fingerprint: run for run in runs}
-    return [run for run in once.values() if not (run.finished and tested(run.scratch))]
-
-
-def log_of(run: Run) -> Path:
-    """Where a run's output goes."""
-    return scratch() / "logs" / f"{run.name.replace(' ', '-')}.log"
+    return [training(run) for run in once.values() if not (run.finished and tested(run.scratch))]
 
 
 class Local:
@@ -57,32 +79,28 @@ class Local:
         self.processes: set[subprocess.Popen[bytes]] = set()
 
     @contextmanager
-    def submitting(self) -> Iterator[Callable[[Run], Future[bool]]]:
-        """Yield a function that submits a run, whose future says whether it succeeded.
+    def submitting(self) -> Iterator[Callable[[Task], Future[bool]]]:
+        """Yield a function that submits a task, whose future says whether it succeeded.
 
         Whoever leaves early, by Ctrl-C say, stops the processes; their finished epochs are kept.
         """
         pool = ThreadPoolExecutor(self.jobs)
         try:
-            yield lambda run: pool.submit(self._execute, run)
+            yield lambda task: pool.submit(self._execute, task)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in list(self.processes):
                 process.terminate()
             pool.shutdown()
 
-    def _execute(self, run: Run) -> bool:
+    def _execute(self, task: Task) -> bool:
         place = self.places.get()
         environment = os.environ | {"OMP_NUM_THREADS": str(self.threads)}
         if self.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = self.gpus[place % len(self.gpus)]
-        command = [sys.executable, "-m", "stages.cell", run.dataset, run.backbone, run.adapter]
-        command += ["--prepare", str(run.seed), "--dim", str(run.dim)]
-        if variant := run.settings["adapter"].get("variant"):
-            command += ["--variant", variant]
-        log = log_of(run)
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("wb") as output:
+        command = [sys.executable, "-m", *task.command]
+        task.log.parent.mkdir(parents=True, exist_ok=True)
+        with task.log.open("wb") as output:
             process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
             self.processes.add(process)
             try:
@@ -103,22 +121,22 @@ def visible_gpus() -> list[str]:
         return []
 
 
-def run_all(runs: list[Run], engine: Local) -> list[Run]:
-    """Execute runs, a line for each that ends; return those that failed."""
-    failed: list[Run] = []
+def run_all(tasks: list[Task], engine: Local) -> list[Task]:
+    """Execute tasks, a line for each that ends; return those that failed."""
+    failed: list[Task] = []
     start = time.monotonic()
     with engine.submitting() as submit:
-        futures = {submit(run): run for run in runs}
+        futures = {submit(task): task for task in tasks}
         for done, future in enumerate(as_completed(futures), start=1):
-            run = futures[future]
+            task = futures[future]
             outcome = "done"
             if not future.result():
-                failed.append(run)
-                outcome = f"FAILED, {_last_line(log_of(run))}"
-            minutes = (time.monotonic() - start) / 60 / done * (len(runs) - done)
-            running = min(engine.jobs, len(runs) - done)
+                failed.append(task)
+                outcome = f"FAILED, {_last_line(task.log)}"
+            minutes = (time.monotonic() - start) / 60 / done * (len(tasks) - done)
+            running = min(engine.jobs, len(tasks) - done)
             print(
-                f"[{done}/{len(runs)}] {run.name}: {outcome} ({running} running, {len(failed)} failed, {minutes:.0f} min left)",
+                f"[{done}/{len(tasks)}] {task.name}: {outcome} ({running} running, {len(failed)} failed, {minutes:.0f} min left)",
                 flush=True,
             )
     return failed

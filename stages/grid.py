@@ -8,7 +8,7 @@ from argparse import ArgumentParser
 from pathlib import Path
 
 from models.errors import UserError
-from pipeline.grid import Local, assemble, log_of, run_all, unfinished
+from pipeline.grid import Local, assemble, run_all, unfinished
 from pipeline.params import choose_grid, load_params
 from stages import run
 
@@ -30,7 +30,7 @@ def main() -> str:
     failed = run_all(todo, Local(arguments.jobs))
     assembled = assemble()
     if failed:
-        logs = ", ".join(str(log_of(one)) for one in failed[:3]) + (", …" if len(failed) > 3 else "")
+        logs = ", ".join(str(task.log) for task in failed[:3]) + (", …" if len(failed) > 3 else "")
         raise UserError(
             f"{len(failed)} of {len(todo)} runs failed ({logs}); the rest is in place: `python -m stages.aggregate --partial`"
         )
