@@ -12,27 +12,32 @@ from pipeline.artifacts import read_json, scratch
 from pipeline.metrics import metrics
 from pipeline.params import Grid, Params
 from pipeline.runs import Run
+from pipeline.search import Study
 
 CELLS = Path("grid/cells")
 KEYS = ["dataset", "backbone", "adapter"]
 OURS = "spectran"
-Over = Literal["seeds", "variants", "dims"]
-STAGES = {"seeds": "cell", "variants": "ablation", "dims": "dimension"}
+Over = Literal["seeds", "variants", "dims", "tuned"]
+STAGES = {"seeds": "cell", "variants": "ablation", "dims": "dimension", "tuned": "tuned"}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A stage of grid/dvc.yaml and its directory: one adapter over the seeds, or also over SpecTran's variants, or over dims."""
+    """A stage of grid/dvc.yaml and its directory: one adapter over the seeds, or also over SpecTran's variants, or over dims.
+
+    Or over the seeds with the settings that tuning chose under `loss`.
+    """
 
     dataset: str
     backbone: str
     adapter: str
     over: Over = "seeds"
+    loss: str | None = None
 
     @property
     def directory(self) -> Path:
-        suffix = "" if self.over == "seeds" else f"-{self.over}"
-        return CELLS / f"{self.dataset}-{self.backbone}-{self.adapter}{suffix}"
+        suffixes = ([self.loss] if self.loss else []) + ([self.over] if self.over != "seeds" else [])
+        return CELLS / "-".join([self.dataset, self.backbone, self.adapter, *suffixes])
 
     @property
     def name(self) -> str:
@@ -41,25 +46,29 @@ class Cell:
     @property
     def stage(self) -> str:
         """As DVC knows it."""
-        return f"grid/dvc.yaml:{STAGES[self.over]}@{self.name.removesuffix(f'-{OURS}-variants').removesuffix('-dims')}"
+        key = self.name.removesuffix(f"-{self.over}")
+        return f"grid/dvc.yaml:{STAGES[self.over]}@{key.removesuffix(f'-{OURS}') if self.over == 'variants' else key}"
 
     @property
     def made(self) -> bool:
         return (self.directory / "metrics.csv").is_file()
 
     def runs(self, params: Params) -> list[Run]:
-        """What is trained for this cell."""
-        names = {"dataset": self.dataset, "backbone": self.backbone, "adapter": self.adapter}
-        choices: list[dict[str, Any]] = [{"dim": params.grid.dim}]
+        """What is trained for this cell. Raises UserError where it wants settings that are not chosen yet."""
+        names = {"dataset": self.dataset, "backbone": self.backbone, "adapter": self.adapter, "dim": params.grid.dim}
+        choices: list[dict[str, Any]] = [{}]
         if self.over == "variants":
-            choices = [{"dim": params.grid.dim, "variant": variant} for variant in params.grid.ablations.variants]
+            choices = [{"changes": {"adapter": {"variant": variant}}} for variant in params.grid.ablations.variants]
         if self.over == "dims":
             choices = [{"dim": dim} for dim in params.grid.dimensions.dims]
-        return [Run.of(params, **names, **choice, seed=seed) for choice in choices for seed in params.grid.seeds]
+        if self.loss:
+            study = Study(params, self.dataset, self.backbone, self.adapter, self.loss)
+            return [study.run(study.chosen, seed=seed) for seed in params.grid.seeds]
+        return [Run.of(params, **names | choice, seed=seed) for choice in choices for seed in params.grid.seeds]
 
     def place(self, row: dict[str, Any]) -> Path:
         """Where a run's weights, history and analysis lie; `row` has its seed, variant and dim."""
-        above = {"seeds": "", "variants": row.get("variant"), "dims": f"dim-{row.get('dim')}"}[self.over]
+        above = {"variants": row.get("variant"), "dims": f"dim-{row.get('dim')}"}.get(self.over, "")
         return self.directory / str(above) / f"seed-{row['seed']}"
 
 
@@ -72,6 +81,7 @@ def cell_row(run: Run, place: Path, cutoffs: list[int]) -> dict[str, Any]:
     return {
         **{key: getattr(run, key) for key in (*KEYS, "encoder", "dim", "seed")},
         "variant": run.settings["adapter"].get("variant"),
+        "loss": run.settings["train"]["loss"],
         **metrics(ranks, cutoffs),
         "validation_NDCG@20": training["validation"]["NDCG@20"],
         "epochs": training["epochs"],
@@ -88,12 +98,14 @@ def cell_row(run: Run, place: Path, cutoffs: list[int]) -> dict[str, Any]:
 
 
 def listed_cells(grid: Grid) -> list[Cell]:
-    """Every cell that the grid's lists name, in their order: Table 2's, then variants, then dims."""
-    ablations, dimensions = grid.ablations, grid.dimensions
+    """Every cell that the grid's lists name, in their order: Table 2's, then variants, dims, and Table 2 again with tuning."""
+    ablations, dimensions, search = grid.ablations, grid.dimensions, grid.search
+    adapters = grid.adapters
     return [
         *(Cell(d, b, a) for d in grid.datasets for b in grid.backbones for a in grid.adapters),
         *(Cell(d, b, OURS, "variants") for d in ablations.datasets for b in ablations.backbones),
         *(Cell(d, b, a, "dims") for d in dimensions.datasets for b in dimensions.backbones for a in dimensions.adapters),
+        *(Cell(d, b, a, "tuned", o) for d in search.datasets for b in search.backbones for o in search.losses for a in adapters),
     ]
 
 

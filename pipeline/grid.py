@@ -15,10 +15,11 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from pipeline.artifacts import scratch
-from pipeline.cells import listed_cells
+from pipeline.cells import Cell, listed_cells
 from pipeline.execution import tested
 from pipeline.params import Params
 from pipeline.runs import Run
+from pipeline.search import Study, listed_studies, settle
 
 NO_TRAINING = "SPECTRAN_NO_TRAINING"  # set: a cell that would have to train ends at once
 REPRO = [sys.executable, "-m", "dvc", "repro", "--keep-going", "grid/dvc.yaml"]
@@ -51,19 +52,41 @@ class Task:
         return scratch() / "logs" / f"{self.name.replace(' ', '-')}.log"
 
 
-def training(run: Run) -> Task:
-    """Train and test a run into scratch."""
-    command = ["stages.cell", run.dataset, run.backbone, run.adapter, "--prepare", str(run.seed), "--dim", str(run.dim)]
-    if variant := run.settings["adapter"].get("variant"):
-        command += ["--variant", variant]
-    return Task(run.name, tuple(command), (run.sequences, run.spectrum), run.scratch)
+def training(run: Run, cell: Cell) -> Task:
+    """Train and test a run of a cell into scratch."""
+    command = ["stages.cell", run.dataset, run.backbone, run.adapter, "--prepare", str(run.seed)]
+    if cell.loss:
+        command += ["--tuned", cell.loss]
+    else:
+        command += ["--dim", str(run.dim)]
+        if variant := run.settings["adapter"].get("variant"):
+            command += ["--variant", variant]
+    name = f"{run.name} tuned {cell.loss}" if cell.loss else run.name
+    return Task(name, tuple(command), (run.sequences, run.spectrum), run.scratch)
+
+
+def tuning(study: Study) -> Task:
+    """Make the trials of a study in scratch."""
+    run = study.run({})
+    return Task(f"{study.name} search", tuple(study.command.split()[2:]), (run.sequences, run.spectrum), study.scratch)
 
 
 def unfinished(params: Params) -> list[Task]:
-    """Runs that are neither part of a cell in place nor finished in scratch. Raises UserError where their inputs are missing."""
-    runs = [run for cell in listed_cells(params.grid) if not cell.made for run in cell.runs(params)]
-    once = {run.fingerprint: run for run in runs}
-    return [training(run) for run in once.values() if not (run.finished and tested(run.scratch))]
+    """Studies without a choice; and runs, their settings chosen, that are neither in a cell in place nor finished in scratch.
+
+    Choices are written of studies whose trials are all there. Raises UserError where inputs are missing.
+    """
+    studies = [study for study in listed_studies(params) if not study.settled]
+    for study in studies:
+        if study.searched:
+            settle(study)
+    tasks = {study.name: tuning(study) for study in studies if not study.searched}
+    for cell in listed_cells(params.grid):
+        if not cell.made and f"{cell.dataset}-{cell.backbone}-{cell.adapter}-{cell.loss}" not in tasks:
+            for run in cell.runs(params):
+                if not (run.finished and tested(run.scratch)):
+                    tasks.setdefault(run.fingerprint, training(run, cell))
+    return list(tasks.values())
 
 
 class Local:

@@ -74,13 +74,16 @@ class Svd(Section):
     )
 
 
+Loss = Literal["info_nce", "cross_entropy"]
+
+
 class Train(Section):
     epochs: int = Field(200, ge=1, description="at most")
     patience: int = Field(10, ge=1, description="stop after this many epochs without a better validation NDCG@20")
     batch_size: int = Field(256, ge=1, description="users per step")
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.0, ge=0, description="coupled L2, inside Adam")
-    loss: Literal["info_nce", "cross_entropy"] = Field("info_nce", description="against drawn negatives, or the whole catalogue")
+    loss: Loss = Field("info_nce", description="against drawn negatives, or the whole catalogue")
     negatives: int = Field(64, ge=1, description="per target, of info_nce")
     temperature: float = Field(0.07, gt=0)
     precision: Literal["float32", "tf32", "bfloat16"] = Field(
@@ -109,6 +112,15 @@ class Dimensions(Section):
     dims: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)
 
 
+class Search(Section):
+    datasets: list[str] = Field(description="none: no tuning")
+    backbones: list[str]
+    losses: list[Loss] = Field(min_length=1)
+    trials: int = Field(ge=1, description="per method; 1: the settings of params.yaml alone")
+    epochs: int = Field(ge=1, description="of a trial, at most; what is chosen is trained by `train.epochs`")
+    seed: int = Field(0, ge=0, description="of the trials and of their suggestions")
+
+
 class Grid(Section):
     dim: int = Field(ge=1)
     datasets: list[str] = Field(min_length=1)
@@ -117,6 +129,7 @@ class Grid(Section):
     seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
     ablations: Ablations
     dimensions: Dimensions
+    search: Search
 
     @model_validator(mode="after")
     def _nothing_twice(self) -> "Grid":
@@ -124,6 +137,7 @@ class Grid(Section):
             *(("", name, getattr(self, name)) for name in ("datasets", "backbones", "adapters", "seeds")),
             *(("ablations.", name, getattr(self.ablations, name)) for name in ("datasets", "backbones", "variants")),
             *(("dimensions.", name, getattr(self.dimensions, name)) for name in ("datasets", "backbones", "adapters", "dims")),
+            *(("search.", name, getattr(self.search, name)) for name in ("datasets", "backbones", "losses")),
         ):
             if twice := [value for value in values if values.count(value) > 1]:
                 raise ValueError(f"{section}{name} lists {twice[0]!r} twice")
@@ -160,11 +174,15 @@ class Params(Section):
                 check_name("adapter", name, ADAPTERS)
             check_name("dataset", self.dataset, self.sources)
             check_name("encoder", self.encoder, self.encoders)
-            grid, ablations, dimensions = self.grid, self.grid.ablations, self.grid.dimensions
+            grid, ablations, dimensions, search = self.grid, self.grid.ablations, self.grid.dimensions, self.grid.search
             for kind, names, known in (
-                ("backbone", [self.backbone, *grid.backbones, *ablations.backbones, *dimensions.backbones], self.backbones),
+                (
+                    "backbone",
+                    [self.backbone, *grid.backbones, *ablations.backbones, *dimensions.backbones, *search.backbones],
+                    self.backbones,
+                ),
                 ("adapter", [self.adapter, *grid.adapters, *dimensions.adapters], self.adapters),
-                ("dataset", [*grid.datasets, *ablations.datasets, *dimensions.datasets], self.sources),
+                ("dataset", [*grid.datasets, *ablations.datasets, *dimensions.datasets, *search.datasets], self.sources),
                 ("dataset", list(self.templates), self.sources),
             ):
                 for name in names:
@@ -181,12 +199,12 @@ class Params(Section):
 
 def load_params(path: Path = PARAMS_FILE) -> Params:
     """Read and validate `path`; raise UserError with one line for a missing, broken or invalid file."""
-    return Params.parse(_read(path), str(path))
+    return Params.parse(read_yaml(path), str(path))
 
 
 def choose_grid(lists: Path, path: Path = PARAMS_FILE) -> None:
     """Put the `grid:` section of `lists` in the place of that of `path`; every other line stays as it is."""
-    values, chosen = _read(path), _read(lists)
+    values, chosen = read_yaml(path), read_yaml(lists)
     Params.parse(values | {"grid": chosen.get("grid")}, str(lists))
     section = re.compile(r"^grid:.*\n(?:(?:[ \t].*)?\n|- .*\n)*", re.MULTILINE)
     new = section.search(lists.read_text(encoding="utf-8").rstrip() + "\n")
@@ -197,7 +215,8 @@ def choose_grid(lists: Path, path: Path = PARAMS_FILE) -> None:
         partial.write_text(section.sub(lambda _: new[0], text), encoding="utf-8")
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in `path`; raise UserError with one line for a missing or broken file."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -11,7 +11,7 @@ from pipeline.artifacts import SIDECAR, fingerprint, read_json
 from pipeline.cells import OURS, STAGES, Cell
 from pipeline.formats import ABSENT, Block, Entry, Table, count, markdown, number
 from pipeline.params import Params
-from pipeline.results import BLOCK, average, improvements
+from pipeline.results import BLOCK, Edition, average, improvements
 from pipeline.runs import sequences_directory, spectrum_directory
 from pipeline.tables import SIGNIFICANT, title
 
@@ -62,7 +62,15 @@ def headline_metric(summary: pl.DataFrame) -> str:
 # ------------------------------------------------------------------------------------------------------------------ conclusions
 
 
-def verdict(summary: pl.DataFrame, comparisons: pl.DataFrame) -> str:
+def _how(loss: str | None) -> str:
+    return f"tuned, with the {title(loss)}" if loss else "as params.yaml sets every method"
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def verdict(summary: pl.DataFrame, comparisons: pl.DataFrame, loss: str | None = None) -> str:
     """The answer in a few sentences: who is best how often, by how much, and whether other users would say the same."""
     if summary["adapter"].n_unique() == 1:
         return f"Only {title(summary['adapter'][0])} was run: there is nothing to compare it with."
@@ -77,8 +85,9 @@ def verdict(summary: pl.DataFrame, comparisons: pl.DataFrame) -> str:
     headline = improvement.filter(pl.col("metric") == metric)
     wins = headline.filter(pl.col("improvement") > 0).height
     compared = f"{headline.height} pair{'s' if headline.height > 1 else ''} of dataset and backbone"
+    start = f"{_capital(_how(loss))}, SpecTran" if loss else "SpecTran"
     sentences = [
-        f"SpecTran has the best {metric} in {wins} of {compared}; over the best other adapter it gains "
+        f"{start} has the best {metric} in {wins} of {compared}; over the best other adapter it gains "
         f"{100 * average(improvement):+.2f} % on average over all metrics."
     ]
     paper = improvements(summary, "paper")
@@ -96,6 +105,53 @@ def verdict(summary: pl.DataFrame, comparisons: pl.DataFrame) -> str:
             "chance."
         )
     return " ".join(sentences)
+
+
+def with_a_stronger_loss(tuned: list[Edition]) -> str:
+    """Whether text, and SpecTran, still help where the whole catalogue competes; nothing where either loss is missing."""
+    found = {edition.loss: edition.summary for edition in tuned}
+    if not {"info_nce", "cross_entropy"} <= set(found):
+        return ""
+    metric = headline_metric(found["info_nce"])
+    means = {
+        loss: summary.filter(pl.col("metric") == metric).pivot(on="adapter", index=BLOCK, values="mean")
+        for loss, summary in found.items()
+    }
+    both = means["info_nce"].join(means["cross_entropy"], on=BLOCK, how="inner", suffix="_full").drop_nulls()
+    others = [name for name in both.columns if name in set(found["info_nce"]["adapter"]) - {"base", OURS}]
+    if not {"base", OURS} <= set(both.columns) or not both.height:
+        return ""
+
+    def mean(name: str, full: bool) -> float:
+        return float(both[f"{name}_full" if full else name].to_numpy().mean())
+
+    def gain(name: str, full: bool) -> str:
+        return f"{100 * (mean(name, full) / mean('base', full) - 1):+.1f} %"
+
+    pairs = f"{both.height} pair{'s' if both.height > 1 else ''}"
+    sentences = [
+        f"Against the whole catalogue instead of drawn negatives, tuned Base goes from a {metric} of {mean('base', False):.4f} "
+        f"to {mean('base', True):.4f} (average over {pairs}). SpecTran's gain over it is {gain(OURS, False)} with negatives, "
+        f"{gain(OURS, True)} with the whole catalogue."
+    ]
+    if others:
+        helped = sum(mean(name, True) > mean("base", True) for name in others)
+        best = max(others, key=lambda name: mean(name, True))
+        sentences.append(
+            f"Of the {len(others)} other adapters {helped} {'is' if helped == 1 else 'are'} above Base there too; the best, "
+            f"{title(best)}, gains {gain(best, True)}."
+        )
+    return " ".join(sentences)
+
+
+def budget(params: Params) -> str:
+    """What every method was given to be tuned."""
+    search = params.grid.search
+    return (
+        f"Every method tuned by itself on validation, with the same budget: {search.trials} trials (its settings in params.yaml "
+        f"the first of them) of at most {search.epochs} epochs and seed {search.seed}; then trained as the others are. "
+        "grid/space.yaml says what could be chosen, grid/tuned/ what was."
+    )
 
 
 def conclusions(summary: pl.DataFrame, comparisons: pl.DataFrame) -> list[str]:
@@ -150,14 +206,14 @@ def _over_users(first: dict, second: dict, comparisons: pl.DataFrame) -> str:
 def sections(
     params: Params,
     rows: pl.DataFrame,
-    summary: pl.DataFrame,
-    comparisons: pl.DataFrame,
+    editions: list[Edition],
     tables: dict[str, Table],
     drawn: set[str],
     missing: list[Cell],
 ) -> list[Section]:
     """The report's sections. `rows` are all runs; `drawn` names the figures there are; `missing` the cells there are not."""
-    metric = headline_metric(summary)
+    first, *tuned = editions
+    metric = headline_metric(first.summary)
     plain = rows.filter(pl.col("over") == "seeds")
 
     def part(heading: str, *names: str, figure: tuple[str, str] = ("", ""), words: str = "") -> list[Section]:
@@ -166,7 +222,11 @@ def sections(
         found += [Figure(*figure)] if figure[0] in drawn else []
         return [Section(heading, [words, *found] if words else found)] if found else []
 
-    opening: list[Part] = [verdict(summary, comparisons), conclusions(summary, comparisons)]
+    opening: list[Part] = [" ".join(verdict(edition.summary, edition.comparisons, edition.loss) for edition in editions)]
+    opening += [stronger] if (stronger := with_a_stronger_loss(tuned)) else []
+    opening += [conclusions(first.summary, first.comparisons)]
+    for edition in tuned:
+        opening += [f"{_capital(_how(edition.loss))}:", conclusions(edition.summary, edition.comparisons)]
     if missing:
         names = ", ".join(cell.name for cell in missing)
         opening.append(f"Not there: {names}. `dvc repro -k grid/dvc.yaml` trains what is missing; everything here leaves it out.")
@@ -176,6 +236,15 @@ def sections(
         Section("Which adapter?", opening),
         *part("Table 2: adapters", "table2", figure=("comparison", f"Test {metric}, mean and standard deviation over seeds.")),
         *part("Significance", "significance"),
+        *(
+            section
+            for edition in tuned
+            for section in part(
+                f"Table 2 again, {_how(edition.loss)}",
+                *(edition.named(name) for name in ("table2", "significance")),
+                words=budget(params),
+            )
+        ),
         *part("Table 3: SpecTran's variants", "table3"),
         *part("Table 4: dimensions", "table4", figure=("dimensions", f"Test {metric} against dim.")),
         *part("Table 5: cost", "table5", figure=("cost", f"Test {metric} against seconds of training, both with spread.")),
@@ -236,7 +305,11 @@ def _runs(rows: pl.DataFrame) -> Table:
     lines, found = [], []
     for row in rows.iter_rows(named=True):
         config = read_json(Path(row["place"]) / "config.json", f"`dvc repro grid/dvc.yaml`, as {STAGES[row['over']]}")
-        variant = f", {title(row['variant'])}" if row["over"] == "variants" else ""
+        variant = ""
+        if row["over"] == "variants":
+            variant = f", {title(row['variant'])}"
+        if row["over"] == "tuned":
+            variant = f", {_how(row['loss'])}"
         name = f"{title(row['dataset'])}, {title(row['backbone'])}, {title(row['adapter'])}{variant}"
         lines.append(
             [

@@ -1,5 +1,6 @@
 """What the cells say, as data: means and spreads beside the paper's numbers, tests, and quality by kind of item and of user."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,26 @@ def published(name: str = "table2") -> pl.DataFrame:
     """A table of the paper (LLaMA3-8B embeddings), as data. Table 4, like Figure 1, is for SASRec."""
     table = pl.read_csv(PAPER / f"{name}.csv")
     return table.with_columns(backbone=pl.lit("sasrec")) if name == "table4" else table
+
+
+@dataclass(frozen=True)
+class Edition:
+    """Table 2: with every method as params.yaml sets it, or tuned under `loss`. `comparisons` may be empty."""
+
+    loss: str | None
+    summary: pl.DataFrame
+    comparisons: pl.DataFrame
+
+    def named(self, table: str) -> str:
+        """A table of this edition as a file."""
+        return f"{table}-{self.loss}" if self.loss else table
+
+
+def editions(rows: pl.DataFrame, names: list[str], cutoff: int) -> list[Edition]:
+    """Table 2 as often as there are cells for it. `cutoff`: of the metrics that are compared user by user."""
+    plain, tuned = (rows.filter(pl.col("over") == over) for over in ("seeds", "tuned"))
+    parts = [(None, plain)] + [(part["loss"][0], part) for part in tuned.partition_by("loss", maintain_order=True) if part.height]
+    return [Edition(loss, summarise(part, names), comparisons(part, cutoff)) for loss, part in parts]
 
 
 def summarise(rows: pl.DataFrame, names: list[str], keys: list[str] = KEYS, paper: str = "table2") -> pl.DataFrame:

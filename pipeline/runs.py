@@ -63,7 +63,7 @@ class Run:
 
     @classmethod
     def of(cls, params: Params, **choice: Any) -> "Run":
-        """The selected run of `params`, with any of its six names, or SpecTran's `variant`, replaced."""
+        """The selected run of `params`, any of its six names replaced, and settings by `changes`: {section: {option: value}}."""
         names = ("dataset", "encoder", "backbone", "adapter", "dim", "seed")
         chosen = {name: choice.get(name, getattr(params, name)) for name in names}
         settings = {
@@ -71,8 +71,8 @@ class Run:
             "backbone": params.backbones[chosen["backbone"]],
             "adapter": params.adapters[chosen["adapter"]],
         }
-        if "variant" in choice:
-            settings["adapter"] = settings["adapter"] | {"variant": choice["variant"]}
+        for section, changed in choice.get("changes", {}).items():
+            settings[section] = settings[section] | changed
         return cls(**chosen, settings=settings)
 
     @property

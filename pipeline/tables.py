@@ -11,6 +11,7 @@ from pipeline.results import (
     BLOCK,
     DIMENSION_KEYS,
     VARIANT_KEYS,
+    Edition,
     average,
     dimension_rows,
     improvements,
@@ -40,6 +41,8 @@ TITLES = {
     "principal_sigma": "D = Σ, not learned",
     "principal_identity": "D = I, not learned",
     "without_encoding": "without D",
+    "info_nce": "sampled softmax",
+    "cross_entropy": "full softmax",
 }
 SIGNIFICANT = 0.05
 
@@ -71,8 +74,8 @@ def table1(counts: pl.DataFrame) -> Table:
     return Table("table1", "Datasets", [Block("", [*header, "Density"], rows)], [], counts)
 
 
-def table2(summary: pl.DataFrame, setting: str = "") -> Table:
-    """Every adapter on every dataset and backbone."""
+def table2(summary: pl.DataFrame, setting: str = "", name: str = "table2", how: str = "") -> Table:
+    """Every adapter on every dataset and backbone; `how` they were set, where not by params.yaml."""
     spread = "Mean ± standard deviation over seeds; best" if summary["std"].is_not_null().any() else "Best"
     notes = [f"{spread} bold, second underlined."]
     improvement = improvements(summary)
@@ -85,7 +88,7 @@ def table2(summary: pl.DataFrame, setting: str = "") -> Table:
             f"{f', with all of its datasets, backbones and adapters: {100 * average(everywhere):+.2f} %' if beside else ''}."
         )
     blocks = _result_blocks(summary, KEYS)
-    return Table("table2", "Adapters", blocks, notes + _about_the_paper(summary, setting), summary)
+    return Table(name, f"Adapters{how}", blocks, notes + _about_the_paper(summary, setting), summary)
 
 
 def table3(summary: pl.DataFrame, absent: list[str], setting: str = "") -> Table:
@@ -157,7 +160,7 @@ def table6(learned: pl.DataFrame, setting: str = "") -> Table:
     return Table("table6", "SpecTran's weights", [Block("", header, rows)], notes + _about_the_paper(learned, setting), learned)
 
 
-def significance(comparisons: pl.DataFrame) -> Table:
+def significance(comparisons: pl.DataFrame, name: str = "significance", how: str = "") -> Table:
     """SpecTran against each other adapter."""
     blocks = []
     for block in comparisons.partition_by(BLOCK, maintain_order=True):
@@ -190,15 +193,14 @@ def significance(comparisons: pl.DataFrame) -> Table:
         f"adjustment over the comparisons of a metric (bold: below {SIGNIFICANT}), bootstrap interval over users. This is chance "
         "in the users; what follows ± is the standard deviation over seeds, chance in the training."
     ]
-    return Table("significance", "SpecTran against each other adapter", blocks, notes, comparisons)
+    return Table(name, f"SpecTran against each other adapter{how}", blocks, notes, comparisons)
 
 
 def all_tables(
     params: Params,
     rows: pl.DataFrame,
     missing: list[Cell],
-    summary: pl.DataFrame,
-    comparisons: pl.DataFrame,
+    editions: list[Edition],
     cost: pl.DataFrame,
 ) -> dict[str, Table]:
     """The tables that there are cells for, by name."""
@@ -206,9 +208,12 @@ def all_tables(
     plain = rows.filter(pl.col("over") == "seeds")
     setting = f"{plain['encoder'][0]}, dim {plain['dim'][0]}"
     ours = params.adapters.get(OURS, {}).get("variant", "full")
-    made = [table1(sizes(plain["dataset"].unique(maintain_order=True).to_list())), table2(summary, setting), table5(cost)]
-    if comparisons.height:
-        made.append(significance(comparisons))
+    made = [table1(sizes(plain["dataset"].unique(maintain_order=True).to_list())), table5(cost)]
+    for edition in editions:
+        how = f", tuned, {title(edition.loss)}" if edition.loss else ""
+        made.append(table2(edition.summary, setting, edition.named("table2"), how))
+        if edition.comparisons.height:
+            made.append(significance(edition.comparisons, edition.named("significance"), how))
     if (variants := variant_rows(rows, grid, ours)).height and grid.ablations.datasets:
         made.append(table3(summarise(variants, names, VARIANT_KEYS, "table3"), _absent(missing, "variants", variants), setting))
     if (dims := dimension_rows(rows, grid)).height and grid.dimensions.datasets:

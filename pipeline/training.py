@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
@@ -33,10 +34,20 @@ MONITOR = "NDCG@20"
 VALIDATION_CUTOFFS = [10, 20]
 
 
-def train_run(run: Run) -> Path:
-    """Train a run and leave it in its place in scratch, whole or not at all; return that place.
+History = list[dict[str, Any]]
 
-    Raises UserError where inputs are missing or do not fit each other, options are invalid, or the loss is not finite.
+
+class DivergedError(UserError):
+    """The loss is not finite."""
+
+
+def train_run(run: Run, hopeless: Callable[[History], bool] = lambda history: False) -> tuple[History, bool]:
+    """Train a run and leave it in its place in scratch, whole or not at all; return a row an epoch, and whether it is there.
+
+    It is not where `hopeless`, asked after every epoch, says so before the end.
+
+    Raises UserError where inputs are missing or do not fit each other, or options are invalid; DivergedError where the loss is
+    not finite.
     """
     run.scratch.parent.mkdir(parents=True, exist_ok=True)  # a place that cannot be written is better known before training
     device = select_device()
@@ -49,7 +60,10 @@ def train_run(run: Run) -> Path:
         )
     torch.manual_seed(run.seed)
     model = build(run, spectrum).to(device)
-    progress = fit(model, sequences, run)
+    progress = fit(model, sequences, run, hopeless)
+    if not progress.stops(run.settings["train"]["epochs"], run.settings["train"]["patience"]):
+        shutil.rmtree(_unfinished(run).parent, ignore_errors=True)
+        return progress.history, False
     with atomic_directory(run.scratch) as directory:
         save_file(progress.weights, directory / "model.safetensors")
         pl.DataFrame(progress.history).write_csv(directory / "history.csv")
@@ -64,7 +78,7 @@ def train_run(run: Run) -> Path:
         write_json(directory / "run.json", cost | environment(device))
         write_json(directory / "config.json", run.config())
     shutil.rmtree(_unfinished(run).parent, ignore_errors=True)
-    return run.scratch
+    return progress.history, True
 
 
 def use_deterministic_kernels() -> None:
@@ -92,7 +106,7 @@ def build(run: Run, spectrum: Spectrum) -> Recommender:
 class Progress:
     """What a run has seen: a row of validation an epoch, the best of them with its weights, and the seconds it took."""
 
-    history: list[dict[str, Any]] = field(default_factory=list)
+    history: History = field(default_factory=list)
     best: dict[str, Any] = field(default_factory=lambda: {MONITOR: -math.inf})
     weights: dict[str, torch.Tensor] = field(default_factory=dict)
     seconds: float = 0.0
@@ -106,8 +120,13 @@ class Progress:
         return self.epoch >= epochs or (self.epoch > 0 and self.epoch - self.best["epoch"] >= patience)
 
 
-def fit(model: Recommender, sequences: Sequences, run: Run) -> Progress:
-    """Train until validation stops getting better; go on after the last finished epoch where an earlier attempt was cut off."""
+def fit(
+    model: Recommender, sequences: Sequences, run: Run, hopeless: Callable[[History], bool] = lambda history: False
+) -> Progress:
+    """Train until validation stops getting better, or `hopeless` says so.
+
+    Goes on after the last finished epoch where an earlier attempt was cut off.
+    """
     options = run.settings["train"]
     device = sequences.train.device
     train = sequences.train[sequences.train[:, -2] != sequences.n_items]  # one item alone has nothing to be predicted from
@@ -135,6 +154,8 @@ def fit(model: Recommender, sequences: Sequences, run: Run) -> Progress:
             shown = {"loss": f"{loss:.3f}", "valid": f"{row[MONITOR]:.4f}", "best": f"{progress.best[MONITOR]:.4f}"}
             bar.set_postfix(shown, refresh=False)
             bar.update()
+            if hopeless(progress.history):
+                break
     return progress
 
 
@@ -203,7 +224,7 @@ def _train_epoch(
     return torch.stack(losses).double().cpu(), torch.stack(targets).double().cpu()
 
 
-def _stopped(run: Run, losses: torch.Tensor, progress: Progress) -> UserError:
+def _stopped(run: Run, losses: torch.Tensor, progress: Progress) -> DivergedError:
     """Keep the best weights so far in scratch; return the line that names them and the first step whose loss is not finite."""
     step = int((~losses.isfinite()).nonzero()[0])
     message = (
@@ -211,13 +232,13 @@ def _stopped(run: Run, losses: torch.Tensor, progress: Progress) -> UserError:
         "lower train.learning_rate or check the options of the adapter and the backbone"
     )
     if not progress.weights:
-        return UserError(f"{message} (no epoch was finished before it: there are no weights to keep)")
+        return DivergedError(f"{message} (no epoch was finished before it: there are no weights to keep)")
     kept = scratch() / "stopped" / run.fingerprint
     with atomic_directory(kept) as directory:
         save_file(progress.weights, directory / "model.safetensors")
         pl.DataFrame(progress.history).write_csv(directory / "history.csv")
         write_json(directory / "config.json", run.config())
-    return UserError(f"{message}; the best weights before it, of epoch {progress.best['epoch']}, are in {kept}")
+    return DivergedError(f"{message}; the best weights before it, of epoch {progress.best['epoch']}, are in {kept}")
 
 
 @torch.inference_mode()

@@ -69,11 +69,11 @@ def whole_grid(params: Params, partial: bool) -> str:
     if not plain.height:
         raise UserError("all cells of Table 2 are missing; `dvc repro -k grid/dvc.yaml` trains them")
     cutoff = max(params.evaluate.cutoffs)
-    summary = results.summarise(plain, names)
-    comparisons = results.comparisons(plain, cutoff)
+    editions = results.editions(rows, names, cutoff)
+    summary = editions[0].summary
     grouped = results.grouped(plain, cutoff)
     cost = results.cost(plain)
-    made = tables.all_tables(params, rows, missing, summary, comparisons, cost)
+    made = tables.all_tables(params, rows, missing, editions, cost)
     with atomic_directory(TABLES) as directory:
         for table in made.values():
             table.write(directory)
@@ -92,7 +92,7 @@ def whole_grid(params: Params, partial: bool) -> str:
         if "table4" in made:
             figures.dimensions(made["table4"].data, metric)
     drawn = {file.stem for file in FIGURES.glob("*.svg")}
-    told = sections(params, rows, summary, comparisons, made, drawn, missing)
+    told = sections(params, rows, editions, made, drawn, missing)
     for file, text in ((REPORT, report_html(told, FIGURES)), (REPORT_MARKDOWN, report_markdown(told))):
         with atomic_file(file) as unfinished:
             unfinished.write_text(text, encoding="utf-8")

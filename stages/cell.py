@@ -2,21 +2,25 @@
 
 import os
 import shutil
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
+from typing import get_args
 
 import polars as pl
 
 from models.errors import UserError
 from models.registry import check_name
 from pipeline.artifacts import atomic_directory
-from pipeline.cells import OURS, STAGES, Cell, cell_row
+from pipeline.cells import OURS, Cell, Over, cell_row
 from pipeline.execution import evaluated, evaluated_together, tested
 from pipeline.grid import NO_TRAINING
 from pipeline.metrics import metric_names
-from pipeline.params import Params, load_params
+from pipeline.params import Loss, Params, load_params
 from pipeline.runs import Run
+from pipeline.search import Study
 from stages import run
 
+OVER = ("seeds", "variants", "dims")
+LOSSES = get_args(Loss)
 KEPT = ("model.safetensors", "config.json", "history.csv", "analysis.json", "spectrum.csv")
 
 
@@ -24,7 +28,8 @@ def main() -> str:
     parser = ArgumentParser(description=__doc__)
     for name in ("dataset", "backbone", "adapter"):
         parser.add_argument(name)
-    parser.add_argument("--over", choices=STAGES, default="seeds", help="also over SpecTran's variants, or over dims")
+    parser.add_argument("--over", choices=OVER, default="seeds", help="also over SpecTran's variants, or over dims")
+    parser.add_argument("--tuned", metavar="LOSS", choices=LOSSES, help="with the settings that the tuning under this loss chose")
     parser.add_argument("--prepare", type=int, metavar="SEED", help="train and test this seed into scratch, and no more")
     parser.add_argument("--dim", type=int, help="of --prepare; grid.dim if left out")
     parser.add_argument("--variant", help="of --prepare, SpecTran's")
@@ -35,11 +40,19 @@ def main() -> str:
     check_name("adapter", given.adapter, params.adapters)
     if given.over == "variants" and given.adapter != OURS:
         raise UserError(f"adapter {given.adapter} has no variants; {OURS} has")
+    over: Over = "tuned" if given.tuned else given.over
     if given.prepare is not None:
-        choice = {"dim": given.dim or params.grid.dim, "seed": given.prepare}
-        choice |= {"variant": given.variant} if given.variant else {}
-        return f"{evaluated(Run.of(params, dataset=given.dataset, backbone=given.backbone, adapter=given.adapter, **choice))}"
-    return make(Cell(given.dataset, given.backbone, given.adapter, given.over), params)
+        return f"{evaluated(one_run(given, params))}"
+    return make(Cell(given.dataset, given.backbone, given.adapter, over, given.tuned), params)
+
+
+def one_run(given: Namespace, params: Params) -> Run:
+    names = {"dataset": given.dataset, "backbone": given.backbone, "adapter": given.adapter}
+    if given.tuned:
+        study = Study(params, **names, loss=given.tuned)
+        return study.run(study.chosen, seed=given.prepare)
+    names |= {"dim": given.dim or params.grid.dim, "seed": given.prepare}
+    return Run.of(params, **names, changes={"adapter": {"variant": given.variant}} if given.variant else {})
 
 
 def make(cell: Cell, params: Params) -> str:
@@ -65,7 +78,7 @@ def make(cell: Cell, params: Params) -> str:
         pl.DataFrame(rows).write_csv(directory / "metrics.csv")
     names = metric_names(params.evaluate.cutoffs)
     shown = ", ".join(f"{name} {sum(row[name] for row in rows) / len(rows):.4f}" for name in names)
-    count = f"{len(rows)} seeds" if cell.over == "seeds" else f"{len(rows)} runs over {cell.over} and seeds"
+    count = f"{len(rows)} seeds" if cell.over in ("seeds", "tuned") else f"{len(rows)} runs over {cell.over} and seeds"
     return f"{cell.name}: mean of {count}: {shown}"
 
 

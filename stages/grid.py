@@ -8,7 +8,7 @@ from argparse import ArgumentParser
 from pathlib import Path
 
 from models.errors import UserError
-from pipeline.grid import Local, assemble, run_all, unfinished
+from pipeline.grid import Local, Task, assemble, run_all, unfinished
 from pipeline.params import choose_grid, load_params
 from stages import run
 
@@ -26,17 +26,22 @@ def main() -> str:
     print("grid: restoring what DVC has", flush=True)
     if assemble(quiet=True):
         return "everything was in place"
-    todo = unfinished(params)
-    failed = run_all(todo, Local(arguments.jobs))
+    engine = Local(arguments.jobs)
+    done = 0
+    failed: dict[str, Task] = {}
+    # In rounds: what tuning chose decides what is trained.
+    while todo := [task for task in unfinished(params) if task.name not in failed]:
+        failed |= {task.name: task for task in run_all(todo, engine)}
+        done += len(todo)
     assembled = assemble()
     if failed:
-        logs = ", ".join(str(task.log) for task in failed[:3]) + (", …" if len(failed) > 3 else "")
+        logs = ", ".join(str(task.log) for task in list(failed.values())[:3]) + (", …" if len(failed) > 3 else "")
         raise UserError(
-            f"{len(failed)} of {len(todo)} runs failed ({logs}); the rest is in place: `python -m stages.aggregate --partial`"
+            f"{len(failed)} of {done} tasks failed ({logs}); the rest is in place: `python -m stages.aggregate --partial`"
         )
     if not assembled:
         raise UserError("`dvc repro grid/dvc.yaml` failed, see above")
-    return f"{len(todo)} runs trained"
+    return f"{done} tasks done"
 
 
 if __name__ == "__main__":

@@ -145,13 +145,14 @@ def made(project: Path) -> tuple[list[Section], dict[str, formats.Table]]:
     params = load_params()
     summed = results.summarise(found, NAMES)
     cost = results.cost(found)
-    shown = tables.all_tables(params, found, [], summed, NOTHING, cost)
+    editions = [results.Edition(None, summed, NOTHING)]
+    shown = tables.all_tables(params, found, [], editions, cost)
     Path("figures").mkdir()
     figures = Figures(Path("figures"), ["base", "spectran"])
     figures.comparison(summed, "NDCG@20")
     figures.learning_curves(found)
     figures.cost(cost, summed, "NDCG@20")
-    return sections(params, found, summed, NOTHING, shown, {"comparison", "learning-curves", "cost"}, []), shown
+    return sections(params, found, editions, shown, {"comparison", "learning-curves", "cost"}, []), shown
 
 
 class Page(HTMLParser):

@@ -31,7 +31,7 @@ def test_train_depends_on_the_code_that_decides_a_runs_numbers() -> None:
     assert code_of(stage("dvc.yaml", "train")) == {*CODE, *NAMED}
 
 
-@pytest.mark.parametrize("name", ["cell", "dimension", "ablation"])
+@pytest.mark.parametrize("name", ["cell", "dimension", "ablation", "tuned"])
 def test_a_cell_depends_on_that_and_on_the_evaluation(name: str) -> None:
     code = {file.replace("spectran.py", "${adapter}.py") for file in code_of(stage("grid/dvc.yaml", name))}
     assert code == {*CODE, *NAMED, *EVALUATION}
@@ -41,7 +41,12 @@ def test_evaluate_depends_on_its_code() -> None:
     assert {*EVALUATION, "pipeline/metrics.py"} <= code_of(stage("dvc.yaml", "evaluate"))
 
 
-GRID = {"cell": {"grid.dim"}, "dimension": {"grid.dimensions.dims"}, "ablation": {"grid.dim", "grid.ablations.variants"}}
+GRID = {
+    "cell": {"grid.dim"},
+    "dimension": {"grid.dimensions.dims"},
+    "ablation": {"grid.dim", "grid.ablations.variants"},
+    "tuned": {"grid.dim"},
+}
 
 
 @pytest.mark.parametrize(("file", "name"), [("dvc.yaml", "train"), *(("grid/dvc.yaml", name) for name in GRID)])

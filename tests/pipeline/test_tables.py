@@ -350,6 +350,7 @@ def grid(**lists: Any) -> Grid:
     none = {
         "ablations": {"datasets": [], "backbones": ["sasrec"], "variants": ["full"]},
         "dimensions": {"datasets": [], "backbones": ["sasrec"], "adapters": ["x"], "dims": [8]},
+        "search": {"datasets": [], "backbones": ["sasrec"], "losses": ["info_nce"], "trials": 2, "epochs": 3},
     }
     return Grid(
         **({"dim": 16, "datasets": ["a", "b"], "backbones": ["sasrec"], "adapters": ["x", "y"], "seeds": [0]} | none | lists)
@@ -373,15 +374,24 @@ def test_cells_are_listed_dataset_by_dataset() -> None:
     assert [cell.name for cell in listed_cells(grid())] == ["a-sasrec-x", "a-sasrec-y", "b-sasrec-x", "b-sasrec-y"]
 
 
-def test_variants_and_dims_are_cells_of_their_own() -> None:
+def test_variants_dims_and_tuned_cells_are_cells_of_their_own() -> None:
     ablations = {"datasets": ["a"], "backbones": ["sasrec", "hstu"], "variants": ["full", "without_attention"]}
     dimensions = {"datasets": ["b"], "backbones": ["sasrec"], "adapters": ["y"], "dims": [4, 8]}
-    cells = listed_cells(grid(ablations=ablations, dimensions=dimensions))[4:]
-    assert [cell.name for cell in cells] == ["a-sasrec-spectran-variants", "a-hstu-spectran-variants", "b-sasrec-y-dims"]
+    search = {"datasets": ["b"], "backbones": ["hstu"], "losses": ["cross_entropy"], "trials": 2, "epochs": 3}
+    cells = listed_cells(grid(ablations=ablations, dimensions=dimensions, search=search))[4:]
+    assert [cell.name for cell in cells] == [
+        "a-sasrec-spectran-variants",
+        "a-hstu-spectran-variants",
+        "b-sasrec-y-dims",
+        "b-hstu-x-cross_entropy-tuned",
+        "b-hstu-y-cross_entropy-tuned",
+    ]
     assert [cell.stage for cell in cells] == [
         "grid/dvc.yaml:ablation@a-sasrec",
         "grid/dvc.yaml:ablation@a-hstu",
         "grid/dvc.yaml:dimension@b-sasrec-y",
+        "grid/dvc.yaml:tuned@b-hstu-x-cross_entropy",
+        "grid/dvc.yaml:tuned@b-hstu-y-cross_entropy",
     ]
     assert cells[1].place({"variant": "full", "seed": 1}) == cells[1].directory / "full/seed-1"
     assert cells[2].place({"dim": 8, "seed": 0}) == cells[2].directory / "dim-8/seed-0"
