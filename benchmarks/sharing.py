@@ -1,0 +1,74 @@
+"""From a fresh clone with a warm remote to the first comparison of a new dimension: seconds by command, beside the training's own.
+
+`python -m benchmarks.sharing office --mirror FOLDER`: one member embeds, trains 128 dimensions and pushes, in temporary folders;
+another clones, trains 64 and compares. Only the second is timed.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from argparse import ArgumentParser
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def call(folder: Path, *command: str) -> tuple[str, float]:
+    """What a command printed, and its seconds."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    start = time.perf_counter()
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env=os.environ | {"PATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        sys.exit(f"{' '.join(command)} failed:\n{done.stdout}")
+    return done.stdout, time.perf_counter() - start
+
+
+def main() -> None:
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("dataset")
+    parser.add_argument("--mirror", default="null", help="folder or URL with the source's files; the official site without")
+    given = parser.parse_args()
+    chosen = ("-S", f"dataset={given.dataset}", "-S", f"download.mirror={given.mirror}", "-S", "adapter=spectran")
+    with tempfile.TemporaryDirectory() as name:
+        base = Path(name)
+        origin, first, second = base / "origin.git", base / "first", base / "second"
+        call(base, "git", "clone", "--quiet", "--bare", str(ROOT), str(origin))
+        call(base, "git", "clone", "--quiet", str(origin), str(first))
+        author = ("git", "-c", "user.name=first", "-c", "user.email=first@example.org", "commit", "--quiet", "--all", "--message")
+        for command in (
+            ("dvc", "remote", "add", "--default", "team", str(base / "remote")),
+            (*author, "A remote"),
+            ("dvc", "exp", "run", "evaluate", *chosen, "-S", "dim=128"),
+            (*author, "128 dimensions"),
+            ("dvc", "push", "--run-cache"),
+            ("git", "push", "--quiet"),
+        ):
+            call(first, *command)
+        steps = {"git clone": call(base, "git", "clone", "--quiet", str(origin), str(second))[1]}
+        ran, steps["dvc exp run"] = call(second, "dvc", "exp", "run", "evaluate", "--pull", "--allow-missing", "-S", "dim=64")
+        compared, steps["dvc metrics diff"] = call(second, "dvc", "metrics", "diff")
+        (record,) = (second / ".scratch/runs").glob("*/run.json")
+        training = json.loads(record.read_text())["seconds"]
+        stages = re.findall(r"^Running stage '([^']+)'", ran, flags=re.MULTILINE)
+    print(compared)
+    print(", ".join(f"{step} {seconds:.1f} s" for step, seconds in steps.items()))
+    total = sum(steps.values())
+    print(
+        f"in all {total:.1f} s, of which epochs of training {training:.1f} s: {total - training:.1f} s beyond it; ran {', '.join(stages)}"
+    )
+
+
+if __name__ == "__main__":
+    main()
