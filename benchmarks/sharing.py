@@ -1,4 +1,4 @@
-"""From a fresh clone with a warm remote to the first comparison of a new dimension: seconds by command, beside the training's own.
+"""From a fresh clone with a warm remote to the first comparison of a new dimension: seconds by command, and of training alone.
 
 `python -m benchmarks.sharing office --mirror FOLDER`: one member embeds, trains 128 dimensions and pushes, in temporary folders;
 another clones, trains 64 and compares. Only the second is timed.
@@ -66,7 +66,7 @@ def main() -> None:
     print(", ".join(f"{step} {seconds:.1f} s" for step, seconds in steps.items()))
     total = sum(steps.values())
     print(
-        f"in all {total:.1f} s, of which epochs of training {training:.1f} s: {total - training:.1f} s beyond it; ran {', '.join(stages)}"
+        f"in all {total:.1f} s, epochs of training {training:.1f} s, beyond it {total - training:.1f} s; ran {', '.join(stages)}"
     )
 
 
