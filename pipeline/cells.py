@@ -8,7 +8,7 @@ from typing import Any, Literal
 import polars as pl
 
 from models.errors import UserError
-from pipeline.artifacts import read_json, scratch
+from pipeline.artifacts import atomic_directory, read_json, scratch
 from pipeline.metrics import metrics
 from pipeline.params import Grid, Params
 from pipeline.runs import Run
@@ -18,6 +18,9 @@ CELLS = Path("grid/cells")
 KEYS = ["dataset", "backbone", "adapter"]
 OURS = "spectran"
 Over = Literal["seeds", "variants", "dims", "tuned"]
+WEIGHTS = "model.safetensors"
+# Of a run in a cell, beside weights and ranks.
+RUN_FILES = ("config.json", "training.json", "run.json", "history.csv", "analysis.json", "spectrum.csv")
 STAGES = {"seeds": "cell", "variants": "ablation", "dims": "dimension", "tuned": "tuned"}
 
 
@@ -95,6 +98,25 @@ def cell_row(run: Run, place: Path, cutoffs: list[int]) -> dict[str, Any]:
         "device": cost["device"],
         "threads": cost["threads"],
     }
+
+
+def write_cell(cell: Cell, rows: list[dict[str, Any]], places: list[Path]) -> None:
+    """Put a cell in place, whole: a row and the directory of every run. Weights are copied where there are any."""
+    with atomic_directory(cell.directory) as directory:
+        for row, place in zip(rows, places, strict=True):
+            target = directory / cell.place(row).relative_to(cell.directory)
+            target.mkdir(parents=True)
+            for name in RUN_FILES:
+                shutil.copyfile(place / name, target / name)
+            if (place / WEIGHTS).is_file():
+                shutil.copyfile(place / WEIGHTS, target / WEIGHTS)
+        pl.concat(
+            pl.read_parquet(place / "ranks.parquet").select(
+                *(pl.lit(row[name]).alias(name) for name in ("variant", "dim", "seed")), "user_id", "rank"
+            )
+            for row, place in zip(rows, places, strict=True)
+        ).write_parquet(directory / "ranks.parquet")
+        pl.DataFrame(rows, infer_schema_length=None).write_csv(directory / "metrics.csv")
 
 
 def listed_cells(grid: Grid) -> list[Cell]:

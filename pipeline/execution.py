@@ -6,6 +6,7 @@ Importing this module does not import torch.
 from pathlib import Path
 
 from pipeline.artifacts import read_json, verify
+from pipeline.published import published
 from pipeline.runs import Run, evaluation_code
 
 
@@ -31,8 +32,15 @@ def tested(directory: Path) -> bool:
     return analysis.is_file() and read_json(analysis, "evaluation").get("code") == evaluation_code()
 
 
+def ready(run: Run) -> Path | None:
+    """Where a trained and tested run lies: in scratch; or, without its weights, as it is published; or nowhere."""
+    return run.scratch if run.finished and tested(run.scratch) else published(run)
+
+
 def evaluated(run: Run) -> Path:
-    """The scratch directory of a run, trained and evaluated first where it is not yet."""
+    """Where a trained and tested run lies, made first where it is not there yet."""
+    if place := ready(run):
+        return place
     directory = trained(run)
     if not tested(directory):
         verify_inputs(run)
@@ -43,11 +51,11 @@ def evaluated(run: Run) -> Path:
 
 
 def evaluated_together(runs: list[Run]) -> list[Path]:
-    """The scratch directories of several runs, in order; those not there yet are made side by side, sharing the cores.
+    """Where several trained and tested runs lie, in order; those not there yet are made side by side, sharing the cores.
 
     Threads a run depend on how many runs are asked for, not on how many are missing: resumed or not, the digits are the same.
     """
-    if len(runs) > 1 and not all(run.finished and tested(run.scratch) for run in runs):
+    if len(runs) > 1 and not all(ready(run) for run in runs):
         from joblib import Parallel, cpu_count, delayed
 
         workers = min(len(runs), cpu_count())

@@ -16,7 +16,7 @@ from queue import SimpleQueue
 
 from pipeline.artifacts import scratch
 from pipeline.cells import Cell, listed_cells
-from pipeline.execution import tested
+from pipeline.execution import ready
 from pipeline.params import Params
 from pipeline.runs import Run
 from pipeline.search import Study, listed_studies, settle
@@ -72,7 +72,7 @@ def tuning(study: Study) -> Task:
 
 
 def unfinished(params: Params) -> list[Task]:
-    """Studies without a choice; and runs, their settings chosen, that are neither in a cell in place nor finished in scratch.
+    """Studies without a choice; and runs with their settings chosen that are not in a cell in place, in scratch or published.
 
     Choices are written of studies whose trials are all there. Raises UserError where inputs are missing.
     """
@@ -84,7 +84,7 @@ def unfinished(params: Params) -> list[Task]:
     for cell in listed_cells(params.grid):
         if not cell.made and f"{cell.dataset}-{cell.backbone}-{cell.adapter}-{cell.loss}" not in tasks:
             for run in cell.runs(params):
-                if not (run.finished and tested(run.scratch)):
+                if not ready(run):
                     tasks.setdefault(run.fingerprint, training(run, cell))
     return list(tasks.values())
 

@@ -74,7 +74,7 @@ def table1(counts: pl.DataFrame) -> Table:
     return Table("table1", "Datasets", [Block("", [*header, "Density"], rows)], [], counts)
 
 
-def table2(summary: pl.DataFrame, setting: str = "", name: str = "table2", how: str = "") -> Table:
+def table2(summary: pl.DataFrame, setting: str = "", file: str = "table2", how: str = "") -> Table:
     """Every adapter on every dataset and backbone; `how` they were set, where not by params.yaml."""
     spread = "Mean ± standard deviation over seeds; best" if summary["std"].is_not_null().any() else "Best"
     notes = [f"{spread} bold, second underlined."]
@@ -88,7 +88,7 @@ def table2(summary: pl.DataFrame, setting: str = "", name: str = "table2", how: 
             f"{f', with all of its datasets, backbones and adapters: {100 * average(everywhere):+.2f} %' if beside else ''}."
         )
     blocks = _result_blocks(summary, KEYS)
-    return Table(name, f"Adapters{how}", blocks, notes + _about_the_paper(summary, setting), summary)
+    return Table(file, f"Adapters{how}", blocks, notes + _about_the_paper(summary, setting), summary)
 
 
 def table3(summary: pl.DataFrame, absent: list[str], setting: str = "") -> Table:
@@ -160,7 +160,7 @@ def table6(learned: pl.DataFrame, setting: str = "") -> Table:
     return Table("table6", "SpecTran's weights", [Block("", header, rows)], notes + _about_the_paper(learned, setting), learned)
 
 
-def significance(comparisons: pl.DataFrame, name: str = "significance", how: str = "") -> Table:
+def significance(comparisons: pl.DataFrame, file: str = "significance", how: str = "") -> Table:
     """SpecTran against each other adapter."""
     blocks = []
     for block in comparisons.partition_by(BLOCK, maintain_order=True):
@@ -193,7 +193,7 @@ def significance(comparisons: pl.DataFrame, name: str = "significance", how: str
         f"adjustment over the comparisons of a metric (bold: below {SIGNIFICANT}), bootstrap interval over users. This is chance "
         "in the users; what follows ± is the standard deviation over seeds, chance in the training."
     ]
-    return Table(name, f"SpecTran against each other adapter{how}", blocks, notes, comparisons)
+    return Table(file, f"SpecTran against each other adapter{how}", blocks, notes, comparisons)
 
 
 def all_tables(

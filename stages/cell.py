@@ -1,17 +1,13 @@
 """Train and evaluate one cell of the grid over its seeds: `python -m stages.cell office sasrec spectran`."""
 
 import os
-import shutil
 from argparse import ArgumentParser, Namespace
 from typing import get_args
 
-import polars as pl
-
 from models.errors import UserError
 from models.registry import check_name
-from pipeline.artifacts import atomic_directory
-from pipeline.cells import OURS, Cell, Over, cell_row
-from pipeline.execution import evaluated, evaluated_together, tested
+from pipeline.cells import OURS, Cell, Over, cell_row, write_cell
+from pipeline.execution import evaluated, evaluated_together, ready
 from pipeline.grid import NO_TRAINING
 from pipeline.metrics import metric_names
 from pipeline.params import Loss, Params, load_params
@@ -21,7 +17,6 @@ from stages import run
 
 OVER = ("seeds", "variants", "dims")
 LOSSES = get_args(Loss)
-KEPT = ("model.safetensors", "config.json", "history.csv", "analysis.json", "spectrum.csv")
 
 
 def main() -> str:
@@ -58,24 +53,12 @@ def one_run(given: Namespace, params: Params) -> Run:
 def make(cell: Cell, params: Params) -> str:
     """Train what is not in scratch and put the cell in place; return its means."""
     runs = cell.runs(params)
-    missing = [run for run in runs if not (run.finished and tested(run.scratch))]
+    missing = [run for run in runs if not ready(run)]
     if missing and os.environ.get(NO_TRAINING):
         raise UserError(f"{NO_TRAINING} is set and {len(missing)} of {len(runs)} runs are not trained")
-    found = list(zip(runs, evaluated_together(runs), strict=True))
-    rows = [cell_row(one, scratch, params.evaluate.cutoffs) for one, scratch in found]
-    with atomic_directory(cell.directory) as directory:
-        for row, (_, scratch) in zip(rows, found, strict=True):
-            place = directory / cell.place(row).relative_to(cell.directory)
-            place.mkdir(parents=True)
-            for name in KEPT:
-                shutil.copyfile(scratch / name, place / name)
-        pl.concat(
-            pl.read_parquet(scratch / "ranks.parquet").select(
-                *(pl.lit(row[name]).alias(name) for name in ("variant", "dim", "seed")), "user_id", "rank"
-            )
-            for row, (_, scratch) in zip(rows, found, strict=True)
-        ).write_parquet(directory / "ranks.parquet")
-        pl.DataFrame(rows).write_csv(directory / "metrics.csv")
+    places = evaluated_together(runs)
+    rows = [cell_row(one, place, params.evaluate.cutoffs) for one, place in zip(runs, places, strict=True)]
+    write_cell(cell, rows, places)
     names = metric_names(params.evaluate.cutoffs)
     shown = ", ".join(f"{name} {sum(row[name] for row in rows) / len(rows):.4f}" for name in names)
     count = f"{len(rows)} seeds" if cell.over in ("seeds", "tuned") else f"{len(rows)} runs over {cell.over} and seeds"

@@ -22,6 +22,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     params["encoders"]["minilm-cls"] = params["encoders"]["minilm"] | {"pooling": "cls"}
     params["grid"]["ablations"]["variants"] = ["without_attention"]
     params["grid"]["dimensions"] |= {"adapters": ["base"], "dims": [8]}
+    params["grid"]["search"] |= {"losses": ["cross_entropy"], "trials": 2, "epochs": 1}
     write_params(root, params)
     made = Project(root)
     made.run("git", "init", "-q")
@@ -102,7 +103,7 @@ def test_the_grid_runs_several_at_a_time_and_survives_a_failure(project: Project
     for seed in (0, 1):
         assert re.search(rf"demo-sasrec-base dim 117 seed {seed}: done", printed)
         assert re.search(rf"demo-sasrec-spectran dim 117 seed {seed}: FAILED, cell: adapter spectran: dim is 117", printed)
-    assert "2 of 4 runs failed" in printed
+    assert "2 of 4 tasks failed" in printed
     assert (project.root / "grid/cells/demo-sasrec-base/metrics.csv").is_file()
     assert "1 of 2 cells are missing" in project.run(sys.executable, "-m", "stages.aggregate", fails=True)
     project.run(sys.executable, "-m", "stages.aggregate", "--partial")
@@ -111,7 +112,7 @@ def test_the_grid_runs_several_at_a_time_and_survives_a_failure(project: Project
     assert "everything was in place" in project.run(*grid), "what DVC has is not trained again"
 
 
-def test_variants_and_dims_train_only_what_is_new(project: Project) -> None:
+def test_variants_dims_and_tuning_train_only_what_is_new(project: Project) -> None:
     """An empty list makes no stage; a dataset in it, its cells and no others; another dim, the runs of that dim."""
     project.run("git", "checkout", "-q", "params.yaml", "metrics")
     grid = (sys.executable, "-m", "stages.grid", "--jobs", "2")
@@ -119,12 +120,20 @@ def test_variants_and_dims_train_only_what_is_new(project: Project) -> None:
     params.write_text(params.read_text().replace("    datasets: []", "    datasets: [demo]"))
     printed = project.run(*grid)
     assert re.findall(r"\] (demo-[^:]+): done", printed), printed
-    assert sorted(re.findall(r"\] (demo-[^:]+): done", printed)) == [
-        "demo-sasrec-base dim 8 seed 0",
-        "demo-sasrec-base dim 8 seed 1",
-        "demo-sasrec-spectran without_attention dim 16 seed 0",
-        "demo-sasrec-spectran without_attention dim 16 seed 1",
+    tuned = [
+        f"demo-sasrec-{adapter} dim 16 seed {seed} tuned cross_entropy" for adapter in ("base", "spectran") for seed in (0, 1)
     ]
+    assert sorted(re.findall(r"\] (demo-[^:]+): done", printed)) == sorted(
+        [
+            "demo-sasrec-base dim 8 seed 0",
+            "demo-sasrec-base dim 8 seed 1",
+            "demo-sasrec-spectran without_attention dim 16 seed 0",
+            "demo-sasrec-spectran without_attention dim 16 seed 1",
+            "demo-sasrec-base-cross_entropy search",
+            "demo-sasrec-spectran-cross_entropy search",
+            *tuned,
+        ]
+    )
     params.write_text(params.read_text().replace("dims:\n    - 8", "dims:\n    - 8\n    - 12"))
     printed = project.run(*grid)
     assert len(re.findall(r"dim 12 seed [01]: done", printed)) == len(re.findall(": done", printed)) == 2
