@@ -3,17 +3,21 @@
 DVC stays the keeper of results: what it can restore is restored, and what is trained here it moves into place.
 """
 
+import fcntl
 import os
+import platform
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Protocol
 
+from models.errors import UserError
 from pipeline.artifacts import scratch
 from pipeline.cells import listed_cells
 from pipeline.execution import tested
@@ -31,6 +35,23 @@ def assemble(quiet: bool = False) -> bool:
     """
     output = subprocess.DEVNULL if quiet else None
     return subprocess.run(REPRO, env=os.environ | {NO_TRAINING: "1"}, stdout=output, stderr=output, check=False).returncode == 0
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Raise UserError where another grid works on this scratch. When its holder dies, the kernel lets go of it."""
+    place = scratch() / "grid.lock"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with place.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise UserError(f"another grid is at work on {scratch()} ({file.read()}); wait for it, or stop it") from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}")
+        file.flush()
+        yield
 
 
 @dataclass(frozen=True)
@@ -64,6 +85,17 @@ def unfinished(params: Params) -> list[Task]:
     runs = [run for cell in listed_cells(params.grid) if not cell.made for run in cell.runs(params)]
     once = {run.fingerprint: run for run in runs}
     return [training(run) for run in once.values() if not (run.finished and tested(run.scratch))]
+
+
+class Engine(Protocol):
+    """Who executes tasks: this machine (`Local`), or a cluster (`pipeline.cluster`)."""
+
+    @property
+    def jobs(self) -> int:
+        """How many tasks run at a time."""
+
+    def submitting(self) -> AbstractContextManager[Callable[[Task], Future[bool]]]:
+        """Give a function that submits a task, whose future says whether it succeeded."""
 
 
 class Local:
@@ -121,7 +153,7 @@ def visible_gpus() -> list[str]:
         return []
 
 
-def run_all(tasks: list[Task], engine: Local) -> list[Task]:
+def run_all(tasks: list[Task], engine: Engine) -> list[Task]:
     """Execute tasks, a line for each that ends; return those that failed."""
     failed: list[Task] = []
     start = time.monotonic()

@@ -1,0 +1,277 @@
+"""The grid's tasks on a real Ray cluster: node processes of their own, which share this machine and nothing else."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from models.errors import UserError
+from pipeline import cluster
+from pipeline.cluster import Cluster
+from pipeline.grid import Task, alone, run_all
+from pipeline.params import Resources
+
+ray = pytest.importorskip("ray", reason="Python package ray is missing; `pip install '.[ray]'` runs these tests")
+pytestmark = pytest.mark.xdist_group("ray")
+
+ROOT = Path(__file__).parents[2]
+# Says that it started, reads its input, waits for a file, leaves a result: `python -m stages.probe NAME DIARY GATE STATUS`.
+PROBE = """
+import hashlib, os, sys, time
+from pathlib import Path
+name, diary, gate, status = sys.argv[1:]
+node = os.environ["SPECTRAN_SCRATCH"].split("/node/")[0].rpartition("/")[2]
+def note(what):
+    with open(diary, "a") as file:
+        file.write(f"{what} {name} {node} {os.getpid()}\\n")
+note("starts")
+while not Path(gate).exists():
+    time.sleep(0.02)
+found = hashlib.sha256(Path("data/sequences/big/numbers.bin").read_bytes()).hexdigest()
+result = Path(os.environ["SPECTRAN_SCRATCH"], "runs", name)
+result.mkdir(parents=True)
+(result / "found.txt").write_text(f"{found} {os.environ['OMP_NUM_THREADS']}")
+print(f"{name} says goodbye")
+note("ends")
+sys.exit(int(status))
+"""
+
+
+class Stand:
+    """A project with an input, tasks that read it, and what they noted."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.diary, self.gate = root / "diary.txt", root / "gate"
+        for folder in ("models", "pipeline", "stages", "data/sequences/big"):
+            (root / folder).mkdir(parents=True)
+        (root / "stages/__init__.py").touch()
+        (root / "stages/probe.py").write_text(PROBE)
+        (root / "params.yaml").write_text("seed: 0\n")
+        self.fill(3_000_000)
+
+    def fill(self, size: int) -> None:
+        content = os.urandom(size)
+        (self.root / "data/sequences/big/numbers.bin").write_bytes(content)
+        self.digest = hashlib.sha256(content).hexdigest()
+
+    def task(self, name: str, gate: Path | None = None, status: int = 0) -> Task:
+        command = ("stages.probe", name, str(self.diary), str(gate or self.gate), str(status))
+        return Task(name, command, (Path("data/sequences/big"),), self.root / ".scratch/runs" / name)
+
+    def noted(self, what: str) -> list[list[str]]:
+        """[name, node, process] of every note of one kind, in order."""
+        lines = self.diary.read_text().splitlines() if self.diary.exists() else []
+        return [line.split()[1:] for line in lines if line.startswith(what)]
+
+    def found(self, name: str) -> list[str]:
+        return (self.root / ".scratch/runs" / name / "found.txt").read_text().split()
+
+
+def until(true: Callable[[], object], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stand:
+    made = Stand(tmp_path / "project")
+    monkeypatch.setattr(cluster, "ROOT", made.root)
+    monkeypatch.chdir(made.root)
+    monkeypatch.delenv("SPECTRAN_SCRATCH", raising=False)
+    return made
+
+
+class Nodes:
+    """A head without cores, which the driver joins, and nodes of a core each."""
+
+    def __init__(self, folder: Path, count: int, **head: int) -> None:
+        from ray.cluster_utils import Cluster as Processes
+
+        self.folder = folder
+        # A node that is killed is missed within a second or two.
+        quick = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 300, "health_check_failure_threshold": 3}
+        self.processes = Processes(
+            initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, "_system_config": quick} | head
+        )
+        self.workers = [self.add(f"node{i}") for i in range(count)]
+
+    def add(self, name: str) -> object:
+        environment = {"SPECTRAN_SCRATCH": str(self.folder / name)}
+        return self.processes.add_node(num_cpus=1, memory=2**31, env_vars=environment)
+
+
+@pytest.fixture(scope="module")
+def two_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+    made = Nodes(tmp_path_factory.mktemp("nodes"), 2)
+    yield made
+    made.processes.shutdown()
+
+
+@pytest.fixture
+def joined(two_nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> Iterator[Nodes]:
+    monkeypatch.setenv("RAY_ADDRESS", two_nodes.processes.address)
+    yield two_nodes
+    ray.shutdown()
+
+
+def test_inputs_reach_each_node_once_and_results_come_back(
+    joined: Nodes, stand: Stand, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cluster, "PIECE", 1_000_000)
+    stand.gate.touch()
+    engine = Cluster(Resources(cores=1, memory=0.5))
+    tasks = [stand.task(f"task{i}") for i in range(6)]
+    assert run_all(tasks, engine) == []
+    assert engine.jobs == 2
+    for task in tasks:
+        assert stand.found(task.name) == [stand.digest, "1"]
+        assert task.log.read_text() == f"{task.name} says goodbye\n"
+    nodes = {node for _, node, _ in stand.noted("starts")}
+    assert nodes == {"node0", "node1"}
+    sizes = [size for (_, place), size in engine.received.items() if place == Path("data/sequences/big")]
+    assert len(sizes) == 2
+    assert all(3_000_000 < size < 3_100_000 for size in sizes), "each node received the input, once"
+    assert capsys.readouterr().out.count("received") == 2
+    assert run_all([stand.task("later")], engine) == []
+    assert sum(engine.received.values()) == sum(sizes) + sum(
+        size for (_, place), size in engine.received.items() if place != Path("data/sequences/big")
+    ), "a later round sends nothing again"
+    diary = [line.split()[:3:2] for line in stand.diary.read_text().splitlines()]
+    for node in nodes:
+        notes = [what for what, where in diary if where == node]
+        assert notes == ["starts", "ends"] * (len(notes) // 2), "a core runs one task at a time"
+
+
+def test_a_task_that_fails_is_reported_and_not_tried_again(
+    joined: Nodes, stand: Stand, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stand.gate.touch()
+    good, bad = stand.task("good"), stand.task("bad", status=3)
+    assert run_all([bad, good], Cluster(Resources(memory=0.5))) == [bad]
+    assert "bad: FAILED, bad says goodbye" in capsys.readouterr().out
+    assert [name for name, *_ in stand.noted("starts")].count("bad") == 1
+    assert not bad.result.exists()
+    assert stand.found("good") == [stand.digest, "1"]
+
+
+def test_a_task_that_no_node_can_hold_is_refused_in_one_line(joined: Nodes, stand: Stand) -> None:
+    with pytest.raises(UserError, match=r"a task takes 2 cores, 0\.5 GiB, and no node .* \(.*1 cores, 2\.0 GiB\)") as error:
+        run_all([stand.task("wide")], Cluster(Resources(cores=2, memory=0.5)))
+    assert "\n" not in str(error.value)
+    assert stand.noted("starts") == []
+
+
+def test_a_cluster_that_is_not_there_is_named_in_one_line(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    for wrong in ("127.0.0.1:1", "nowhere", "http://127.0.0.1:1"):
+        monkeypatch.setenv("RAY_ADDRESS", wrong)
+        with pytest.raises(UserError, match=f"RAY_ADDRESS {wrong}: ") as error:
+            run_all([stand.task("lost")], Cluster(Resources()))
+        assert "\n" not in str(error.value)
+
+
+def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "find_spec", lambda _: None)
+    with pytest.raises(UserError, match=r"pip install '\.\[ray\]'"):
+        Cluster(Resources())
+
+
+def test_a_killed_node_loses_its_running_task_and_no_other(stand: Stand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = Nodes(tmp_path, 2)
+    monkeypatch.setenv("RAY_ADDRESS", nodes.processes.address)
+    gates = {name: stand.root / f"gate-{name}" for name in ("first", "second", "third")}
+    tasks = [stand.task(name, gate) for name, gate in gates.items()]
+    failed: list[list[Task]] = []
+    driver = threading.Thread(target=lambda: failed.append(run_all(tasks, Cluster(Resources(memory=0.5)))))
+    try:
+        driver.start()
+        until(lambda: len(stand.noted("starts")) == 2)
+        (done, _, _), (lost, place, process) = stand.noted("starts")
+        gates[done].touch()
+        until(lambda: len(stand.noted("starts")) == 3)  # the third, on the core of the one that is done
+        nodes.processes.remove_node(nodes.workers[int(place.removeprefix("node"))], allow_graceful=False)
+        until(lambda: not Path("/proc", process).exists(), 10)
+        for gate in gates.values():
+            gate.touch()
+        driver.join(60)
+        assert failed == [[]]
+        assert sorted(name for name, *_ in stand.noted("starts")) == sorted([*gates, lost])
+        assert len({node for name, node, _ in stand.noted("starts") if name == lost}) == 2
+        assert all(stand.found(name) == [stand.digest, "1"] for name in gates)
+    finally:
+        for gate in gates.values():
+            gate.touch()
+        driver.join(60)
+        ray.shutdown()
+        nodes.processes.shutdown()
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+from pipeline import cluster
+from pipeline.grid import alone, run_all
+from pipeline.params import Resources
+from tests.pipeline.test_cluster import Stand
+stand = Stand.__new__(Stand)
+stand.root = cluster.ROOT = Path.cwd()
+stand.diary, stand.gate = stand.root / "diary.txt", stand.root / "gate"
+tasks = [stand.task(name, stand.root / f"gate-{name}") for name in ("first", "second", "third")]
+with alone():
+    sys.exit(len(run_all([task for task in tasks if not task.result.exists()], cluster.Cluster(Resources(memory=0.1)))))
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_driver_takes_its_tasks_along_and_the_next_one_keeps_what_came_back(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a Ray of its own: the tasks' processes die with the driver, and so does its lock."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    command = [sys.executable, "-P", "-c", DRIVER]
+    gates = {name: stand.root / f"gate-{name}" for name in ("first", "second", "third")}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as driver:
+        until(lambda: stand.noted("starts"))
+        finishes = stand.noted("starts")[0][0]
+        gates[finishes].touch()
+        until(lambda: (stand.root / ".scratch/runs" / finishes).exists())
+        with pytest.raises(UserError, match=f"another grid is at work on .*process {driver.pid} on "), alone():
+            pass
+        until(lambda: len(stand.noted("starts")) == 3)
+        driver.send_signal(signal.SIGKILL)
+    for _, _, process in stand.noted("starts"):
+        until(lambda process=process: not Path("/proc", process).exists(), 20)
+    for gate in gates.values():
+        gate.touch()
+    assert subprocess.run(command, check=False, timeout=60).returncode == 0
+    names = [name for name, *_ in stand.noted("starts")]
+    assert {name: names.count(name) for name in gates} == {name: 1 if name == finishes else 2 for name in gates}
+    assert all(stand.found(name) == [stand.digest, "1"] for name in gates)
+
+
+@pytest.mark.slow
+def test_a_full_object_store_spills(stand: Stand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inputs of 300 MB through stores of 80 MB, the driver's and the nodes'."""
+    stand.fill(300_000_000)
+    stand.gate.touch()
+    nodes = Nodes(tmp_path, 0, object_store_memory=80_000_000)
+    nodes.processes.add_node(
+        num_cpus=1, memory=2**31, object_store_memory=80_000_000, env_vars={"SPECTRAN_SCRATCH": str(tmp_path / "node0")}
+    )
+    monkeypatch.setenv("RAY_ADDRESS", nodes.processes.address)
+    try:
+        assert run_all([stand.task("large")], Cluster(Resources(memory=0.5))) == []
+        assert stand.found("large") == [stand.digest, "1"]
+    finally:
+        ray.shutdown()
+        nodes.processes.shutdown()
