@@ -6,7 +6,6 @@
 import logging
 import os
 import socket
-import tarfile
 import threading
 import time
 from collections import Counter
@@ -15,22 +14,19 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
-from io import RawIOBase
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from models.errors import UserError
 from pipeline import node
-from pipeline.artifacts import SIDECAR, atomic_directory, fingerprint, scratch, sha256
+from pipeline.artifacts import atomic_directory, scratch
 from pipeline.grid import Task
 from pipeline.node import Outcome, Parcel
 from pipeline.params import PARAMS_FILE, Resources
+from pipeline.parcels import checksum, pack, place_of
 from pipeline.runs import ROOT
 
 CODE = ("models", "pipeline", "stages")
-PIECE = 64 * 2**20  # bytes: what a node holds in memory while it unpacks, whatever the size of a spectrum
 PATIENCE = 60  # seconds without a node that fits, until the user is told what is waited for
 
 
@@ -71,14 +67,16 @@ class Cluster:
             "max_retries": self.resources.retries,
         }
         execute = self.ray.remote(**options)(node.execute)
+        settings = {"OMP_NUM_THREADS": str(self.resources.cores)}
+        if not self.resources.gpus:
+            settings["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves them all in sight, for every task to take the first
+        base = None if _address() else scratch()
         running: dict[Any, tuple[Task, Future[bool]]] = {}
         stop = threading.Event()
 
         def submit(task: Task) -> Future[bool]:
-            parcels = [*self._project, *(self._parcel(path, _place(path)) for path in task.inputs)]
-            reference = execute.options(name=task.name).remote(
-                task.command, parcels, _place(task.result), self.resources.cores, None if _address() else scratch()
-            )
+            parcels = [*self._project, *(self._parcel(path, place_of(path)) for path in task.inputs)]
+            reference = execute.options(name=task.name).remote(task.command, parcels, place_of(task.result), settings, base)
             running[reference] = (task, Future())
             return running[reference][1]
 
@@ -160,7 +158,8 @@ class Cluster:
         if outcome.received:
             for place, size in outcome.received.items():
                 self.received[outcome.node, place] += size
-            print(f"node {outcome.node[:8]} received {_listed(outcome.received)}", flush=True)
+            sizes = [f"{place} {size:,} bytes" for place, size in outcome.received.items()]
+            print(f"node {outcome.node[:8]} received {', '.join(sizes)}", flush=True)
         task.log.parent.mkdir(parents=True, exist_ok=True)
         task.log.write_bytes(outcome.log)
         if outcome.status == 0:
@@ -170,19 +169,15 @@ class Cluster:
 
     def _parcel(self, path: Path, place: Path) -> Parcel:
         """A file or directory in the object store, put there the first time that it is asked for with this content."""
-        name = (place, _checksum(path, place))
+        name = (place, checksum(path, place))
         if name not in self._parcels:
-            pieces = _Cut(self.ray.put)
             try:
-                with tarfile.open(fileobj=pieces, mode="w|", dereference=True) as tar:
-                    tar.add(path, arcname=place.name, filter=lambda member: None if "__pycache__" in member.name else member)
-                pieces.put()
+                self._parcels[name] = pack(path, place, name[1], self.ray.put)
             except self.ray.exceptions.RayError as error:
                 raise UserError(
                     f"{path} does not fit into Ray's object store ({_line(error)}); make room on the disk it spills to "
                     "(`ray start --temp-dir`), or give it memory (`--object-store-memory`)"
                 ) from None
-            self._parcels[name] = Parcel(*name, tuple(pieces.references), pieces.bytes)
         return self._parcels[name]
 
     def _nodes(self) -> list[dict[str, float]]:
@@ -199,29 +194,6 @@ class Cluster:
         return min(int(has.get(name, 0) / amount + 1e-6) for name, amount in self._takes.items() if amount)
 
 
-class _Cut(RawIOBase):
-    """A file to write, whose content goes into the object store in pieces; no more than one of them is held here."""
-
-    def __init__(self, put: Callable[[Any], Any]) -> None:
-        self._put = put
-        self._piece = bytearray()
-        self.references: list[Any] = []
-        self.bytes = 0
-
-    def write(self, data: Any, /) -> int:
-        self._piece += data
-        if len(self._piece) >= PIECE:
-            self.put()
-        return len(data)
-
-    def put(self) -> None:
-        """What was written since the last piece becomes one."""
-        if self._piece:
-            self.references.append(self._put(np.frombuffer(self._piece, np.uint8)))
-            self.bytes += len(self._piece)
-            self._piece = bytearray()
-
-
 def _address() -> str:
     """Where the cluster is; empty for one of this machine's own."""
     address = os.environ.get("RAY_ADDRESS", "")
@@ -236,28 +208,8 @@ def _knock(address: str) -> None:
     socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
-def _place(path: Path) -> Path:
-    """Where a file of the project, or of scratch, lies in the folder that a task runs in."""
-    path = path.absolute()
-    return node.SCRATCH / path.relative_to(scratch()) if path.is_relative_to(scratch()) else path.relative_to(Path.cwd())
-
-
-def _checksum(path: Path, place: Path) -> str:
-    """Changes with the content and the place; an artifact's sidecar has the checksums of its files."""
-    if (path / SIDECAR).is_file():
-        return fingerprint(str(place), sha256(path / SIDECAR))
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
-    code = [file for file in files if "__pycache__" not in file.parts]
-    return fingerprint(str(place), [(file.relative_to(path.parent).as_posix(), sha256(file)) for file in code])
-
-
 def _line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
-
-
-def _listed(sizes: dict[Path, int]) -> str:
-    """`data/spectrum/demo/minilm 1,234 bytes, ...`"""
-    return ", ".join(f"{place} {size:,} bytes" for place, size in sizes.items())
 
 
 def _shown(resources: dict[str, float]) -> str:

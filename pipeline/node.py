@@ -82,7 +82,9 @@ def unpack(pieces: Iterable[Any], directory: Path) -> None:
         tar.extractall(directory)
 
 
-def execute(command: tuple[str, ...], parcels: list[Parcel], result: Path, threads: int, base: Path | None) -> Outcome:
+def execute(
+    command: tuple[str, ...], parcels: list[Parcel], result: Path, settings: dict[str, str], base: Path | None
+) -> Outcome:
     """Run `python -m` and `command` in a folder that looks like the project: parcels in their places, and a scratch of its own.
 
     The folder is the task's own, and stays where the task is cut off: tried again on the same node, it goes on from there.
@@ -93,18 +95,17 @@ def execute(command: tuple[str, ...], parcels: list[Parcel], result: Path, threa
     # In a thread: a worker that waits for an object in its main thread lends its cores to one more task.
     with ThreadPoolExecutor(1) as pool:
         fetched = list(pool.map(lambda parcel: fetch(parcel, base / "inputs", ray.get), parcels))
-    identity = repr((command, [parcel.checksum for parcel in parcels]))
+    identity = repr((command, settings, [parcel.checksum for parcel in parcels]))
     folder = base / "tasks" / hashlib.sha256(identity.encode()).hexdigest()[:32]
     with locked(folder):
         for parcel in parcels:
             put(parcel, base / "inputs", folder)
         log = folder / "log"
-        settings = {"OMP_NUM_THREADS": str(threads), "SPECTRAN_SCRATCH": str(folder / SCRATCH)}
         with log.open("wb") as output:
             status = subprocess.run(
                 [sys.executable, "-c", MORTAL, *command],
                 cwd=folder,
-                env=os.environ | settings,
+                env=os.environ | settings | {"SPECTRAN_SCRATCH": str(folder / SCRATCH)},
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 check=False,

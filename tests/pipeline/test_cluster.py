@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,10 +15,13 @@ from pathlib import Path
 import pytest
 
 from models.errors import UserError
-from pipeline import cluster
+from pipeline import cluster, parcels
 from pipeline.cluster import Cluster
-from pipeline.grid import Task, alone, run_all
-from pipeline.params import Resources
+from pipeline.execution import tested
+from pipeline.grid import Local, Task, alone, run_all, training
+from pipeline.params import Resources, load_params
+from pipeline.runs import Run
+from tests.clone import Project, copy_repository, write_params
 
 ray = pytest.importorskip("ray", reason="Python package ray is missing; `pip install '.[ray]'` runs these tests")
 pytestmark = pytest.mark.xdist_group("ray")
@@ -37,7 +42,7 @@ while not Path(gate).exists():
 found = hashlib.sha256(Path("data/sequences/big/numbers.bin").read_bytes()).hexdigest()
 result = Path(os.environ["SPECTRAN_SCRATCH"], "runs", name)
 result.mkdir(parents=True)
-(result / "found.txt").write_text(f"{found} {os.environ['OMP_NUM_THREADS']}")
+(result / "found.txt").write_text(f"{found} {os.environ['OMP_NUM_THREADS']} {os.environ['CUDA_VISIBLE_DEVICES']}")
 print(f"{name} says goodbye")
 note("ends")
 sys.exit(int(status))
@@ -94,7 +99,7 @@ def stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stand:
 class Nodes:
     """A head without cores, which the driver joins, and nodes of a core each."""
 
-    def __init__(self, folder: Path, count: int, **head: int) -> None:
+    def __init__(self, folder: Path, count: int, **head: object) -> None:
         from ray.cluster_utils import Cluster as Processes
 
         self.folder = folder
@@ -127,7 +132,7 @@ def joined(two_nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> Iterator[Nodes]
 def test_inputs_reach_each_node_once_and_results_come_back(
     joined: Nodes, stand: Stand, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cluster, "PIECE", 1_000_000)
+    monkeypatch.setattr(parcels, "PIECE", 1_000_000)
     stand.gate.touch()
     engine = Cluster(Resources(cores=1, memory=0.5))
     tasks = [stand.task(f"task{i}") for i in range(6)]
@@ -164,6 +169,27 @@ def test_a_task_that_fails_is_reported_and_not_tried_again(
     assert stand.found("good") == [stand.digest, "1"]
 
 
+def test_a_run_on_a_node_is_the_run_of_this_machine_to_the_last_digit(
+    joined: Nodes, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # for the local engine: the tiny project has no code
+    made = {}
+    for name, engine in (("local", Local(os.cpu_count() or 1)), ("ray", Cluster(Resources(cores=1, memory=0.5)))):
+        monkeypatch.setenv("SPECTRAN_SCRATCH", str(tmp_path / name))
+        params = load_params()
+        tasks = [training(Run.of(params, dataset="tiny", adapter=adapter, dim=16, seed=0)) for adapter in ("base", "spectran")]
+        assert run_all(tasks, engine) == []
+        made[name] = {
+            f"{task.name} {file.name}": file.read_bytes()
+            for task in tasks
+            for file in task.result.iterdir()
+            if file.name not in ("run.json", "analysis.json")  # they hold seconds
+        }
+        assert all(tested(task.result) for task in tasks)
+    assert len(made["local"]) >= 10
+    assert made["ray"] == made["local"]
+
+
 def test_a_task_that_no_node_can_hold_is_refused_in_one_line(joined: Nodes, stand: Stand) -> None:
     with pytest.raises(UserError, match=r"a task takes 2 cores, 0\.5 GiB, and no node .* \(.*1 cores, 2\.0 GiB\)") as error:
         run_all([stand.task("wide")], Cluster(Resources(cores=2, memory=0.5)))
@@ -177,12 +203,6 @@ def test_a_cluster_that_is_not_there_is_named_in_one_line(stand: Stand, monkeypa
         with pytest.raises(UserError, match=f"RAY_ADDRESS {wrong}: ") as error:
             run_all([stand.task("lost")], Cluster(Resources()))
         assert "\n" not in str(error.value)
-
-
-def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "find_spec", lambda _: None)
-    with pytest.raises(UserError, match=r"pip install '\.\[ray\]'"):
-        Cluster(Resources())
 
 
 def test_a_killed_node_loses_its_running_task_and_no_other(stand: Stand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,7 +238,7 @@ def test_a_killed_node_loses_its_running_task_and_no_other(stand: Stand, tmp_pat
 DRIVER = """
 import sys
 from pathlib import Path
-from pipeline import cluster
+from pipeline import cluster, parcels
 from pipeline.grid import alone, run_all
 from pipeline.params import Resources
 from tests.pipeline.test_cluster import Stand
@@ -260,18 +280,94 @@ def test_a_killed_driver_takes_its_tasks_along_and_the_next_one_keeps_what_came_
 
 
 @pytest.mark.slow
-def test_a_full_object_store_spills(stand: Stand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Inputs of 300 MB through stores of 80 MB, the driver's and the nodes'."""
+def test_several_tasks_share_a_gpu(stand: Stand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray takes our word for a GPU: two tasks of half of it run together, the third after them."""
+    nodes = Nodes(tmp_path, 0)
+    nodes.processes.add_node(num_cpus=4, num_gpus=1, memory=2**32, env_vars={"SPECTRAN_SCRATCH": str(tmp_path / "node0")})
+    monkeypatch.setenv("RAY_ADDRESS", nodes.processes.address)
+    gates = [stand.root / f"gate{i}" for i in range(3)]
+    tasks = [stand.task(f"task{i}", gate) for i, gate in enumerate(gates)]
+    failed: list[list[Task]] = []
+    engine = Cluster(Resources(memory=0.5, gpus=0.5))
+    driver = threading.Thread(target=lambda: failed.append(run_all(tasks, engine)))
+    try:
+        driver.start()
+        until(lambda: len(stand.noted("starts")) == 2)
+        time.sleep(2)
+        assert len(stand.noted("starts")) == 2
+        assert engine.jobs == 2
+        for gate in gates:
+            gate.touch()
+        driver.join(60)
+        assert failed == [[]]
+        assert all(stand.found(task.name) == [stand.digest, "1", "0"] for task in tasks)
+    finally:
+        for gate in gates:
+            gate.touch()
+        driver.join(60)
+        ray.shutdown()
+        nodes.processes.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("disk", ["free", "full"])
+def test_a_full_object_store_spills_or_is_named_in_one_line(
+    stand: Stand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disk: str
+) -> None:
+    """Inputs of 300 MB through stores of 80 MB, the driver's and the node's."""
     stand.fill(300_000_000)
     stand.gate.touch()
-    nodes = Nodes(tmp_path, 0, object_store_memory=80_000_000)
-    nodes.processes.add_node(
-        num_cpus=1, memory=2**31, object_store_memory=80_000_000, env_vars={"SPECTRAN_SCRATCH": str(tmp_path / "node0")}
-    )
+    full = {"RAY_local_fs_capacity_threshold": "0.001"} if disk == "full" else {}
+    nodes = Nodes(tmp_path, 0, object_store_memory=80_000_000, env_vars=full)
+    environment = {"SPECTRAN_SCRATCH": str(tmp_path / "node0")}
+    nodes.processes.add_node(num_cpus=1, memory=2**31, object_store_memory=80_000_000, env_vars=environment)
     monkeypatch.setenv("RAY_ADDRESS", nodes.processes.address)
     try:
-        assert run_all([stand.task("large")], Cluster(Resources(memory=0.5))) == []
-        assert stand.found("large") == [stand.digest, "1"]
+        if disk == "free":
+            assert run_all([stand.task("large")], Cluster(Resources(memory=0.5))) == []
+            assert stand.found("large") == [stand.digest, "1"]
+        else:
+            with pytest.raises(UserError, match=r"data/sequences/big does not fit into Ray's object store .*spill") as error:
+                run_all([stand.task("large")], Cluster(Resources(memory=0.5)))
+            assert "\n" not in str(error.value)
     finally:
         ray.shutdown()
         nodes.processes.shutdown()
+
+
+@pytest.mark.slow
+def test_the_grid_of_a_checkout_on_ray(tmp_path: Path) -> None:
+    """`stages.grid --engine ray` is `stages.grid`: the same cells, taken over by DVC; of two at once, the second is refused."""
+    root = tmp_path / "checkout"
+    params = copy_repository(root)
+    params["resources"]["memory"] = 0.5
+    write_params(root, params)
+    here = Project(root)
+    here.run("git", "init", "-q")
+    here.commit()
+    here.run("dvc", "repro", "data/dvc.yaml:svd@demo")
+    there = Project(tmp_path / "other")
+    shutil.copytree(root, there.root, symlinks=True)
+    grid = (sys.executable, "-m", "stages.grid")
+    here.run(*grid, "--jobs", str(os.cpu_count()))
+    command = [*grid, "--engine", "ray"]
+    with subprocess.Popen(command, cwd=there.root, env=there.environment, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout
+        for line in first.stdout:
+            if ": done" in line:
+                break
+        refused = there.run(*command, fails=True)
+        printed = first.stdout.read()
+    assert re.fullmatch(rf"grid: another grid is at work on .*\(process {first.pid} on .*\); wait for it, or stop it\n", refused)
+    assert first.returncode == 0
+    assert "[4/4]" in printed
+    assert "4 runs trained" in printed
+    for cell in ("demo-sasrec-base", "demo-sasrec-spectran"):
+        files = [file.relative_to(here.root) for file in (here.root / "grid/cells" / cell).rglob("*") if file.is_file()]
+        assert len(files) > 8
+        for file in files:
+            if file.name not in ("metrics.csv", "analysis.json"):  # they hold seconds
+                assert (there.root / file).read_bytes() == (here.root / file).read_bytes(), file
+    assert (there.root / "metrics/tables/table2.md").read_text() == (here.root / "metrics/tables/table2.md").read_text()
+    assert "everything was in place" in there.run(*command), "no cluster is started for nothing"
+    assert "--jobs is for this machine" in there.run(*command, "--jobs", "2", fails=True)
