@@ -55,7 +55,7 @@ class _Pieces(RawIOBase):
 
     def put(self) -> None:
         """What was written since the last piece becomes one."""
-        if self._piece:
-            self.references.append(self._put(np.frombuffer(self._piece, np.uint8)))
-            self.bytes += len(self._piece)
-            self._piece = bytearray()
+        piece, self._piece = self._piece, bytearray()
+        if piece:
+            self.references.append(self._put(np.frombuffer(piece, np.uint8)))
+            self.bytes += len(piece)

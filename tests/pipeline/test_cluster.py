@@ -15,9 +15,8 @@ from pathlib import Path
 import pytest
 
 from models.errors import UserError
-from pipeline import cluster, parcels
+from pipeline import cluster, execution, parcels
 from pipeline.cluster import Cluster
-from pipeline.execution import tested
 from pipeline.grid import Local, Task, alone, run_all, training
 from pipeline.params import Resources, load_params
 from pipeline.runs import Run
@@ -185,7 +184,7 @@ def test_a_run_on_a_node_is_the_run_of_this_machine_to_the_last_digit(
             for file in task.result.iterdir()
             if file.name not in ("run.json", "analysis.json")  # they hold seconds
         }
-        assert all(tested(task.result) for task in tasks)
+        assert all(execution.tested(task.result) for task in tasks)
     assert len(made["local"]) >= 10
     assert made["ray"] == made["local"]
 
@@ -238,7 +237,7 @@ def test_a_killed_node_loses_its_running_task_and_no_other(stand: Stand, tmp_pat
 DRIVER = """
 import sys
 from pathlib import Path
-from pipeline import cluster, parcels
+from pipeline import cluster, execution, parcels
 from pipeline.grid import alone, run_all
 from pipeline.params import Resources
 from tests.pipeline.test_cluster import Stand
