@@ -77,8 +77,9 @@ class Cluster:
         def submit(task: Task) -> Future[bool]:
             parcels = [*self._project, *(self._parcel(path, place_of(path)) for path in task.inputs)]
             reference = execute.options(name=task.name).remote(task.command, parcels, place_of(task.result), settings, base)
-            running[reference] = (task, Future())
-            return running[reference][1]
+            future: Future[bool] = Future()
+            running[reference] = (task, future)
+            return future
 
         collector = threading.Thread(target=self._collect, args=(running, stop))
         collector.start()
@@ -102,9 +103,9 @@ class Cluster:
             self.ray.init(address or "local", log_to_driver=False, logging_level=logging.CRITICAL, **started)
         except (OSError, RuntimeError, ValueError) as error:
             if not address:
-                raise UserError(f"Ray does not start on this machine: {_line(error)}") from None
+                raise UserError(f"Ray does not start on this machine: {' '.join(str(error).split())}") from None
             raise UserError(
-                f"no cluster that can be joined at RAY_ADDRESS {address}: {_line(error)}; "
+                f"no cluster that can be joined at RAY_ADDRESS {address}: {' '.join(str(error).split())}; "
                 "`ray start --head` starts one, without RAY_ADDRESS this machine is the cluster"
             ) from None
         if not self.jobs:
@@ -202,8 +203,8 @@ def _address() -> str:
 
 def _knock(address: str) -> None:
     """Raise OSError or ValueError where nobody listens: Ray would go on trying for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdecimal():
+    host, _, port = address.rpartition(":")
+    if not host or "/" in host or not port.isdecimal():
         raise ValueError("not of the form host:port")
     socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 

@@ -25,11 +25,11 @@ def main() -> str:
         raise UserError("--jobs is for this machine; on a cluster `resources:` in params.yaml decide how many runs fit")
     if arguments.jobs is not None and arguments.jobs < 1:
         raise UserError(f"--jobs is {arguments.jobs}; choose at least 1")
-    if arguments.lists:
-        choose_grid(arguments.lists)
-    params = load_params()
-    engine = Cluster(params.resources) if arguments.engine == "ray" else Local(arguments.jobs or os.cpu_count() or 1)
     with alone():
+        if arguments.lists:
+            choose_grid(arguments.lists)
+        params = load_params()
+        engine = Cluster(params.resources) if arguments.engine == "ray" else Local(arguments.jobs or os.cpu_count() or 1)
         return complete(params, engine)
 
 

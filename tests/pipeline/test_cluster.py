@@ -197,7 +197,7 @@ def test_a_task_that_no_node_can_hold_is_refused_in_one_line(joined: Nodes, stan
 
 
 def test_a_cluster_that_is_not_there_is_named_in_one_line(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
-    for wrong in ("127.0.0.1:1", "nowhere", "http://127.0.0.1:1"):
+    for wrong in ("127.0.0.1:1", "nowhere", "ray://127.0.0.1:10001"):
         monkeypatch.setenv("RAY_ADDRESS", wrong)
         with pytest.raises(UserError, match=f"RAY_ADDRESS {wrong}: ") as error:
             run_all([stand.task("lost")], Cluster(Resources()))
