@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,7 +159,7 @@ def run_all(tasks: list[Task], engine: Engine) -> list[Task]:
     start = time.monotonic()
     with engine.submitting() as submit:
         futures = {submit(task): task for task in tasks}
-        for done, future in enumerate(as_completed(futures), start=1):
+        for done, future in enumerate(_ended(set(futures)), start=1):
             task = futures[future]
             outcome = "done"
             if not future.result():
@@ -172,6 +172,13 @@ def run_all(tasks: list[Task], engine: Engine) -> list[Task]:
                 flush=True,
             )
     return failed
+
+
+def _ended(futures: set[Future[bool]]) -> Iterator[Future[bool]]:
+    """Futures as they end. Never asleep for long: with Ray's threads about, Ctrl-C does not wake the one that waits here."""
+    while futures:
+        done, futures = wait(futures, timeout=0.5, return_when=FIRST_COMPLETED)
+        yield from done
 
 
 def _last_line(log: Path) -> str:
