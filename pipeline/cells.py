@@ -56,6 +56,10 @@ class Cell:
     def made(self) -> bool:
         return (self.directory / "metrics.csv").is_file()
 
+    def study(self, params: Params) -> Study | None:
+        """The tuning whose choice this cell is trained with."""
+        return Study(params, self.dataset, self.backbone, self.adapter, self.loss) if self.loss else None
+
     def runs(self, params: Params) -> list[Run]:
         """What is trained for this cell. Raises UserError where it wants settings that are not chosen yet."""
         names = {"dataset": self.dataset, "backbone": self.backbone, "adapter": self.adapter, "dim": params.grid.dim}
@@ -64,8 +68,7 @@ class Cell:
             choices = [{"changes": {"adapter": {"variant": variant}}} for variant in params.grid.ablations.variants]
         if self.over == "dims":
             choices = [{"dim": dim} for dim in params.grid.dimensions.dims]
-        if self.loss:
-            study = Study(params, self.dataset, self.backbone, self.adapter, self.loss)
+        if study := self.study(params):
             return [study.run(study.chosen, seed=seed) for seed in params.grid.seeds]
         return [Run.of(params, **names | choice, seed=seed) for choice in choices for seed in params.grid.seeds]
 

@@ -3,23 +3,27 @@
 DVC stays the keeper of results: what it can restore is restored, and what is trained here it moves into place.
 """
 
+import fcntl
 import os
+import platform
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Protocol
 
+from models.errors import UserError
 from pipeline.artifacts import scratch
 from pipeline.cells import Cell, listed_cells
 from pipeline.execution import ready
 from pipeline.params import Params
 from pipeline.runs import Run
-from pipeline.search import Study, listed_studies, settle
+from pipeline.search import SPACE, Study, listed_studies, settle
 
 NO_TRAINING = "SPECTRAN_NO_TRAINING"  # set: a cell that would have to train ends at once
 REPRO = [sys.executable, "-m", "dvc", "repro", "--keep-going", "grid/dvc.yaml"]
@@ -32,6 +36,23 @@ def assemble(quiet: bool = False) -> bool:
     """
     output = subprocess.DEVNULL if quiet else None
     return subprocess.run(REPRO, env=os.environ | {NO_TRAINING: "1"}, stdout=output, stderr=output, check=False).returncode == 0
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Raise UserError where another grid works on this scratch. When its holder dies, the kernel lets go of it."""
+    place = scratch() / "grid.lock"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with place.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise UserError(f"another grid is at work on {scratch()} ({file.read()}); wait for it, or stop it") from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}")
+        file.flush()
+        yield
 
 
 @dataclass(frozen=True)
@@ -52,7 +73,7 @@ class Task:
         return scratch() / "logs" / f"{self.name.replace(' ', '-')}.log"
 
 
-def training(run: Run, cell: Cell) -> Task:
+def training(run: Run, cell: Cell, params: Params) -> Task:
     """Train and test a run of a cell into scratch."""
     command = ["stages.cell", run.dataset, run.backbone, run.adapter, "--prepare", str(run.seed)]
     if cell.loss:
@@ -61,14 +82,18 @@ def training(run: Run, cell: Cell) -> Task:
         command += ["--dim", str(run.dim)]
         if variant := run.settings["adapter"].get("variant"):
             command += ["--variant", variant]
+    inputs = [run.sequences, run.spectrum]
+    if study := cell.study(params):
+        inputs += [study.file, SPACE]
     name = f"{run.name} tuned {cell.loss}" if cell.loss else run.name
-    return Task(name, tuple(command), (run.sequences, run.spectrum), run.scratch)
+    return Task(name, tuple(command), tuple(inputs), run.scratch)
 
 
 def tuning(study: Study) -> Task:
-    """Make the trials of a study in scratch."""
+    """Make the trials of a study that are not yet in scratch."""
     run = study.run({})
-    return Task(f"{study.name} search", tuple(study.command.split()[2:]), (run.sequences, run.spectrum), study.scratch)
+    inputs = [run.sequences, run.spectrum, SPACE, *([study.scratch] if study.scratch.is_dir() else [])]
+    return Task(f"{study.name} search", tuple(study.command.split()[2:]), tuple(inputs), study.scratch)
 
 
 def unfinished(params: Params) -> list[Task]:
@@ -77,16 +102,28 @@ def unfinished(params: Params) -> list[Task]:
     Choices are written of studies whose trials are all there. Raises UserError where inputs are missing.
     """
     studies = [study for study in listed_studies(params) if not study.settled]
-    for study in studies:
-        if study.searched:
-            settle(study)
+    for searched in studies:
+        if searched.searched:
+            settle(searched)
     tasks = {study.name: tuning(study) for study in studies if not study.searched}
     for cell in listed_cells(params.grid):
-        if not cell.made and f"{cell.dataset}-{cell.backbone}-{cell.adapter}-{cell.loss}" not in tasks:
+        study = cell.study(params)
+        if not cell.made and not (study and study.name in tasks):
             for run in cell.runs(params):
                 if not ready(run):
-                    tasks.setdefault(run.fingerprint, training(run, cell))
+                    tasks.setdefault(run.fingerprint, training(run, cell, params))
     return list(tasks.values())
+
+
+class Engine(Protocol):
+    """Who executes tasks: this machine (`Local`), or a cluster (`pipeline.cluster`)."""
+
+    @property
+    def jobs(self) -> int:
+        """How many tasks run at a time."""
+
+    def submitting(self) -> AbstractContextManager[Callable[[Task], Future[bool]]]:
+        """Give a function that submits a task, whose future says whether it succeeded."""
 
 
 class Local:
@@ -144,13 +181,13 @@ def visible_gpus() -> list[str]:
         return []
 
 
-def run_all(tasks: list[Task], engine: Local) -> list[Task]:
+def run_all(tasks: list[Task], engine: Engine) -> list[Task]:
     """Execute tasks, a line for each that ends; return those that failed."""
     failed: list[Task] = []
     start = time.monotonic()
     with engine.submitting() as submit:
         futures = {submit(task): task for task in tasks}
-        for done, future in enumerate(as_completed(futures), start=1):
+        for done, future in enumerate(_ended(set(futures)), start=1):
             task = futures[future]
             outcome = "done"
             if not future.result():
@@ -163,6 +200,13 @@ def run_all(tasks: list[Task], engine: Local) -> list[Task]:
                 flush=True,
             )
     return failed
+
+
+def _ended(futures: set[Future[bool]]) -> Iterator[Future[bool]]:
+    """Futures as they end. Never asleep for long: with Ray's threads about, Ctrl-C does not wake the one that waits here."""
+    while futures:
+        done, futures = wait(futures, timeout=0.5, return_when=FIRST_COMPLETED)
+        yield from done
 
 
 def _last_line(log: Path) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from models.adapters import ADAPTERS
 from models.backbones import BACKBONES
@@ -144,6 +144,22 @@ class Grid(Section):
         return self
 
 
+class Resources(Section):
+    """What one run of the grid takes on a Ray cluster."""
+
+    cores: int = Field(1, ge=1, description="and threads: numbers are the same for the same number of threads")
+    memory: float = Field(1.0, gt=0, description="GiB; keeps runs apart that do not fit into a node together")
+    gpus: float = Field(0.0, ge=0, description="0.25: four runs share a GPU")
+    retries: int = Field(3, ge=0, description="of a run whose worker or node is lost; a run that fails is not tried again")
+
+    @field_validator("gpus")
+    @classmethod
+    def _whole_above_one(cls, gpus: float) -> float:
+        if gpus > 1 and gpus != int(gpus):
+            raise ValueError("a share of one GPU, or a whole number of them")
+        return gpus
+
+
 class Params(Section):
     """The whole of `params.yaml`. Options of one adapter or backbone are checked by the class that owns them."""
 
@@ -163,6 +179,7 @@ class Params(Section):
     backbones: dict[str, dict[str, Any]]
     adapters: dict[str, dict[str, Any]]
     evaluate: Evaluate
+    resources: Resources
     grid: Grid
 
     @model_validator(mode="after")
