@@ -42,6 +42,7 @@ class Cluster:
         # Ray's own default is to try a task that a node has no memory for again and again. It reads this when it is imported.
         os.environ.setdefault("RAY_task_oom_retries", str(resources.retries))
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what it has to say comes as an exception too
         self.ray: Any = import_module("ray")
         self.resources = resources
         self.received: Counter[tuple[str, Path]] = Counter()
@@ -106,7 +107,8 @@ class Cluster:
                 raise UserError(f"Ray does not start on this machine: {' '.join(str(error).split())}") from None
             raise UserError(
                 f"no cluster that can be joined at RAY_ADDRESS {address}: {' '.join(str(error).split())}; "
-                "`ray start --head` starts one, without RAY_ADDRESS this machine is the cluster"
+                "`ray start --head` starts one (if it asks for a token, so does joining it: RAY_AUTH_MODE=token), without "
+                "RAY_ADDRESS this machine is the cluster"
             ) from None
         if not self.jobs:
             largest = "; ".join(sorted({_shown(has) for has in self._nodes()}))
