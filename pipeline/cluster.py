@@ -42,7 +42,6 @@ class Cluster:
         # Ray's own default is to try a task that a node has no memory for again and again. It reads this when it is imported.
         os.environ.setdefault("RAY_task_oom_retries", str(resources.retries))
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what it has to say comes as an exception too
         self.ray: Any = import_module("ray")
         self.resources = resources
         self.received: Counter[tuple[str, Path]] = Counter()
@@ -101,7 +100,8 @@ class Cluster:
         try:
             if address not in ("", "auto"):
                 _knock(address)
-            self.ray.init(address or "local", log_to_driver=False, logging_level=logging.CRITICAL, **started)
+            with _hushed():
+                self.ray.init(address or "local", log_to_driver=False, logging_level=logging.CRITICAL, **started)
         except (OSError, RuntimeError, ValueError) as error:
             if not address:
                 raise UserError(f"Ray does not start on this machine: {' '.join(str(error).split())}") from None
@@ -201,6 +201,19 @@ def _address() -> str:
     """Where the cluster is; empty for one of this machine's own."""
     address = os.environ.get("RAY_ADDRESS", "")
     return "" if address == "local" else address
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Keep from the terminal what Ray's own processes write while joining: what went wrong comes as an exception too."""
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _knock(address: str) -> None:
