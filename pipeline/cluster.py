@@ -207,7 +207,7 @@ def _address() -> str:
 def _hushed() -> Iterator[None]:
     """Keep from the terminal what Ray's own processes write while joining: what went wrong comes as an exception too."""
     kept = os.dup(2)
-    with open(os.devnull, "wb") as nowhere:
+    with Path(os.devnull).open("wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)
     try:
         yield
