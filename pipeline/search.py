@@ -150,7 +150,14 @@ def settle(study: Study) -> None:
         f"# The best validation {MONITOR} of {len(trials)} trials of at most {study.asked['epochs']} epochs: `{study.command}`.\n"
     )
     with atomic_file(study.file) as partial:
-        partial.write_text(head + yaml.safe_dump(content, sort_keys=False, width=130), encoding="utf-8")
+        partial.write_text(head + yaml.dump(content, Dumper=_Plain, sort_keys=False, width=130), encoding="utf-8")
+
+
+class _Plain(yaml.SafeDumper):
+    """Writes what occurs twice twice."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
 def _sections(setting: Setting) -> dict[str, dict[str, Any]]:

@@ -39,6 +39,7 @@ def tuned(params: Params, **names: str) -> dict[str, Any]:
     made = study(params, **names)
     search(made)
     settle(made)
+    assert "&id" not in made.file.read_text(encoding="utf-8")
     return dict(yaml.safe_load(made.file.read_text(encoding="utf-8")))
 
 
