@@ -113,14 +113,17 @@ def with_a_stronger_loss(tuned: list[Edition]) -> str:
     if not {"info_nce", "cross_entropy"} <= set(found):
         return ""
     metric = headline_metric(found["info_nce"])
+    shared = set.intersection(*(set(found[loss]["adapter"]) for loss in ("info_nce", "cross_entropy")))
     means = {
-        loss: summary.filter(pl.col("metric") == metric).pivot(on="adapter", index=BLOCK, values="mean")
-        for loss, summary in found.items()
+        loss: found[loss]
+        .filter((pl.col("metric") == metric) & pl.col("adapter").is_in(shared))
+        .pivot(on="adapter", index=BLOCK, values="mean")
+        for loss in ("info_nce", "cross_entropy")
     }
     both = means["info_nce"].join(means["cross_entropy"], on=BLOCK, how="inner", suffix="_full").drop_nulls()
-    others = [name for name in both.columns if name in set(found["info_nce"]["adapter"]) - {"base", OURS}]
-    if not {"base", OURS} <= set(both.columns) or not both.height:
+    if not {"base", OURS} <= shared or not both.height:
         return ""
+    others = sorted(shared - {"base", OURS})
 
     def mean(name: str, full: bool) -> float:
         return float(both[f"{name}_full" if full else name].to_numpy().mean())

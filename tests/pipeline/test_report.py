@@ -13,7 +13,7 @@ from pipeline import formats, results, tables
 from pipeline.figures import GROUND, INK, Figures
 from pipeline.html import report_html
 from pipeline.params import load_params
-from pipeline.report import Section, conclusions, headline_metric, report_markdown, sections, verdict
+from pipeline.report import Section, conclusions, headline_metric, report_markdown, sections, verdict, with_a_stronger_loss
 
 NAMES = results.table_metrics([10, 20])
 NOTHING = pl.DataFrame()
@@ -126,6 +126,24 @@ def test_the_verdict_tells_chance_from_difference(p: float, says: str) -> None:
 
 def test_the_headline_is_ndcg_at_the_largest_cutoff_in_whatever_order_they_are() -> None:
     assert headline_metric(pl.DataFrame({"metric": ["NDCG@100", "NDCG@20", "HR@200"]})) == "NDCG@100"
+
+
+def test_the_stronger_loss_is_told_of_what_both_losses_have() -> None:
+    """Cells may be missing under either."""
+    sampled = results.Edition("info_nce", summary(OFFICE), NOTHING)
+    strong = {
+        ("office", "sasrec", "base"): [0.20],
+        ("office", "sasrec", "spectran"): [0.25],
+        ("office", "sasrec", "morec"): [0.21],
+    }
+    full = results.Edition("cross_entropy", summary(strong), NOTHING)
+    text = with_a_stronger_loss([sampled, full])
+    assert "tuned Base goes from a NDCG@20 of 0.1500 to 0.2000 (average over 1 pair)" in text
+    assert "gain over it is +120.0 % with negatives, +25.0 % with the whole catalogue." in text
+    assert "other adapters" not in text, "neither of the others was run under both"
+    assert with_a_stronger_loss([sampled]) == ""
+    only = {cell: values for cell, values in strong.items() if cell[2] != "spectran"}
+    assert with_a_stronger_loss([sampled, results.Edition("cross_entropy", summary(only), NOTHING)]) == ""
 
 
 # ------------------------------------------------------------------------------------------------------------------- the report
