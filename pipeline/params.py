@@ -182,6 +182,12 @@ class Params(Section):
     resources: Resources
     grid: Grid
 
+    def check_cell(self, dataset: str, backbone: str, adapter: str) -> None:
+        """Raise UserError for a name that is not there, with the nearest that is."""
+        check_name("dataset", dataset, self.sources)
+        check_name("backbone", backbone, self.backbones)
+        check_name("adapter", adapter, self.adapters)
+
     @model_validator(mode="after")
     def _names_exist(self) -> "Params":
         try:

@@ -133,8 +133,8 @@ def search(study: Study) -> None:
         done.append(trial)
 
 
-def settle(study: Study) -> None:
-    """Write the choice: the best of the trials that were not cut off. Raises UserError where all failed."""
+def settle(study: Study) -> float:
+    """Write the choice, the best of the trials that were not given up; return its validation. UserError where all failed."""
     trials = study.trials()
     complete = [trial for trial in trials if trial["state"] == "complete"]
     if not complete:
@@ -151,6 +151,7 @@ def settle(study: Study) -> None:
     )
     with atomic_file(study.file) as partial:
         partial.write_text(head + yaml.dump(content, Dumper=_Plain, sort_keys=False, width=130), encoding="utf-8")
+    return float(best["validation"])
 
 
 class _Plain(yaml.SafeDumper):

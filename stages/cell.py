@@ -5,7 +5,6 @@ from argparse import ArgumentParser, Namespace
 from typing import get_args
 
 from models.errors import UserError
-from models.registry import check_name
 from pipeline.cells import OURS, Cell, Over, cell_row, write_cell
 from pipeline.execution import evaluated, evaluated_together, ready
 from pipeline.grid import NO_TRAINING
@@ -30,9 +29,7 @@ def main() -> str:
     parser.add_argument("--variant", help="of --prepare, SpecTran's")
     given = parser.parse_args()
     params = load_params()
-    check_name("dataset", given.dataset, params.sources)
-    check_name("backbone", given.backbone, params.backbones)
-    check_name("adapter", given.adapter, params.adapters)
+    params.check_cell(given.dataset, given.backbone, given.adapter)
     if given.over == "variants" and given.adapter != OURS:
         raise UserError(f"adapter {given.adapter} has no variants; {OURS} has")
     over: Over = "tuned" if given.tuned else given.over

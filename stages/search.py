@@ -18,15 +18,11 @@ def main() -> str:
         parser.add_argument(name)
     given = parser.parse_args()
     params = load_params()
-    check_name("dataset", given.dataset, params.sources)
-    check_name("backbone", given.backbone, params.backbones)
-    check_name("adapter", given.adapter, params.adapters)
+    params.check_cell(given.dataset, given.backbone, given.adapter)
     check_name("loss", given.loss, get_args(Loss))
     study = Study(params, given.dataset, given.backbone, given.adapter, given.loss)
     search(study)
-    settle(study)
-    best = max(trial["validation"] or 0 for trial in study.trials())
-    return f"{study.file}: best validation {MONITOR} {best:.4f} of {len(study.trials())} trials"
+    return f"{study.file}: best validation {MONITOR} {settle(study):.4f} of {study.asked['trials']} trials"
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from pipeline.figures import GROUND, INK, Figures
 from pipeline.html import report_html
 from pipeline.params import load_params
 from pipeline.report import Section, conclusions, headline_metric, report_markdown, sections, verdict, with_a_stronger_loss
+from tests.pipeline.values import BOTH, OFFICE
 
 NAMES = results.table_metrics([10, 20])
 NOTHING = pl.DataFrame()
@@ -36,18 +37,6 @@ def rows(values: dict[Cell, list[float]]) -> pl.DataFrame:
 
 def summary(values: dict[Cell, list[float]]) -> pl.DataFrame:
     return results.summarise(rows(values), NAMES)
-
-
-OFFICE = {
-    ("office", "sasrec", "base"): [0.10, 0.20],
-    ("office", "sasrec", "alphafuse"): [0.30, 0.30],
-    ("office", "sasrec", "spectran"): [0.36, 0.30],
-}
-BOTH = OFFICE | {
-    ("demo", "sasrec", "base"): [0.50, 0.50],
-    ("demo", "sasrec", "alphafuse"): [0.20, 0.20],
-    ("demo", "sasrec", "spectran"): [0.40, 0.40],
-}
 
 
 def compared(values: dict[Cell, list[float]], p: float) -> pl.DataFrame:

@@ -32,6 +32,7 @@ from pipeline.results import (
     variant_rows,
 )
 from pipeline.tables import selected_markdown, significance, table2, table3, table4
+from tests.pipeline.values import BOTH, OFFICE
 
 NAMES = table_metrics([10, 20])
 Cell = tuple[str, str, str]
@@ -48,18 +49,6 @@ def rows(values: dict[Cell, list[float]]) -> pl.DataFrame:
             for seed, value in enumerate(seeds)
         ]
     )
-
-
-OFFICE = {
-    ("office", "sasrec", "base"): [0.10, 0.20],
-    ("office", "sasrec", "alphafuse"): [0.30, 0.30],
-    ("office", "sasrec", "spectran"): [0.36, 0.30],
-}
-BOTH = OFFICE | {
-    ("demo", "sasrec", "base"): [0.50, 0.50],
-    ("demo", "sasrec", "alphafuse"): [0.20, 0.20],
-    ("demo", "sasrec", "spectran"): [0.40, 0.40],
-}
 
 
 def summary(values: dict[Cell, list[float]]) -> pl.DataFrame:
