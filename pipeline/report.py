@@ -84,16 +84,18 @@ def verdict(summary: pl.DataFrame, comparisons: pl.DataFrame, loss: str | None =
         return f"The best {metric} of {places} has: {often}."
     headline = improvement.filter(pl.col("metric") == metric)
     wins = headline.filter(pl.col("improvement") > 0).height
-    compared = f"{headline.height} pair{'s' if headline.height > 1 else ''} of dataset and backbone"
     start = f"{_capital(_how(loss))}, SpecTran" if loss else "SpecTran"
-    sentences = [
-        f"{start} has the best {metric} in {wins} of {compared}; over the best other adapter it gains "
-        f"{100 * average(improvement):+.2f} % on average over all metrics."
-    ]
+    if headline.height == 1:
+        has = "has" if wins else "does not have"
+        leads = f"{has} the best {metric}"
+    else:
+        leads = f"has the best {metric} in {wins} of {headline.height} pairs of dataset and backbone"
+    gain = f"over the best other adapter it gains {100 * average(improvement):+.2f} % on average over all metrics"
     paper = improvements(summary, "paper")
-    if paper.height:
-        sentences.append(f"The paper, with the same datasets, backbones and adapters: {100 * average(paper):+.2f} %.")
-    if comparisons.height:
+    if paper.height and not loss:
+        gain += f"; in the paper, with the same datasets, backbones and adapters, {100 * average(paper):+.2f} %"
+    sentences = [f"{start} {leads}; {gain}."]
+    if comparisons.height and headline.height > 1:  # one pair: the sentence on it has its p-value
         against = headline.join(
             comparisons, left_on=[*BLOCK, "metric", "best"], right_on=[*BLOCK, "metric", "other"], how="inner"
         )
@@ -133,7 +135,7 @@ def with_a_stronger_loss(tuned: list[Edition]) -> str:
 
     pairs = f"{both.height} pair{'s' if both.height > 1 else ''}"
     sentences = [
-        f"Against the whole catalogue instead of drawn negatives, tuned Base goes from a {metric} of {mean('base', False):.4f} "
+        f"Against the whole catalogue instead of drawn negatives, tuned Base goes from an {metric} of {mean('base', False):.4f} "
         f"to {mean('base', True):.4f} (average over {pairs}). SpecTran's gain over it is {gain(OURS, False)} with negatives, "
         f"{gain(OURS, True)} with the whole catalogue."
     ]
@@ -225,11 +227,12 @@ def sections(
         found += [Figure(*figure)] if figure[0] in drawn else []
         return [Section(heading, [words, *found] if words else found)] if found else []
 
-    opening: list[Part] = [" ".join(verdict(edition.summary, edition.comparisons, edition.loss) for edition in editions)]
-    opening += [stronger] if (stronger := with_a_stronger_loss(tuned)) else []
-    opening += [conclusions(first.summary, first.comparisons)]
-    for edition in tuned:
-        opening += [f"{_capital(_how(edition.loss))}:", conclusions(edition.summary, edition.comparisons)]
+    opening: list[Part] = []
+    for edition in editions:
+        words = verdict(edition.summary, edition.comparisons, edition.loss)
+        if edition is first and (stronger := with_a_stronger_loss(tuned)):
+            words += f" {stronger}"
+        opening += [words, conclusions(edition.summary, edition.comparisons)]
     if missing:
         names = ", ".join(cell.name for cell in missing)
         opening.append(f"Not there: {names}. `dvc repro -k grid/dvc.yaml` trains what is missing; everything here leaves it out.")
