@@ -191,6 +191,32 @@ def conclusions(summary: pl.DataFrame, comparisons: pl.DataFrame) -> list[str]:
     return sentences
 
 
+def best_at_first(rows: pl.DataFrame) -> str:
+    """The runs that never got above their first epoch: patience may have ended them before they learned. Nothing without any."""
+    ended = rows.filter((pl.col("best_epoch") == 1) & (pl.col("epochs") > 1))
+    if not ended.height:
+        return ""
+    names = [
+        f"{_run_name(part.row(0, named=True))}, dim {part['dim'][0]} (seed{'s' if part.height > 1 else ''} "
+        f"{', '.join(map(str, part['seed']))})"
+        for part in ended.partition_by("dataset", "backbone", "adapter", "over", "variant", "loss", "dim", maintain_order=True)
+    ]
+    return (
+        f"Of {rows.height} runs {ended.height} ended without a better validation than the first epoch's: {'; '.join(names)}. "
+        "`train.patience` may have ended them before they learned, and their rows may say more of it than of the adapter."
+    )
+
+
+def _run_name(row: dict) -> str:
+    """A run but for its dim and seed."""
+    name = f"{title(row['dataset'])}, {title(row['backbone'])}, {title(row['adapter'])}"
+    if row["over"] == "variants":
+        name += f", {title(row['variant'])}"
+    if row["over"] == "tuned":
+        name += f", {_how(row['loss'])}"
+    return name
+
+
 def _over_users(first: dict, second: dict, comparisons: pl.DataFrame) -> str:
     """What the test over users says of the two leaders, where SpecTran is one of them."""
     other = {first["adapter"], second["adapter"]} - {OURS}
@@ -233,6 +259,7 @@ def sections(
         if edition is first and (stronger := with_a_stronger_loss(tuned)):
             words += f" {stronger}"
         opening += [words, conclusions(edition.summary, edition.comparisons)]
+    opening += [words] if (words := best_at_first(rows)) else []
     if missing:
         names = ", ".join(cell.name for cell in missing)
         opening.append(f"Not there: {names}. `dvc repro -k grid/dvc.yaml` trains what is missing; everything here leaves it out.")
@@ -311,12 +338,7 @@ def _runs(rows: pl.DataFrame) -> Table:
     lines, found = [], []
     for row in rows.iter_rows(named=True):
         config = read_json(Path(row["place"]) / "config.json", f"`dvc repro grid/dvc.yaml`, as {STAGES[row['over']]}")
-        variant = ""
-        if row["over"] == "variants":
-            variant = f", {title(row['variant'])}"
-        if row["over"] == "tuned":
-            variant = f", {_how(row['loss'])}"
-        name = f"{title(row['dataset'])}, {title(row['backbone'])}, {title(row['adapter'])}{variant}"
+        name = _run_name(row)
         lines.append(
             [
                 *(Entry(name), number(row["dim"], "d"), number(row["seed"], "d"), Entry(config["fingerprint"][:12])),

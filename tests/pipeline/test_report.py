@@ -13,7 +13,16 @@ from pipeline import formats, results, tables
 from pipeline.figures import GROUND, INK, Figures
 from pipeline.html import report_html
 from pipeline.params import load_params
-from pipeline.report import Section, conclusions, headline_metric, report_markdown, sections, verdict, with_a_stronger_loss
+from pipeline.report import (
+    Section,
+    best_at_first,
+    conclusions,
+    headline_metric,
+    report_markdown,
+    sections,
+    verdict,
+    with_a_stronger_loss,
+)
 from tests.pipeline.values import BOTH, OFFICE
 
 NAMES = results.table_metrics([10, 20])
@@ -115,6 +124,20 @@ def test_the_verdict_tells_chance_from_difference(p: float, says: str) -> None:
 
 def test_the_headline_is_ndcg_at_the_largest_cutoff_in_whatever_order_they_are() -> None:
     assert headline_metric(pl.DataFrame({"metric": ["NDCG@100", "NDCG@20", "HR@200"]})) == "NDCG@100"
+
+
+def test_runs_that_patience_ended_at_the_start_are_named() -> None:
+    found = rows(OFFICE).with_columns(variant=pl.lit("full"), loss=pl.lit("info_nce"))
+    assert best_at_first(found) == ""
+    first = (pl.col("adapter") == "alphafuse") & (pl.col("seed") == 1)
+    found = found.with_columns(best_epoch=pl.when(first).then(1).otherwise("best_epoch"))
+    assert best_at_first(found).startswith(
+        f"Of {found.height} runs 1 ended without a better validation than the first epoch's: Office, SASRec, AlphaFuse, "
+        "dim 16 (seed 1). `train.patience` may"
+    )
+    every = found.with_columns(best_epoch=1)
+    assert "AlphaFuse, dim 16 (seeds 0, 1); " in best_at_first(every)
+    assert best_at_first(every.with_columns(epochs=1)) == "", "one epoch was asked for"
 
 
 def test_the_stronger_loss_is_told_of_what_both_losses_have() -> None:
