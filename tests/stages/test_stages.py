@@ -520,7 +520,7 @@ def test_tuning_from_the_search_to_the_report_and_into_git(set_params: SetParams
     mine = shown.filter((pl.col("adapter") == "base") & (pl.col("metric") == "NDCG@20"))
     assert mine["mean"].to_list() == pytest.approx(full["NDCG@20"].to_list())
     report = Path("metrics/report.md").read_text()
-    assert "tuned Base goes from a NDCG@20 of 0." in report
+    assert "tuned Base goes from an NDCG@20 of 0." in report
     assert "(average over 1 pair)" in report
     assert "2 trials (its settings in params.yaml the first of them) of at most 1 epochs" in report
 
