@@ -24,11 +24,14 @@ class Objective:
     temperature: float
     negatives: int
 
-    def __call__(self, states: Tensor, table: Tensor, targets: Tensor, weights: Tensor, generator: torch.Generator) -> Tensor:
-        """Weighted sum over targets, a scalar. states: (T, d); table: (N, d); targets, weights: (T,)."""
-        if self.loss == "cross_entropy":
+    def draw(self, targets: Tensor, n_items: int, generator: torch.Generator) -> Tensor | None:
+        """What every target is compared with, (T, M) item ids; None for the whole catalogue. targets: (T,)."""
+        return draw_negatives(targets, n_items, self.negatives, generator) if self.loss == "info_nce" else None
+
+    def __call__(self, states: Tensor, table: Tensor, targets: Tensor, negatives: Tensor | None, weights: Tensor) -> Tensor:
+        """Weighted sum over targets, a scalar. states: (T, d); table: (N, d); targets, weights: (T,); negatives as drawn."""
+        if negatives is None:
             return cross_entropy(states, table, targets, weights, self.temperature)
-        negatives = draw_negatives(targets, len(table), self.negatives, generator)
         return (info_nce(states, table, targets, negatives, self.temperature) * weights).sum()
 
 

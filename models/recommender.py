@@ -8,16 +8,23 @@ from models.adapters import ADAPTERS
 from models.adapters.adapter import Adapter, Spectrum
 from models.backbones import BACKBONES
 from models.backbones.backbone import Backbone
+from models.errors import UserError
 from models.layout import Layout
 from models.losses import Objective, normalised
 from models.registry import load_class
 
+ROWS_FROM = 3  # items of the catalogue for each that a batch names, from which on their rows of T alone cost less than all
+
 
 class Recommender(nn.Module):
-    """Any adapter on any backbone. Scores are cosines between a state and the rows of T, in training and in ranking."""
+    """Any adapter on any backbone. Scores are cosines between a state and the rows of T, in training and in ranking.
 
-    def __init__(self, adapter: Adapter, backbone: Backbone, objective: Objective) -> None:
+    sparse: gradients of rows of the catalogue are sparse tensors of the rows that a batch names (`sparse_adam`).
+    """
+
+    def __init__(self, adapter: Adapter, backbone: Backbone, objective: Objective, sparse: bool = False) -> None:
         super().__init__()
+        self.sparse = sparse
         self.adapter = adapter
         self.backbone = backbone
         self.objective = objective
@@ -45,18 +52,39 @@ class Recommender(nn.Module):
 
     def loss(self, sequences: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Loss of a batch, a mean over its targets, and their number. sequences: (B, L + 1), left-padded with N."""
-        table = self.adapter.table()
+        n_items = self.adapter.n_items
         tokens, targets = self.backbone.training_examples(sequences, generator)
         layout = self.layout(tokens)
         targets = layout.rows(targets)  # (T,)
-        asking = layout.narrowed(targets != len(table))
-        states, targets = self.states(tokens, table, layout, asking), asking.asking(targets)  # (W, d), (W,)
-        predicted = targets != len(table)
+        asking = layout.narrowed(targets != n_items)
+        targets = asking.asking(targets)  # (W,)
+        predicted = targets != n_items
         count = predicted.sum()
         weights = predicted / count.clamp(min=1)  # (W,)
-        loss = self.objective(states, table, targets.clamp(max=len(table) - 1), weights, generator)
+        targets = targets.clamp(max=n_items - 1)
+        negatives = self.objective.draw(targets, n_items, generator)  # (W, M)
+        if negatives is not None and self.makes_rows(tokens.numel() + targets.numel() + negatives.numel()):
+            table, tokens, targets, negatives = self._named(tokens, targets, negatives)
+        else:
+            table = self.adapter.table()
+        states = self.states(tokens, table, layout, asking)  # (W, d)
+        loss = self.objective(states, table, targets, negatives, weights)
         extra = self.adapter.auxiliary_loss()
         return (loss if extra is None else loss + extra), count
+
+    def makes_rows(self, named: int) -> bool:
+        """Whether a step that names so many items makes their rows of T alone."""
+        possible = bool(self.adapter.per_item) and self.objective.loss == "info_nce"
+        return possible and (self.sparse or self.adapter.n_items > ROWS_FROM * named)
+
+    def _named(self, tokens: Tensor, targets: Tensor, negatives: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The rows of T that a batch names, (k, d), and the batch in terms of them; k is then padding, k + 1 [MASK]."""
+        n_items = self.adapter.n_items
+        all_named = torch.cat([part.flatten() for part in (tokens.clamp(max=n_items - 1), targets, negatives)])
+        items, places = torch.unique(all_named, return_inverse=True)
+        of_tokens, of_targets, of_negatives = places.split([tokens.numel(), targets.numel(), negatives.numel()])
+        tokens = torch.where(tokens < n_items, of_tokens.view_as(tokens), tokens - n_items + len(items))
+        return self.adapter.rows(items, self.sparse), tokens, of_targets, of_negatives.view_as(negatives)
 
     def next_item_states(self, history: Tensor, table: Tensor) -> Tensor:
         """L2-normalised states that predict what follows each history. history: (B, L) -> (B, d); zero without a history."""
@@ -65,10 +93,16 @@ class Recommender(nn.Module):
         last = layout.narrowed(layout.position == tokens.shape[1] - 1)
         return normalised(last.padded(self.states(tokens, table, layout, last))[:, -1])
 
+    def row_parameters(self) -> list[nn.Parameter]:
+        """Trained tensors with a row for every item."""
+        names = dict(self.adapter.named_parameters())
+        return [names[name] for name in self.adapter.per_item if name in names]
+
     def parameter_groups(self, weight_decay: float) -> list[dict]:
-        """Groups for the optimiser: what the adapter exempts is not decayed."""
+        """Groups for the optimiser: what the adapter exempts is not decayed. Without `row_parameters`, where those are sparse."""
         exempt = {id(p) for p in self.adapter.undecayed_parameters()}
-        decayed = [p for p in self.parameters() if id(p) not in exempt]
+        elsewhere = {id(p) for p in self.row_parameters()} if self.sparse else set()
+        decayed = [p for p in self.parameters() if id(p) not in exempt | elsewhere]
         return [
             {"params": decayed, "weight_decay": weight_decay},
             {"params": self.adapter.undecayed_parameters(), "weight_decay": 0.0},
@@ -89,6 +123,7 @@ def build_recommender(
     dim: int,
     max_history: int,
     objective: Objective,
+    sparse: bool = False,
 ) -> Recommender:
     """Build a recommender from names and options; raise UserError for an unknown name, an invalid option or an impossible dim."""
     adapter_class = load_class(ADAPTERS, "adapter", adapter)
@@ -98,5 +133,9 @@ def build_recommender(
     # The adapter is built first and the backbone from a seed of its own: methods that share a seed share their backbone's start.
     seed = torch.initial_seed()
     made = adapter_class(adapter_config, spectrum, dim)
+    if sparse and not made.per_item:
+        raise UserError(
+            f"adapter {adapter} looks at every item in every step: train.optimiser sparse_adam is not for it; use adam"
+        )
     torch.manual_seed(seed)
-    return Recommender(made, backbone_class(backbone_config, spectrum.n_items, dim, max_history), objective)
+    return Recommender(made, backbone_class(backbone_config, spectrum.n_items, dim, max_history), objective, sparse)

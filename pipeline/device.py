@@ -1,6 +1,8 @@
 """Which device work runs on, chosen once, with the reason printed."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,8 +18,8 @@ def select_device() -> torch.device:
     return device
 
 
-def training_precision(name: str, device: torch.device) -> AbstractContextManager[Any]:
-    """What to run training steps under, for `train.precision`; the reason printed where it is not what the name says.
+def training_precision(name: str, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
+    """What to run a training step under, for `train.precision`; the reason printed where it is not what the name says.
 
     tf32 sets how this process multiplies float32 matrices on the GPU, in rankings too.
     """
@@ -28,7 +30,7 @@ def training_precision(name: str, device: torch.device) -> AbstractContextManage
             print(f"precision: this GPU has no fast {name} (compute capability {major}, 8 is needed)", flush=True)
     elif name == "tf32":
         print("precision: float32 (train.precision is tf32, which is a GPU's)", flush=True)
-    return torch.autocast(device.type, torch.bfloat16) if name == "bfloat16" else nullcontext()
+    return partial(torch.autocast, device.type, torch.bfloat16) if name == "bfloat16" else nullcontext
 
 
 def environment(device: torch.device) -> dict[str, str | int]:

@@ -37,10 +37,11 @@ def evaluate_checkpoint(directory: Path, run: Run) -> Evaluation:
     """Test and analyse a trained run. Raises UserError for a foreign checkpoint."""
     device = select_device()
     use_deterministic_kernels()
-    sequences = load_sequences(run.sequences, run.settings["train"]["max_history"], device)
+    train = run.settings["train"]
+    sequences = load_sequences(run.sequences, train["max_history"], device, train["exclude_history"])
     model = load_checkpoint(directory, run, load_spectrum(run.spectrum, device)).to(device)
     start = time.perf_counter()
-    ranks = evaluate_ranks(model, sequences.test_history, sequences.test_target)
+    ranks = evaluate_ranks(model, sequences.test_history, sequences.test_target, sequences.test_excluded)
     seconds = time.perf_counter() - start
     smallest = pl.UInt16 if sequences.n_items < 2**16 else pl.UInt32
     frame = pl.DataFrame({"user_id": sequences.user_ids, "rank": pl.Series(ranks).cast(smallest)})

@@ -90,6 +90,18 @@ class Train(Section):
         "float32", description="of matrix products in training; parameters, losses and rankings are float32 in any case"
     )
     max_history: int = Field(10, ge=1, description="most recent items that a backbone sees")
+    exclude_history: bool = Field(False, description="rank, in validation and test, only items that the user has not had yet")
+    optimiser: Literal["adam", "sparse_adam"] = Field(
+        "adam", description="sparse_adam: rows of the catalogue that a step does not touch stay as they are, moments and all"
+    )
+
+    @model_validator(mode="after")
+    def _rows_alone(self) -> "Train":
+        if self.optimiser == "sparse_adam" and self.loss == "cross_entropy":
+            raise ValueError("optimiser sparse_adam wants loss info_nce: the full softmax touches every item; use adam with it")
+        if self.optimiser == "sparse_adam" and self.weight_decay:
+            raise ValueError("optimiser sparse_adam wants weight_decay 0: decay touches every row; use adam with it")
+        return self
 
 
 class Evaluate(Section):

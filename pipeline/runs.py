@@ -11,7 +11,7 @@ from typing import Any
 from models.adapters import ADAPTERS
 from models.backbones import BACKBONES
 from pipeline.artifacts import SIDECAR, fingerprint, read_json, scratch, sha256
-from pipeline.params import Params
+from pipeline.params import Params, Train
 
 ROOT = Path(__file__).parents[1]
 # The code that decides a run's numbers. dvc.yaml and grid/dvc.yaml depend on the same files (a test compares them).
@@ -26,6 +26,7 @@ CODE = (
     "models/adapters/fusion.py",
     "models/backbones/backbone.py",
     "pipeline/training.py",
+    "pipeline/steps.py",
     "pipeline/sequences.py",
     "pipeline/ranking.py",
     "pipeline/metrics.py",
@@ -73,6 +74,7 @@ class Run:
         }
         for section, changed in choice.get("changes", {}).items():
             settings[section] = settings[section] | changed
+        Train.parse(settings["train"], "params.yaml: train, with what was chosen")
         return cls(**chosen, settings=settings)
 
     @property

@@ -16,7 +16,8 @@ class Sequences:
     """Every user's padded histories and targets; padding is N, on the left.
 
     train: (U, L + 1), of which every item predicts its successor. valid_history, test_history: (U, L). Targets: (U,).
-    The test history includes the validation item.
+    The test history includes the validation item. valid_excluded, test_excluded: (U, H), all that a user had before the target,
+    where that is to take no part in the ranking.
     """
 
     n_items: int
@@ -26,6 +27,8 @@ class Sequences:
     valid_target: Tensor
     test_history: Tensor
     test_target: Tensor
+    valid_excluded: Tensor | None = None
+    test_excluded: Tensor | None = None
 
     @property
     def n_training_targets(self) -> int:
@@ -33,7 +36,7 @@ class Sequences:
         return int((self.train[:, :-1] != self.n_items).sum())
 
 
-def load_sequences(directory: Path, max_history: int, device: torch.device) -> Sequences:
+def load_sequences(directory: Path, max_history: int, device: torch.device, exclude_history: bool = False) -> Sequences:
     """Read the artifact and split it leave-one-out: the last item tests, the one before validates, the rest trains."""
     users, n_items = read_artifact(directory)
     lengths = users["items"].list.len().to_numpy().astype(np.int64)
@@ -49,6 +52,7 @@ def load_sequences(directory: Path, max_history: int, device: torch.device) -> S
     def item(position: np.ndarray) -> Tensor:
         return torch.from_numpy(flat[position]).to(device)
 
+    longest = int(lengths.max())
     return Sequences(
         n_items=n_items,
         user_ids=users["user_id"].to_list(),
@@ -57,6 +61,8 @@ def load_sequences(directory: Path, max_history: int, device: torch.device) -> S
         valid_target=item(ends - 2),
         test_history=window(ends - 1, max_history),
         test_target=item(ends - 1),
+        valid_excluded=window(ends - 2, longest - 2) if exclude_history else None,
+        test_excluded=window(ends - 1, longest - 1) if exclude_history else None,
     )
 
 

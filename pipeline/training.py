@@ -29,6 +29,7 @@ from pipeline.ranking import rank_all
 from pipeline.runs import Run
 from pipeline.sequences import Sequences, load_sequences
 from pipeline.spectrum import load_spectrum
+from pipeline.steps import Steps, cuda_graph, random_states, set_random_states
 
 MONITOR = "NDCG@20"
 VALIDATION_CUTOFFS = [10, 20]
@@ -52,7 +53,8 @@ def train_run(run: Run, hopeless: Callable[[History], bool] = lambda history: Fa
     run.scratch.parent.mkdir(parents=True, exist_ok=True)  # a place that cannot be written is better known before training
     device = select_device()
     use_deterministic_kernels()
-    sequences = load_sequences(run.sequences, run.settings["train"]["max_history"], device)
+    train = run.settings["train"]
+    sequences = load_sequences(run.sequences, train["max_history"], device, train["exclude_history"])
     spectrum = load_spectrum(run.spectrum, device)
     if sequences.n_items != spectrum.n_items:
         raise UserError(
@@ -99,7 +101,15 @@ def build(run: Run, spectrum: Spectrum) -> Recommender:
         dim=run.dim,
         max_history=train["max_history"],
         objective=Objective(train["loss"], train["temperature"], train["negatives"]),
+        sparse=train["optimiser"] == "sparse_adam",
     )
+
+
+def make_optimisers(model: Recommender, options: dict[str, Any], device: torch.device) -> list[torch.optim.Optimizer]:
+    """Adam; where the model's rows are sparse, lazy Adam for those and Adam for the rest."""
+    rate, decay = options["learning_rate"], options["weight_decay"]
+    dense = torch.optim.Adam(model.parameter_groups(decay), lr=rate, fused=True, capturable=device.type == "cuda")
+    return [dense, torch.optim.SparseAdam(model.row_parameters(), lr=rate)] if model.sparse else [dense]
 
 
 @dataclass
@@ -132,25 +142,28 @@ def fit(
     train = sequences.train[sequences.train[:, -2] != sequences.n_items]  # one item alone has nothing to be predicted from
     generator = torch.Generator(device).manual_seed(run.seed)
     torch.manual_seed(run.seed)
-    optimiser = torch.optim.Adam(model.parameter_groups(options["weight_decay"]), lr=options["learning_rate"], fused=True)
+    optimisers = make_optimisers(model, options, device)
+    named = options["batch_size"] * model.backbone.positions * (2 + options["negatives"])
+    # A graph wants shapes that do not depend on the data, and how many items a batch names does.
+    capture = cuda_graph if device.type == "cuda" and not model.makes_rows(named) else None
     precision = training_precision(options["precision"], device)
-    progress = _resumed(run, model, optimiser, generator)
+    steps = Steps(model, optimisers, generator, precision, options["batch_size"], capture)
+    progress = _resumed(run, steps)
     with tqdm(total=options["epochs"], initial=progress.epoch, desc=run.name, unit="epoch", mininterval=2) as bar:
         while not progress.stops(options["epochs"], options["patience"]):
             start = time.perf_counter()
-            with precision:
-                losses, targets = _train_epoch(model, optimiser, train, options["batch_size"], generator)
+            losses, targets = steps.epoch(train)
             if not losses.isfinite().all():
                 raise _stopped(run, losses, progress)
             loss = float((losses * targets).sum() / targets.sum().clamp(min=1))
-            ranks = evaluate_ranks(model, sequences.valid_history, sequences.valid_target)
+            ranks = evaluate_ranks(model, sequences.valid_history, sequences.valid_target, sequences.valid_excluded)
             row = {"epoch": progress.epoch + 1, "loss": loss} | metrics(ranks, VALIDATION_CUTOFFS)
             progress.history.append(row)
             if row[MONITOR] > progress.best[MONITOR]:
                 progress.best = row
                 progress.weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
             progress.seconds += time.perf_counter() - start
-            _save(run, progress, model, optimiser, generator)
+            _save(run, progress, steps)
             shown = {"loss": f"{loss:.3f}", "valid": f"{row[MONITOR]:.4f}", "best": f"{progress.best[MONITOR]:.4f}"}
             bar.set_postfix(shown, refresh=False)
             bar.update()
@@ -164,21 +177,19 @@ def _unfinished(run: Run) -> Path:
     return scratch() / "unfinished" / run.fingerprint / "state.pt"
 
 
-def _save(run: Run, progress: Progress, model: Recommender, optimiser: torch.optim.Optimizer, generator: torch.Generator) -> None:
+def _save(run: Run, progress: Progress, steps: Steps) -> None:
     """All that the next epoch depends on."""
     state = {
         "progress": asdict(progress),
-        "model": model.state_dict(),
-        "optimiser": optimiser.state_dict(),
-        "draws": generator.get_state(),
-        "random": torch.get_rng_state(),
-        "random_cuda": torch.cuda.get_rng_state_all() if generator.device.type == "cuda" else [],
+        "model": steps.model.state_dict(),
+        "optimisers": [optimiser.state_dict() for optimiser in steps.optimisers],
+        "random": random_states(steps.generator),
     }
     with atomic_file(_unfinished(run)) as partial:
         torch.save(state, partial)
 
 
-def _resumed(run: Run, model: Recommender, optimiser: torch.optim.Optimizer, generator: torch.Generator) -> Progress:
+def _resumed(run: Run, steps: Steps) -> Progress:
     """Put everything back as the last finished epoch left it; an empty progress where there is none."""
     place = _unfinished(run)
     if not place.is_file():
@@ -188,40 +199,11 @@ def _resumed(run: Run, model: Recommender, optimiser: torch.optim.Optimizer, gen
     except (RuntimeError, OSError, EOFError, UnpicklingError):
         print(f"{run.name}: {place} is damaged; training starts again from the first epoch", file=sys.stderr)
         return Progress()
-    model.load_state_dict(state["model"])
-    optimiser.load_state_dict(state["optimiser"])
-    generator.set_state(state["draws"])
-    torch.set_rng_state(state["random"])
-    if state["random_cuda"]:
-        torch.cuda.set_rng_state_all(state["random_cuda"])
+    steps.model.load_state_dict(state["model"])
+    for optimiser, saved in zip(steps.optimisers, state["optimisers"], strict=True):
+        optimiser.load_state_dict(saved)
+    set_random_states(steps.generator, state["random"])
     return Progress(**state["progress"])
-
-
-def _train_epoch(
-    model: Recommender,
-    optimiser: torch.optim.Optimizer,
-    train: torch.Tensor,
-    batch_size: int,
-    generator: torch.Generator,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """All users in random order, as often as the backbone asks for; the loss of every step and its number of targets, float64.
-
-    Losses stay on the device until the epoch is over: looking at each would wait for the GPU at every step.
-    """
-    model.train()
-    losses, targets = [], []
-    for _ in range(model.backbone.passes_per_epoch):
-        order = torch.randperm(len(train), generator=generator, device=train.device)
-        for batch in order.split(batch_size):
-            loss, count = model.loss(train[batch], generator)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            optimiser.step()
-            losses.append(loss.detach())
-            targets.append(count)
-    if not losses:
-        return torch.zeros(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
-    return torch.stack(losses).double().cpu(), torch.stack(targets).double().cpu()
 
 
 def _stopped(run: Run, losses: torch.Tensor, progress: Progress) -> DivergedError:
@@ -242,11 +224,14 @@ def _stopped(run: Run, losses: torch.Tensor, progress: Progress) -> DivergedErro
 
 
 @torch.inference_mode()
-def evaluate_ranks(model: Recommender, history: torch.Tensor, targets: torch.Tensor) -> Any:
-    """Rank of every user's target among all items, the item table built once. history: (U, L); targets: (U,) -> (U,)."""
+def evaluate_ranks(model: Recommender, history: torch.Tensor, targets: torch.Tensor, excluded: torch.Tensor | None = None) -> Any:
+    """Rank of every user's target among all items but those excluded, the item table built once.
+
+    history: (U, L); targets: (U,); excluded: (U, H), N for none -> (U,).
+    """
     model.eval()
     table = model.adapter.table()
-    return rank_all(lambda h: model.next_item_states(h, table), normalised(table), history, targets)
+    return rank_all(lambda h: model.next_item_states(h, table), normalised(table), history, targets, excluded=excluded)
 
 
 def load_checkpoint(directory: Path, run: Run, spectrum: Spectrum) -> Recommender:

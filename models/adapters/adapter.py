@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
 
 from models.errors import UserError
 from models.layout import Layout
@@ -63,6 +65,8 @@ class Adapter(nn.Module):
     """
 
     Config: ClassVar[type[Section]] = Section
+    # Names of its tensors that have a row for every item, if row i of T follows from their rows i and nothing else of items.
+    per_item: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, n_items: int, dim: int) -> None:
         super().__init__()
@@ -72,6 +76,19 @@ class Adapter(nn.Module):
     def table(self) -> Tensor:
         """The item table T, (N, d)."""
         raise NotImplementedError
+
+    def forward(self) -> Tensor:
+        return self.table()
+
+    def rows(self, items: Tensor, sparse: bool) -> Tensor:
+        """Rows of T, made of their own alone. items: (k,) -> (k, d). Wants `per_item`.
+
+        sparse: gradients of trained rows are sparse tensors of those rows, else dense ones of all.
+        """
+        mine = {name: getattr(self, name) for name in self.per_item if hasattr(self, name)}
+        chosen = {name: F.embedding(items, tensor, sparse=sparse) for name, tensor in mine.items()}
+        table: Tensor = functional_call(self, chosen, ())
+        return table
 
     def auxiliary_loss(self) -> Tensor | None:
         """A scalar added to the recommendation loss, from what the last `table()` computed; None where there is none."""

@@ -23,6 +23,8 @@ class AlphaFuse(Adapter):
         null_share: float = Field(0.5, gt=0, le=1, description="share of the d columns to which an ID is added")
         id_init: Literal["zeros", "normal"] = Field("zeros", description="initial IDs: zeros or N(0, 1)")
 
+    per_item = ("semantics", "id_embedding")
+
     def __init__(self, config: Config, spectrum: Spectrum, dim: int) -> None:
         super().__init__(spectrum.n_items, dim)
         centred = spectrum.centred

@@ -16,6 +16,8 @@ class Base(Adapter):
     class Config(Section):
         id_std: float = Field(0.02, gt=0, description="standard deviation of the initial ID embeddings")
 
+    per_item = ("id_embedding",)
+
     def __init__(self, config: Config, spectrum: Spectrum, dim: int) -> None:
         super().__init__(spectrum.n_items, dim)
         self.id_embedding = id_embedding(spectrum.n_items, dim, config.id_std)

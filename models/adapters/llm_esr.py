@@ -25,6 +25,8 @@ class LLMESR(Adapter):
     class Config(Section):
         cross_attention: bool = Field(True, description="let the views attend to each other before the backbone")
 
+    per_item = ("E", "id_embedding")
+
     def __init__(self, config: Config, spectrum: Spectrum, dim: int) -> None:
         super().__init__(spectrum.n_items, dim)
         view = half(dim, "llm_esr")

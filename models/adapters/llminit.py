@@ -17,6 +17,8 @@ class LLMInit(Adapter):
             None, gt=0, description="rescale the initial table to this standard deviation; as it is if empty"
         )
 
+    per_item = ("id_embedding",)
+
     def __init__(self, config: Config, spectrum: Spectrum, dim: int) -> None:
         super().__init__(spectrum.n_items, dim)
         E = spectrum.embeddings()

@@ -21,6 +21,8 @@ class MoRec(FusedAdapter):
         fusion: Literal["none", "add", "concat"] = Field("none", description="text alone, IDs added, or IDs beside it in halves")
         id_std: float = Field(0.02, ge=0, description="standard deviation of the initial ID embeddings, where IDs are fused")
 
+    per_item = ("E", "id_embedding")
+
     def __init__(self, config: Config, spectrum: Spectrum, dim: int) -> None:
         super().__init__("morec", config.fusion, spectrum.n_items, dim, config.id_std)
         E = spectrum.embeddings()

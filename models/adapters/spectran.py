@@ -26,12 +26,14 @@ class SpecTran(Adapter):
         center: bool = Field(False, description="read the centred spectrum instead of the plain one")
         id_std: float = Field(0.02, ge=0, description="standard deviation of the initial ID embeddings")
 
+    per_item = ("U", "id_embedding")
+
     def __init__(self, config: Config, spectrum: Spectrum, dim: int) -> None:
         super().__init__(spectrum.n_items, dim)
         used = spectrum.centred if config.center else spectrum
         used.require_rank(dim, "spectran")
         self.variant = config.variant
-        self.register_buffer("U", used.U.clone(), persistent=False)  # (N, r)
+        self.register_buffer("U", used.U, persistent=False)  # (N, r)
         self.register_buffer("sigma", used.sigma[:dim].clone(), persistent=False)  # (d,)
         self.id_embedding = id_embedding(spectrum.n_items, dim, config.id_std)
         if self.attends:

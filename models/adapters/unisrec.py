@@ -27,6 +27,8 @@ class UniSRec(FusedAdapter):
         dropout: float = Field(0.2, ge=0, lt=1, description="on the text embeddings, before the experts")
         id_std: float = Field(0.02, ge=0, description="standard deviation of the initial ID embeddings, where IDs are fused")
 
+    per_item = ("E", "id_embedding")
+
     def __init__(self, config: Config, spectrum: Spectrum, dim: int) -> None:
         super().__init__("unisrec", config.fusion, spectrum.n_items, dim, config.id_std)
         E = spectrum.embeddings()

@@ -26,6 +26,8 @@ class WhitenRec(FusedAdapter):
         dropout: float = Field(0.2, ge=0, lt=1, description="before each layer of the mlp head")
         id_std: float = Field(0.02, ge=0, description="standard deviation of the initial ID embeddings, where IDs are fused")
 
+    per_item = ("whitened", "id_embedding")
+
     def __init__(self, config: Config, spectrum: Spectrum, dim: int) -> None:
         super().__init__("whitenrec", config.fusion, spectrum.n_items, dim, config.id_std)
         centred = spectrum.centred

@@ -63,6 +63,7 @@ def make(spectrum: Spectrum) -> Callable[..., Recommender]:
         seed: int = 0,
         on: Spectrum | None = None,
         max_history: int = HISTORY,
+        sparse: bool = False,
         backbone_options: dict[str, Any] | None = None,
         **adapter_options: Any,
     ) -> Recommender:
@@ -76,6 +77,7 @@ def make(spectrum: Spectrum) -> Callable[..., Recommender]:
             dim=dim,
             max_history=max_history,
             objective=Objective("info_nce", 0.07, 7),
+            sparse=sparse,
         )
 
     return build

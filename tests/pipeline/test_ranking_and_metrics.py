@@ -82,7 +82,7 @@ def test_ranks_do_not_depend_on_the_size_of_the_chunks(batch_size: int | None) -
 
 
 def test_a_chunk_of_scores_stays_within_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.ranking.SCORES_AT_ONCE", 50_000)
+    monkeypatch.setattr("pipeline.ranking.SCORES_AT_ONCE", {"cpu": 50_000})
     seen = []
 
     def states_of(history: torch.Tensor) -> torch.Tensor:

@@ -27,6 +27,7 @@ from pipeline.params import load_params
 from pipeline.runs import Run
 from pipeline.sequences import load_sequences
 from pipeline.spectrum import decompose, load_spectrum
+from pipeline.steps import Steps
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -224,6 +225,8 @@ def test_a_finished_run_is_not_trained_again(selected: Callable[..., Run], train
         {"train.precision": "bfloat16"},
         {"train.temperature": 0.1},
         {"train.max_history": 9},
+        {"train.exclude_history": True},
+        {"train.optimiser": "sparse_adam"},
     ],
 )
 def test_a_run_with_another_setting_is_another_run(
@@ -333,18 +336,25 @@ def cut_off(monkeypatch: pytest.MonkeyPatch, run: Run, epochs: int) -> None:
         finished.append(1)
         return result
 
-    training_epoch = training._train_epoch
+    training_epoch = Steps.epoch
     with monkeypatch.context() as patch:
-        patch.setattr(training, "_train_epoch", epoch)
+        patch.setattr(Steps, "epoch", epoch)
         with pytest.raises(KeyboardInterrupt):
             trained(run)
     assert not run.finished
 
 
 @pytest.mark.parametrize("epochs", [0, 1, 3])
-@pytest.mark.parametrize("choice", [{"adapter": "spectran"}, {"backbone": "bert4rec", "adapter": "unisrec"}])
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"adapter": "spectran"},
+        {"backbone": "bert4rec", "adapter": "unisrec"},
+        {"adapter": "spectran", "changes": {"train": {"optimiser": "sparse_adam"}}},
+    ],
+)
 def test_a_run_cut_off_in_an_epoch_ends_as_if_it_had_not_been(
-    selected: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, epochs: int, choice: dict[str, str]
+    selected: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, epochs: int, choice: dict[str, Any]
 ) -> None:
     run = selected(**choice)
     whole = files(evaluated(run))
@@ -352,7 +362,7 @@ def test_a_run_cut_off_in_an_epoch_ends_as_if_it_had_not_been(
     cut_off(monkeypatch, run, epochs)
     torch.manual_seed(99)
     again = []
-    monkeypatch.setattr(training, "_train_epoch", lambda *a, f=training._train_epoch: (again.append(1), f(*a))[1])
+    monkeypatch.setattr(Steps, "epoch", lambda *a, f=Steps.epoch: (again.append(1), f(*a))[1])
     assert files(evaluated(run)) == whole
     assert len(again) == pl.read_csv(run.scratch / "history.csv").height - epochs, "finished epochs are not trained again"
     assert not list(Path(".scratch/unfinished").rglob("*")), "nothing is left of it"
@@ -368,7 +378,7 @@ def test_a_run_cut_off_after_its_last_epoch_trains_no_further(
         patch.setattr(training, "save_file", interrupt)
         with pytest.raises(KeyboardInterrupt):
             trained(run)
-    monkeypatch.setattr(training, "_train_epoch", lambda *_: pytest.fail("trained on"))
+    monkeypatch.setattr(Steps, "epoch", lambda *_: pytest.fail("trained on"))
     assert files(trained(run)) == whole
 
 
