@@ -299,11 +299,13 @@ def settings(params: Params, rows: pl.DataFrame) -> str:
     train = params.train
     against = "full softmax," if train.loss == "cross_entropy" else f"{train.negatives} negatives a target,"
     seeds = rows["seed"].n_unique()
+    optimiser = "Adam" if train.optimiser == "adam" else "lazy Adam for rows of items (sparse_adam), Adam for the rest"
+    ranked = "all items that the user has not had" if train.exclude_history else "all items"
     return (
         f"Encoder {rows['encoder'][0]}, dim {rows['dim'][0]}, {seeds} seed{'s' if seeds > 1 else ''}. One budget for every "
-        f"method: Adam, learning rate {train.learning_rate:g}, weight decay {train.weight_decay:g}, batches of "
+        f"method: {optimiser}, learning rate {train.learning_rate:g}, weight decay {train.weight_decay:g}, batches of "
         f"{train.batch_size} users, {against} temperature {train.temperature:g}, at most {train.epochs} epochs, stopped after "
-        f"{train.patience} without a better validation NDCG@20. Leave-one-out; full ranking over all items; the test set was "
+        f"{train.patience} without a better validation NDCG@20. Leave-one-out; full ranking over {ranked}; the test set was "
         "ranked once, with the weights that validation chose."
     )
 

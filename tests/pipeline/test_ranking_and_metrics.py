@@ -148,3 +148,29 @@ def test_random_scores_hit_as_often_as_chance() -> None:
     chance = 20 / n_items
     assert metrics(ranks, [20])["HR@20"] == pytest.approx(chance, abs=4 * (chance * (1 - chance) / users) ** 0.5)
     assert ranks.mean() == pytest.approx((n_items + 1) / 2, rel=0.05)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, None])
+def test_items_that_are_left_out_are_ahead_of_nobody(batch_size: int | None) -> None:
+    """A target among them takes part all the same: it may come again."""
+    rng = np.random.default_rng(0)
+    users, n_items = 60, 30
+    states, table = (rng.integers(-3, 4, size=(rows, 4)).astype(np.float32) for rows in (users, n_items))
+    targets = rng.integers(n_items, size=users)
+    excluded = rng.integers(n_items + 1, size=(users, 9))  # n_items: none
+    excluded[::4, 3] = targets[::4]
+    scores = states @ table.T
+    for row, out, target in zip(scores, excluded, targets, strict=True):
+        kept = row[target]
+        row[out[out < n_items]] = -np.inf
+        row[target] = kept
+    given = (torch.from_numpy(x) for x in (table, np.arange(users)[:, None], targets))
+    ranks = rank_all(lambda h: torch.from_numpy(states)[h[:, 0]], *given, batch_size, torch.from_numpy(excluded))
+    np.testing.assert_array_equal(ranks, sorted_ranks(scores, targets))
+
+
+@pytest.mark.parametrize("items", [1, 7, 8, 2039, 2040, 2041, 5000])
+def test_counts_carry_nothing_from_byte_to_byte(items: int) -> None:
+    """All items ahead of the last one: eight flags a number, 255 numbers a sum."""
+    ranks = target_ranks(torch.ones(3, 2), torch.ones(items, 2), torch.full((3,), items - 1))
+    assert ranks.tolist() == [items] * 3

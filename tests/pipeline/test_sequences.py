@@ -46,6 +46,13 @@ def test_against_slices_of_python_lists(artifact: Path, history: int) -> None:
     assert split.train.dtype == split.test_target.dtype == torch.int64
 
 
+def test_what_a_user_had_is_left_out_where_asked_however_short_the_history(artifact: Path) -> None:
+    assert load_sequences(artifact, 1, CPU).test_excluded is None
+    split = load_sequences(artifact, 1, CPU, exclude_history=True)
+    for excluded, held_out in ((split.valid_excluded, 2), (split.test_excluded, 1)):
+        assert [[item for item in row if item != N] for row in excluded.tolist()] == [u[:-held_out] for u in USERS.values()]
+
+
 def test_no_held_out_item_is_trained_on(tmp_path: Path) -> None:
     """Every interaction has an id of its own: held-out ones must not turn up where the model learns."""
     lengths = [3, 9, 13, 4]

@@ -162,6 +162,29 @@ def test_the_test_set_is_ranked_for_every_user_with_the_kept_weights(selected: C
     assert (ranks["rank"].to_numpy() == 1 + better.numpy()).all(), "no ties in a trained model"
 
 
+def test_a_run_that_leaves_the_history_out_validates_and_tests_without_it(selected: Callable[..., Run]) -> None:
+    run = selected(adapter="spectran", changes={"train": {"exclude_history": True, "epochs": 2}})
+    ranks = pl.read_parquet(evaluated(run) / "ranks.parquet")["rank"].to_list()
+    validated = json.loads((run.scratch / "training.json").read_text())["validation"]
+    model = training.load_checkpoint(run.scratch, run, load_spectrum(run.spectrum)).eval()
+    users = pl.read_parquet(run.sequences / "sequences.parquet")["items"].to_list()
+    sequences = load_sequences(run.sequences, run.settings["train"]["max_history"], CPU)
+    table = model.adapter.table().detach()
+    for history, targets, held_out, seen in (
+        (sequences.test_history, sequences.test_target, 1, ranks),
+        (sequences.valid_history, sequences.valid_target, 2, None),
+    ):
+        scores = model.next_item_states(history, table) @ torch.nn.functional.normalize(table, dim=-1).T
+        expected = []
+        for row, items, target in zip(scores.tolist(), users, targets.tolist(), strict=True):
+            others = set(range(len(table))) - set(items[:-held_out]) - {target}
+            expected.append(1 + sum(row[j] > row[target] or (row[j] == row[target] and j < target) for j in others))
+        if seen is None:
+            assert metrics(np.array(expected), [10, 20]) == pytest.approx(validated)
+        else:
+            assert seen == expected
+
+
 # ------------------------------------------------------------------------------------------------------------------ divergence
 
 
