@@ -81,14 +81,16 @@ class SpecTran(Adapter):
         powers = relative ** torch.arange(self.alpha.shape[-1], device=relative.device)  # (d, n + 1)
         return self.sigma[0] * (powers * self.alpha).sum(-1)
 
+    def weights(self) -> Tensor:
+        """W, (d, r)."""
+        return self.attention() + nn.functional.pad(self.principal().diag(), (0, self.U.shape[1] - self.dim))
+
     def semantic_table(self) -> Tensor:
-        principal = self.principal()
-        if not self.attends:
-            return self.U[:, : self.dim] * principal
-        weights = self.attention() + nn.functional.pad(principal.diag(), (0, self.U.shape[1] - self.dim))  # (d, r)
-        return self.U @ weights.T
+        return self.U @ self.weights().T if self.attends else self.U[:, : self.dim] * self.principal()
 
     def table(self) -> Tensor:
+        if self.attends:
+            return torch.addmm(self.id_embedding, self.U, self.weights().T)
         return self.id_embedding + self.semantic_table()
 
     def undecayed_parameters(self) -> list[nn.Parameter]:

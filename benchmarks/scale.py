@@ -1,0 +1,147 @@
+"""What a step and a ranking cost as the catalogue grows: seconds and memory, on generated catalogues, 10 interactions an item.
+
+    python -m benchmarks.scale [--items 10000 100000 1000000] [--steps 100] [--width 384]
+
+For every size: SpecTran on SASRec (dim 128, 64 negatives, batches of 256 users) trained for so many steps by each optimiser, then
+1,000 users ranked, every time in a process of its own, whose highest resident memory is told: mapped pages of the spectrum that
+were touched are part of it, and the machine may take those back.
+
+    python -m benchmarks.scale rows
+
+Where making the rows that a batch names pays: time of such a step over that of one that makes the whole table, by how many times
+larger than what a batch names the catalogue is.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from argparse import ArgumentParser
+from contextlib import nullcontext
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import polars as pl
+import torch
+
+import models.recommender
+from pipeline.params import load_params
+from pipeline.runs import Run
+from pipeline.sequences import Sequences, load_sequences
+from pipeline.spectrum import load_spectrum
+from pipeline.steps import Steps
+from pipeline.training import build, evaluate_ranks, make_optimisers
+
+CPU = torch.device("cpu")
+BATCH, RANKED, PER_USER = 256, 1000, 10
+
+
+def generate(folder: Path, n_items: int, width: int) -> None:
+    """Artifacts of the svd and the preprocess stage: a spectrum that falls, and n_items users with 10 items each."""
+    rng = np.random.default_rng(0)
+    spectrum, sequences = folder / "spectrum", folder / "sequences"
+    spectrum.mkdir()
+    sequences.mkdir()
+    U = np.lib.format.open_memmap(spectrum / "U.npy", mode="w+", dtype=np.float32, shape=(n_items, width))
+    for start in range(0, n_items, 50_000):
+        part = rng.standard_normal((min(50_000, n_items - start), width), np.float32)
+        U[start : start + 50_000] = part / n_items**0.5
+    U.flush()
+    np.save(spectrum / "sigma.npy", (n_items**0.5 / np.arange(1, width + 1)).astype(np.float32))
+    np.save(spectrum / "V.npy", np.eye(width, dtype=np.float32))
+    np.save(spectrum / "mean.npy", np.zeros(width, np.float32))
+    items = (n_items * rng.random((n_items, PER_USER)) ** 2).astype(np.int32)  # some are more popular than others
+    users = pl.DataFrame(
+        {"user_id": np.arange(n_items).astype(str), "items": items.tolist()}, schema_overrides={"items": pl.List(pl.Int32)}
+    )
+    users.write_parquet(sequences / "sequences.parquet")
+    pl.DataFrame({"item_id": np.arange(n_items).astype(str)}).write_parquet(sequences / "items.parquet")
+
+
+def steps_of(folder: Path, optimiser: str, adapter: str) -> tuple[Steps, Sequences]:
+    run = Run.of(load_params(), backbone="sasrec", adapter=adapter, dim=128, changes={"train": {"optimiser": optimiser}})
+    torch.manual_seed(0)
+    model = build(run, load_spectrum(folder / "spectrum"))
+    options = run.settings["train"]
+    made = Steps(model, make_optimisers(model, options, CPU), torch.Generator().manual_seed(0), nullcontext, BATCH)
+    return made, load_sequences(folder / "sequences", options["max_history"], CPU)
+
+
+def measure(folder: Path, optimiser: str, adapter: str, count: int) -> dict[str, float]:
+    """Seconds of a step (median), of ranking 1,000 users, and GiB, of this process alone."""
+    steps, sequences = steps_of(folder, optimiser, adapter)
+    steps.model.train()
+    users = torch.randperm(len(sequences.train), generator=torch.Generator().manual_seed(0))
+    times = []
+    for i in range(count):
+        batch = sequences.train[users[(i * BATCH + torch.arange(BATCH)) % len(users)]]
+        start = time.perf_counter()
+        steps.step(batch)
+        times.append(time.perf_counter() - start)
+    start = time.perf_counter()
+    evaluate_ranks(steps.model, sequences.valid_history[:RANKED], sequences.valid_target[:RANKED])
+    ranking = time.perf_counter() - start
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    gib = {name: int(status[field].split()[0]) / 2**20 for name, field in (("peak", "VmHWM"), ("own", "RssAnon"))}
+    return {"step": median(times), "total": sum(times), "ranking": ranking} | gib
+
+
+def sizes(items: list[int], width: int, count: int, adapter: str) -> None:
+    print(f"{torch.get_num_threads()} threads, {adapter}, {count} steps, {RANKED} users ranked")
+    print(f"{'items':>10}  {'optimiser':12}{'step, ms':>9}{'steps, s':>9}{'ranking, s':>11}{'peak, GiB':>10}{'own, GiB':>9}")
+    for n_items in items:
+        with tempfile.TemporaryDirectory() as name:
+            generate(Path(name), n_items, width)
+            for optimiser in ("adam", "sparse_adam"):
+                command = [sys.executable, "-m", "benchmarks.scale", "one", name, optimiser, adapter, str(count)]
+                done = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ)
+                seen = json.loads(done.stdout.splitlines()[-1])
+                print(
+                    f"{n_items:>10,}  {optimiser:12}{1e3 * seen['step']:9.0f}{seen['total']:9.1f}{seen['ranking']:11.2f}"
+                    f"{seen['peak']:10.2f}{seen['own']:9.2f}",
+                    flush=True,
+                )
+
+
+def rows(width: int) -> None:
+    for adapter in ("base", "spectran", "morec"):
+        line = []
+        for times_named in (1, 2, 3, 4, 6):
+            with tempfile.TemporaryDirectory() as name:
+                named = BATCH * 7 * 66  # of 8 items of a user 7 are targets, with 64 negatives each
+                generate(Path(name), times_named * named, width)
+                steps, sequences = steps_of(Path(name), "adam", adapter)
+                seen: dict[int, list[float]] = {0: [], 10**9: []}
+                for turn in range(6):
+                    for setting, kept in seen.items():
+                        models.recommender.ROWS_FROM = setting
+                        start = time.perf_counter()
+                        steps.step(sequences.train[turn * BATCH : (turn + 1) * BATCH])
+                        kept.append(time.perf_counter() - start)
+                line.append(f"{times_named} x: {median(seen[0][1:]) / median(seen[10**9][1:]):.2f}")
+        print(f"{adapter:10}{', '.join(line)}", flush=True)
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["one"]:
+        folder, optimiser, adapter, count = sys.argv[2:]
+        print(json.dumps(measure(Path(folder), optimiser, adapter, int(count))))
+        return
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", nargs="?", choices=("sizes", "rows"), default="sizes")
+    parser.add_argument("--items", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--width", type=int, default=384)
+    parser.add_argument("--adapter", default="spectran")
+    given = parser.parse_args()
+    if given.what == "rows":
+        rows(given.width)
+    else:
+        sizes(given.items, given.width, given.steps, given.adapter)
+
+
+if __name__ == "__main__":
+    main()
