@@ -28,12 +28,13 @@ import polars as pl
 import torch
 
 import models.recommender
+from pipeline.device import select_device
 from pipeline.params import load_params
 from pipeline.runs import Run
 from pipeline.sequences import Sequences, load_sequences
 from pipeline.spectrum import load_spectrum
 from pipeline.steps import Steps
-from pipeline.training import build, evaluate_ranks, make_optimisers
+from pipeline.training import build, evaluate_ranks, make_optimisers, use_deterministic_kernels
 
 CPU = torch.device("cpu")
 BATCH, RANKED, PER_USER = 256, 1000, 10
@@ -62,6 +63,8 @@ def generate(folder: Path, n_items: int, width: int) -> None:
 
 
 def steps_of(folder: Path, optimiser: str, adapter: str) -> tuple[Steps, Sequences]:
+    select_device()
+    use_deterministic_kernels()
     run = Run.of(load_params(), backbone="sasrec", adapter=adapter, dim=128, changes={"train": {"optimiser": optimiser}})
     torch.manual_seed(0)
     model = build(run, load_spectrum(folder / "spectrum"))

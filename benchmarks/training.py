@@ -1,11 +1,11 @@
-"""Seconds of an epoch and of a full ranking: ours, a plain PyTorch loop, RecTools and RecBole, on the same interactions.
+"""Seconds of an epoch of training: ours, a plain PyTorch loop, RecTools and RecBole, on the same interactions.
 
-    python -m benchmarks.training office --rectools PYTHON --recbole PYTHON
+    python -m benchmarks.training toys --rectools PYTHON --recbole PYTHON [--profile]
 
 PYTHON is the interpreter of an environment of that peer: `pip install 'rectools[torch]'`; `pip install recbole 'setuptools<81'`.
 Without one the peer is left out. All get as many threads, batches of 256 users (RecBole: 256 samples), dim 128, two blocks,
-histories of 10. Ours and the plain loop take turns, epoch by epoch. Counted is the CPU time of the process, which other work on
-the machine disturbs less than the clock does.
+histories of 10. Ours and the plain loop take turns, epoch by epoch. Seconds are the clock's, for a machine without other work.
+--profile: where the time of our epoch goes, operator by operator.
 """
 
 import json
@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 import time
 from argparse import ArgumentParser
+from contextlib import nullcontext
 from pathlib import Path
 from statistics import median
 
@@ -23,11 +24,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+from pipeline.device import select_device
 from pipeline.params import load_params
 from pipeline.runs import Run
 from pipeline.sequences import Sequences, load_sequences, read_artifact
 from pipeline.spectrum import load_spectrum
-from pipeline.training import _train_epoch, build, evaluate_ranks
+from pipeline.steps import Steps
+from pipeline.training import build, make_optimisers, use_deterministic_kernels
 
 CPU = torch.device("cpu")
 NEGATIVES, TEMPERATURE = 64, 0.07
@@ -95,34 +98,54 @@ def plain_epoch(model: Plain, optimiser: torch.optim.Optimizer, loader: DataLoad
         optimiser.step()
 
 
+def best(function, *arguments, repeats: int = 6) -> float:  # type: ignore[no-untyped-def]
+    """The least seconds of some calls; the first is not counted."""
+    return min([timed(function, *arguments) for _ in range(repeats)][1:])
+
+
 def matrix_rate() -> float:
-    """FLOP in a second of CPU time, of a float32 matrix product of 1,500 x 1,500 x 1,500, best of 5."""
+    """FLOP a second of a float32 matrix product of 1,500 x 1,500 x 1,500."""
     a, b = torch.randn(2, 1500, 1500)
-    times = []
-    for _ in range(6):
-        start = time.process_time()
-        a @ b
-        times.append(time.process_time() - start)
-    return 2 * 1500**3 / min(times[1:])
+    return 2 * 1500**3 / best(torch.mm, a, b)
 
 
-def floor(sequences: Sequences, dim: int, blocks: int = 2) -> tuple[float, float]:
-    """FLOPs of the matrix products of an epoch and of a ranking, without padding: q, k, v, output, feed-forward, logits."""
-    per_row = 2 * 6 * dim**2 * blocks
-    rows = sequences.n_training_targets
-    sampled = 2 * rows * (1 + NEGATIVES) * dim
-    history = int((sequences.valid_history != sequences.n_items).sum())
-    ranking = 2 * len(sequences.valid_target) * sequences.n_items * dim + history * per_row
-    return 3 * (rows * per_row + sampled), ranking
+def stream_rate(n_items: int, dim: int) -> float:
+    """Bytes a second of a sum of two tables of items into a third."""
+    a, b, c = torch.randn(3, n_items, dim)
+    return 3 * 4 * a.numel() / best(lambda: torch.add(a, b, out=c))
+
+
+def row_rate(n_items: int, dim: int) -> float:
+    """Bytes a second of rows of a table that are read in random order, summed by 65."""
+    table, chosen = torch.randn(n_items, dim), torch.randint(n_items, (2000, 1 + NEGATIVES))
+    return 4 * dim * chosen.numel() / best(lambda: F.embedding_bag(chosen, table, mode="sum"))
+
+
+def floor(sequences: Sequences, dim: int, parameters: int, batches: int, blocks: int = 2) -> dict[str, float]:
+    """Seconds of an epoch that this machine's rates ask for, by part, without padding and without whatever else a model computes.
+
+    products: q, k, v, output and feed-forward of every target's row, forward and twice backward. optimiser: Adam reads weight,
+    gradient and two moments, and writes three of them; of every row's length, the table is read forward and read and written
+    backward. logits: of a target with its item and its negatives, a row a pair is read forward and two backward.
+    """
+    targets = sequences.n_training_targets
+    flops = 3 * targets * 2 * 6 * dim**2 * blocks
+    streamed = 4 * batches * (7 * parameters + 3 * sequences.n_items * dim)
+    rows = 4 * 3 * targets * (1 + NEGATIVES) * dim
+    return {
+        "products": flops / matrix_rate(),
+        "optimiser": streamed / stream_rate(sequences.n_items, dim),
+        "logits": rows / row_rate(sequences.n_items, dim),
+    }
 
 
 def timed(function, *arguments) -> float:  # type: ignore[no-untyped-def]
-    start = time.process_time()
+    start = time.perf_counter()
     function(*arguments)
-    return time.process_time() - start
+    return time.perf_counter() - start
 
 
-def peer(name: str, python: str, dataset: str, epochs: int) -> dict:
+def peer(name: str, python: str, dataset: str, epochs: int, loss: str = "") -> dict:
     """Run a peer's script in its environment on a CSV of the training items; RecBole holds two items a user out by itself."""
     users, _ = read_artifact(Path("data/sequences") / dataset)
     whole = users if name == "recbole" else users.with_columns(pl.col("items").list.head(pl.col("items").list.len() - 2))
@@ -133,62 +156,92 @@ def peer(name: str, python: str, dataset: str, epochs: int) -> dict:
         flat.write_csv(file)
         script = Path(__file__).parent / "peers" / f"{name}_sasrec.py"
         environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-        done = subprocess.run(
-            [python, str(script), str(file), str(epochs)], capture_output=True, text=True, check=True, env=environment, cwd=folder
-        )
+        command = [python, str(script), str(file), str(epochs), *([loss] if loss else [])]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, cwd=folder)
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def main() -> None:
-    parser = ArgumentParser(description=__doc__.splitlines()[0])
+def steps_of(dataset: str, adapter: str, loss: str = "info_nce") -> Steps:
+    """Our SASRec with an adapter, as params.yaml sets it, before its first step."""
+    select_device()
+    use_deterministic_kernels()
+    run = Run.of(load_params(), dataset=dataset, backbone="sasrec", adapter=adapter, dim=128, changes={"train": {"loss": loss}})
+    torch.manual_seed(0)
+    model = build(run, load_spectrum(run.spectrum))
+    optimisers = make_optimisers(model, run.settings["train"], CPU)
+    return Steps(model, optimisers, torch.Generator().manual_seed(0), nullcontext, 256)
+
+
+def arguments_for(description: str) -> ArgumentParser:
+    parser = ArgumentParser(description=description)
     parser.add_argument("dataset")
-    parser.add_argument("--epochs", type=int, default=5)
     for name in ("rectools", "recbole"):
         parser.add_argument(f"--{name}", metavar="PYTHON")
+    return parser
+
+
+def two_products(steps: Steps) -> float:
+    """Seconds of U W^T and of its gradient in W, once each."""
+    U = steps.model.adapter.U
+    W, gradient = torch.randn(128, U.shape[1]), torch.randn(len(U), 128)
+    return best(lambda: U @ W.T, repeats=20) + best(lambda: gradient.T @ U, repeats=20)
+
+
+def main() -> None:
+    parser = arguments_for(__doc__.splitlines()[0])
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--profile", action="store_true")
     arguments = parser.parse_args()
-    params = load_params()
-    sequences = load_sequences(Path("data/sequences") / arguments.dataset, 10, CPU)
+    dataset = arguments.dataset
+    sequences = load_sequences(Path("data/sequences") / dataset, 10, CPU)
     train = sequences.train[sequences.train[:, -2] != sequences.n_items]
-    ours = {}
-    for adapter in ("base", "spectran"):
-        for loss in ("info_nce", "cross_entropy"):
-            if adapter == "spectran" and loss == "cross_entropy":
-                continue
-            run = Run.of(params, dataset=arguments.dataset, backbone="sasrec", adapter=adapter, dim=128)
-            run.settings["train"]["loss"] = loss
-            torch.manual_seed(0)
-            model = build(run, load_spectrum(run.spectrum))
-            ours[f"{adapter}, {loss}"] = (
-                model,
-                torch.optim.Adam(model.parameters(), fused=True),
-                torch.Generator().manual_seed(0),
-            )
+    ours = {
+        "ours, Base, sampled softmax": steps_of(dataset, "base"),
+        "ours, SpecTran, sampled softmax": steps_of(dataset, "spectran"),
+        "ours, Base, full softmax": steps_of(dataset, "base", "cross_entropy"),
+    }
+    base, spectran, full = ours
+    if arguments.profile:
+        profile(ours[base], train)
+        return
     plain = Plain(sequences.n_items, 128, 10)
     plain_optimiser = torch.optim.Adam(plain.parameters())
     loader = DataLoader(Users(sequences), batch_size=256, shuffle=True)
-    epoch: dict[str, list[float]] = {name: [] for name in (*ours, "plain loop")}
-    ranking = []
-    for _ in range(arguments.epochs + 1):  # the first warms up
-        for name, (model, optimiser, generator) in ours.items():
-            epoch[name].append(timed(_train_epoch, model, optimiser, train, 256, generator))
-        epoch["plain loop"].append(timed(plain_epoch, plain, plain_optimiser, loader))
-        ranking.append(timed(evaluate_ranks, ours["base, info_nce"][0], sequences.valid_history, sequences.valid_target))
-    rate = matrix_rate()
-    flops = floor(sequences, 128)
-    threads = torch.get_num_threads()
-    rows = [(name, median(times[1:]), None) for name, times in epoch.items()]
-    rows[0] = (rows[0][0], rows[0][1], median(ranking[1:]))
-    for name in ("rectools", "recbole"):
+    seen: dict[str, list[float]] = {name: [] for name in (*ours, "plain loop, sampled softmax")}
+    for turn in range(arguments.epochs + 1):  # the first warms up
+        for name, steps in ours.items():
+            seen[name].append(timed(steps.epoch, train))
+        if turn < 3:
+            seen["plain loop, sampled softmax"].append(timed(plain_epoch, plain, plain_optimiser, loader))
+    seconds = {name: median(times[1:]) for name, times in seen.items()}
+    for name, loss in (("rectools", "sampled_softmax"), ("rectools", "softmax"), ("recbole", "")):
         if python := getattr(arguments, name):
-            seen = peer(name, python, arguments.dataset, 2)
-            rows.append((name, seen["epoch"][-1], seen["ranking"]))
-    rows.insert(0, ("floor of matrix products", flops[0] / rate, flops[1] / rate))
-    base, ranked = median(epoch["base, info_nce"][1:]), median(ranking[1:])
-    print(f"{arguments.dataset}, {threads} thread{'s' * (threads > 1)}, {rate / 1e9:.0f} GFLOP in a second of CPU; CPU seconds")
-    print(f"{'':28}{'epoch':>8}{'x ours':>8}{'ranking':>9}{'x ours':>8}")
-    for name, seconds, users in rows:
-        text = f"{name:28}{seconds:8.2f}{seconds / base:8.2f}"
-        print(text + (f"{users:9.2f}{users / ranked:8.2f}" if users else ""))
+            seconds[" ".join([name, loss]).strip()] = peer(name, python, dataset, 2, loss)["epoch"][-1]
+    batches = -(-len(train) // 256)
+    parts = floor(sequences, 128, ours[base].model.n_trainable(), batches)
+    products = two_products(ours[spectran]) * batches
+    extra = [with_text - without for with_text, without in zip(seen[spectran][1:], seen[base][1:], strict=True)]
+    print(f"{dataset}, {torch.get_num_threads()} threads, seconds of an epoch ({sequences.n_training_targets:,} targets)")
+    for name, value in seconds.items():
+        print(f"{name:34}{value:8.2f}{value / seconds[base]:8.2f} x ours")
+    shown = ", ".join(f"{name} {value:.2f}" for name, value in parts.items())
+    whole = sum(parts.values())
+    print(
+        f"floor {whole:.2f} ({shown}): ours is {seconds[base] / whole:.2f} x; {seconds[base] / parts['products']:.2f} x products"
+    )
+    times = f"{seconds[spectran] / seconds[base]:.2f} x Base; extra {median(extra):.2f}, {median(extra) / products:.2f} x"
+    print(f"SpecTran: {times} its two products")
+    for name in seconds:
+        if "rectools softmax" in name:
+            print(f"full softmax: RecTools {seconds[name] / seconds[full]:.2f} x ours")
+
+
+def profile(steps: Steps, train: Tensor) -> None:
+    """Self CPU time of an epoch's operators, of a second epoch."""
+    steps.epoch(train)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+        steps.epoch(train)
+    print(seen.key_averages().table(sort_by="self_cpu_time_total", row_limit=15, max_name_column_width=40))
 
 
 if __name__ == "__main__":

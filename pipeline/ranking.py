@@ -5,41 +5,55 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from models.errors import UserError
 
-# Floats held by a chunk of users. On a CPU what a cache holds, else comparing costs more than multiplying; on a GPU, 1 GiB.
-SCORES_AT_ONCE = {"cpu": 4_000_000, "cuda": 268_435_456}
+ITEMS = {"cpu": 1024, "cuda": 65_536}  # whose scores are made together: on a CPU a product that a cache holds is twice as fast
+USERS = {"cpu": 1024, "cuda": 4096}
+HELD = {"cpu": 16_000_000, "cuda": 268_435_456}  # floats, scores of the items among which a chunk's targets are
 WORD = 8  # flags, of a byte each, that are added in one 64-bit sum
 NO_CARRY = 255  # words whose sum overflows no byte
 
 
-def target_ranks(
-    states: Tensor, table: Tensor, targets: Tensor, excluded: Tensor | None = None, window: tuple[int, int] | None = None
-) -> Tensor:
+def target_ranks(states: Tensor, table: Tensor, targets: Tensor, excluded: Tensor | None = None) -> Tensor:
     """Rank of each user's target among all items, from 1: 1 + #{s_j > s_t} + #{j < t: s_j = s_t}. (B,) int64
 
-    states: (B, d); table: (N, d); targets: (B,). Ties go to the lower item index. Counted, not sorted: below the target's index
-    an item is ahead where its score is as high, above it where it is higher, so every score is compared once. Where indices of
-    targets are mixed both are needed: `window` is their smallest and largest, if known; the closer they are, the better.
-    excluded: (B, H) item ids that take no part, N for none; a user's target always does.
+    states: (B, d); table: (N, d); targets: (B,). excluded: (B, H) item ids that take no part, N for none; a user's target always
+    does. Ties go to the lower item index. Counted, not sorted: below the target's index an item is ahead where its score is as
+    high, above it where it is higher, so every score is compared once and then forgotten. Only blocks of items that targets are
+    among are kept: the closer together targets are, the less memory is taken.
     """
-    n_items = len(table)
-    scores = states @ table.T  # (B, N)
-    of_target = scores.gather(1, targets[:, None])  # (B, 1)
-    if excluded is not None:
-        scores.scatter_(1, torch.where(excluded < n_items, excluded, targets[:, None]), -torch.inf)
-        scores.scatter_(1, targets[:, None], of_target)
-    lowest, highest = window or (int(targets.min()), int(targets.max()))
-    first, last = lowest, highest + 1
-    ahead = torch.empty(len(scores), -(-n_items // WORD) * WORD, dtype=torch.bool, device=scores.device)
-    ahead[:, n_items:] = False
-    torch.ge(scores[:, :first], of_target, out=ahead[:, :first])
-    torch.gt(scores[:, last:], of_target, out=ahead[:, last:n_items])
-    mixed = scores[:, first:last]
-    below = torch.arange(first, last, device=scores.device) < targets[:, None]
-    ahead[:, first:last] = torch.where(below, mixed >= of_target, mixed > of_target)
-    return 1 + _count(ahead)
+    width = min(ITEMS[table.device.type], len(table))
+    lowest, highest = int(targets.min()), int(targets.max())
+    starts = range(0, len(table), width)
+    held, of_target = {}, states.new_empty(len(states), 1)
+    for start in starts[lowest // width : highest // width + 1]:
+        held[start] = _scores(states, table[start : start + width], width)
+        users = ((targets >= start) & (targets < start + width)).nonzero().squeeze(1)
+        of_target[users, 0] = held[start][users, targets[users] - start]
+    ranks = torch.ones_like(targets)
+    for start in starts:
+        scores = held.pop(start) if start in held else _scores(states, table[start : start + width], width)  # (B, W)
+        if excluded is not None:
+            inside = (excluded >= start) & (excluded < start + scores.shape[1]) & (excluded != targets[:, None])
+            scores[inside.nonzero()[:, 0], excluded[inside] - start] = -torch.inf
+        ahead = torch.zeros(len(scores), -(-scores.shape[1] // WORD) * WORD, dtype=torch.bool, device=scores.device)
+        flags = ahead[:, : scores.shape[1]]
+        if start + scores.shape[1] <= lowest:
+            torch.ge(scores, of_target, out=flags)
+        elif start > highest:
+            torch.gt(scores, of_target, out=flags)
+        else:
+            below = torch.arange(start, start + scores.shape[1], device=scores.device) < targets[:, None]
+            flags.copy_(torch.where(below, scores >= of_target, scores > of_target))
+        ranks += _count(ahead)
+    return ranks
+
+
+def _scores(states: Tensor, rows: Tensor, width: int) -> Tensor:
+    """(B, d), (W, d) -> (B, W), by a product of `width` columns: in one of another shape equal rows could score otherwise."""
+    return (states @ F.pad(rows, (0, 0, 0, width - len(rows))).T)[:, : len(rows)]
 
 
 def _count(flags: Tensor) -> Tensor:
@@ -64,21 +78,18 @@ def rank_all(
 ) -> np.ndarray:
     """Ranks for all users, in chunks that fit in memory. history: (U, L); targets: (U,); excluded: (U, H) -> (U,) int64.
 
-    Users are taken in the order of their targets, for which counting is cheapest. Raises UserError where a vector is not finite:
-    nothing is above NaN, so its target would count as ranked first.
+    Users are taken in the order of their targets, for which `target_ranks` needs the least. Raises UserError where a vector is
+    not finite: nothing is above NaN, so its target would count as ranked first.
     """
-    size = batch_size or max(64, min(4096, SCORES_AT_ONCE[table.device.type] // len(table)))
-    order = targets.argsort(stable=True)
-    sorted_targets = targets[order]
-    lowest, highest = sorted_targets[::size].tolist(), sorted_targets[size - 1 :: size].tolist()
-    highest += sorted_targets[-1:].tolist()  # of a last chunk that is not full
+    device = table.device.type
+    # A chunk of B users has its targets among some N B / U items.
+    size = batch_size or max(1, min(USERS[device], int((HELD[device] * len(targets) / len(table)) ** 0.5)))
     finite = torch.isfinite(table).all()
     ranks = torch.empty_like(targets)
-    for chunk, window in zip(order.split(size), zip(lowest, highest, strict=False), strict=True):
-        states = states_of(history[chunk])
+    for users in targets.argsort(stable=True).split(size):
+        states = states_of(history[users])
         finite &= torch.isfinite(states).all()
-        hidden = None if excluded is None else excluded[chunk]
-        ranks[chunk] = target_ranks(states, table, targets[chunk], hidden, window)
+        ranks[users] = target_ranks(states, table, targets[users], None if excluded is None else excluded[users])
     if not finite:
         raise UserError("the model's vectors hold NaN or infinity; lower train.learning_rate or check the adapter's options")
     return ranks.cpu().numpy()

@@ -87,7 +87,8 @@ def use_deterministic_kernels() -> None:
     """Same seed, same machine, same thread count: same numbers, on a GPU too."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # with NaN, a tenth of a step; nothing reads what it did not write
+    # Filling fresh memory with NaN takes a tenth of a step; nothing reads what it did not write.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def build(run: Run, spectrum: Spectrum) -> Recommender:

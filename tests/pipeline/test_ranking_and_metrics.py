@@ -7,6 +7,7 @@ import torch
 from sklearn.metrics import ndcg_score
 
 from models.errors import UserError
+from pipeline import ranking
 from pipeline.metrics import metric_names, metrics
 from pipeline.ranking import rank_all, target_ranks
 
@@ -22,8 +23,9 @@ def sorted_ranks(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("seed", range(10))
 @pytest.mark.parametrize("levels", [1, 2, 5, 1000])
-def test_ranks_are_those_of_a_stable_sort(seed: int, levels: int) -> None:
-    """Whole-number vectors: scores are exact and, with few levels, full of ties."""
+def test_ranks_are_those_of_a_stable_sort(monkeypatch: pytest.MonkeyPatch, seed: int, levels: int) -> None:
+    """Whole-number vectors: scores are exact and, with few levels, full of ties. Items in several blocks."""
+    monkeypatch.setattr(ranking, "ITEMS", {"cpu": 8 * (1 + seed % 3)})
     rng = np.random.default_rng(seed)
     users, items, dim = rng.integers(1, 40), rng.integers(1, 60), 4
     states = rng.integers(0, levels, size=(users, dim)).astype(np.float32)
@@ -60,12 +62,13 @@ def test_constant_scores_rank_by_index() -> None:
     assert ranks.tolist() == [1, 2, 3, 4, 5]
 
 
-def test_equal_items_share_their_score_whatever_their_place() -> None:
-    """Duplicate titles give duplicate rows: the lower index goes first, and nothing else may decide."""
+@pytest.mark.parametrize("items", [999, 1025, 3001, 5119])
+def test_equal_items_share_their_score_whatever_their_place(items: int) -> None:
+    """Duplicate titles give duplicate rows: the lower index goes first, and nothing else may decide, no edge either."""
     torch.manual_seed(0)
-    table = torch.nn.functional.normalize(torch.randn(1, 64), dim=-1).expand(999, 64).contiguous()
-    states = torch.nn.functional.normalize(torch.randn(30, 64), dim=-1)
-    targets = torch.randint(999, (30,))
+    table = torch.nn.functional.normalize(torch.randn(1, 128), dim=-1).expand(items, 128).contiguous()
+    states = torch.nn.functional.normalize(torch.randn(30, 128), dim=-1)
+    targets = torch.randint(items, (30,))
     assert target_ranks(states, table, targets).tolist() == (targets + 1).tolist()
 
 
@@ -81,16 +84,27 @@ def test_ranks_do_not_depend_on_the_size_of_the_chunks(batch_size: int | None) -
     assert ranks.dtype == np.int64
 
 
-def test_a_chunk_of_scores_stays_within_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.ranking.SCORES_AT_ONCE", {"cpu": 50_000})
-    seen = []
+@pytest.mark.parametrize(("users", "items"), [(2000, 100), (300, 3000)])
+def test_scores_stay_within_their_memory(monkeypatch: pytest.MonkeyPatch, users: int, items: int) -> None:
+    """Few items at a time for a few users; of those that targets are among, some more are kept until targets are known."""
+    kept = 20_000
+    for name, value in (("ITEMS", 64), ("USERS", 500), ("HELD", kept)):
+        monkeypatch.setattr(ranking, name, {"cpu": value})
+    blocks, chunks, products = [], [], ranking._scores
+    monkeypatch.setattr(ranking, "_scores", lambda s, rows, w: (blocks.append((len(s), len(rows))), products(s, rows, w))[1])
+    targets = torch.arange(users) * 7919 % items
 
     def states_of(history: torch.Tensor) -> torch.Tensor:
-        seen.append(len(history))
+        chunks.append(len(history))
         return torch.ones(len(history), 2)
 
-    rank_all(states_of, torch.ones(100, 2), torch.zeros(1230, 1), torch.zeros(1230, dtype=torch.int64))
-    assert seen == [500, 500, 230]
+    ranks = rank_all(states_of, torch.ones(items, 2), torch.zeros(users, 1), targets)
+    assert ranks.tolist() == (targets + 1).tolist()
+    assert sum(chunks) == users
+    assert max(chunks) <= 500
+    assert max(chunks) * items * max(chunks) / users <= kept
+    assert max(rows for _, rows in blocks) == 64
+    assert len(blocks) == len(chunks) * -(-items // 64), "every score is made once"
 
 
 @pytest.mark.parametrize("where", ["table", "states"])
