@@ -92,13 +92,13 @@ def measure(folder: Path, optimiser: str, adapter: str, count: int) -> dict[str,
     return {"step": median(times), "total": sum(times), "ranking": ranking} | gib
 
 
-def sizes(items: list[int], width: int, count: int, adapter: str) -> None:
+def sizes(items: list[int], width: int, count: int, adapter: str, optimisers: list[str]) -> None:
     print(f"{torch.get_num_threads()} threads, {adapter}, {count} steps, {RANKED} users ranked")
     print(f"{'items':>10}  {'optimiser':12}{'step, ms':>9}{'steps, s':>9}{'ranking, s':>11}{'peak, GiB':>10}{'own, GiB':>9}")
     for n_items in items:
         with tempfile.TemporaryDirectory() as name:
             generate(Path(name), n_items, width)
-            for optimiser in ("adam", "sparse_adam"):
+            for optimiser in optimisers:
                 command = [sys.executable, "-m", "benchmarks.scale", "one", name, optimiser, adapter, str(count)]
                 done = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ)
                 seen = json.loads(done.stdout.splitlines()[-1])
@@ -139,11 +139,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--width", type=int, default=384)
     parser.add_argument("--adapter", default="spectran")
+    parser.add_argument("--optimisers", nargs="+", default=["adam", "sparse_adam"])
     given = parser.parse_args()
     if given.what == "rows":
         rows(given.width)
     else:
-        sizes(given.items, given.width, given.steps, given.adapter)
+        sizes(given.items, given.width, given.steps, given.adapter, given.optimisers)
 
 
 if __name__ == "__main__":

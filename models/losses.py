@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.sampled import products
+from models.sampled import cosines
 
 EPSILON = 1e-8
 LOGITS_AT_ONCE = 4_000_000  # floats of a chunk of the full softmax: what a cache holds
@@ -49,37 +49,13 @@ def draw_negatives(targets: Tensor, n_items: int, n_negatives: int, generator: t
     return draws + (draws >= targets[:, None])
 
 
-def cosines(states: Tensor, table: Tensor, items: Tensor) -> Tensor:
-    """Cosine of every state with its own items. states: (T, d); table: (N, d); items: (T, M) -> (T, M).
-
-    The table is not normalised first: its lengths are N numbers, its normalised copy and that copy's gradient N d each.
-    """
-    lengths = _Lengths.apply(table)  # (N,)
-    return products(normalised(states), table, items) / lengths.index_select(0, items.flatten()).view_as(items)
-
-
-class _Lengths(torch.autograd.Function):
-    """Euclidean lengths of rows, at least EPSILON; torch's own gradient goes over the table three times. (N, d) -> (N,)"""
-
-    @staticmethod
-    def forward(ctx: Any, table: Tensor) -> Tensor:
-        lengths = torch.linalg.vector_norm(table, dim=1).clamp(min=EPSILON)
-        ctx.save_for_backward(table, lengths)
-        return lengths
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        table, lengths = ctx.saved_tensors
-        return table * (gradient / lengths).masked_fill(lengths <= EPSILON, 0).unsqueeze(1)
-
-
 def info_nce(states: Tensor, table: Tensor, targets: Tensor, negatives: Tensor, temperature: float) -> Tensor:
     """-log softmax of cos / temperature for every target, against its own negatives (methods of AlphaFuse).
 
     states: (T, d); table: (N, d); targets: (T,); negatives: (T, M) -> (T,). With equal logits it is ln(1 + M).
     """
     items = torch.cat([targets[:, None], negatives], dim=1)  # (T, 1 + M)
-    logits = cosines(states, table, items) / temperature
+    logits = cosines(normalised(states), table, items, EPSILON) / temperature
     return logits.logsumexp(dim=1) - logits[:, 0]
 
 

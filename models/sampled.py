@@ -21,6 +21,17 @@ def products(rows: Tensor, table: Tensor, index: Tensor) -> Tensor:
     return _Products.apply(rows.float(), table.float(), index)
 
 
+def cosines(rows: Tensor, table: Tensor, index: Tensor, epsilon: float) -> Tensor:
+    """rows[t] . table[index[t, m]] / max(|table[index[t, m]]|, epsilon): cosines of rows of length 1. Shapes as in `products`.
+
+    The table is not normalised first: its lengths are N numbers, its normalised copy and that copy's gradient N d each.
+    """
+    if rows.device.type == "cpu":
+        cosine: Tensor = _Cosines.apply(rows.float(), table.float(), index, epsilon)
+        return cosine
+    return products(rows, table, index) / _lengths(table, epsilon)[index]
+
+
 def mixtures(weights: Tensor, table: Tensor, index: Tensor) -> Tensor:
     """sum_m weights[t, m] table[index[t, m]]. weights: (T, M); table: (N, d); index: (T, M) int64 -> (T, d)."""
     if weights.device.type != "cpu":
@@ -40,6 +51,26 @@ class _Products(torch.autograd.Function):
         return _mixtures(gradient, table, index), _scattered(gradient, rows, index, len(table)), None
 
 
+class _Cosines(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, table: Tensor, index: Tensor, epsilon: float) -> Tensor:
+        lengths = _lengths(table, epsilon)  # (N,)
+        of_items = lengths[index]  # (T, M)
+        cosine = _products(rows, table, index).div_(of_items)
+        ctx.save_for_backward(rows, table, index, lengths, of_items, cosine)
+        ctx.epsilon = epsilon
+        return cosine
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        rows, table, index, lengths, of_items, cosine = ctx.saved_tensors
+        gradient = gradient / of_items
+        of_table = _scattered(gradient, rows, index, len(table))
+        along = torch.zeros_like(lengths).index_add_(0, index.flatten(), (gradient * cosine).flatten())
+        shrinking = (along / -lengths).masked_fill_(lengths <= ctx.epsilon, 0)  # (N,): a longer row has smaller cosines
+        return _mixtures(gradient, table, index), of_table.addcmul_(table, shrinking.unsqueeze(1)), None, None
+
+
 class _Mixtures(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weights: Tensor, table: Tensor, index: Tensor) -> Tensor:
@@ -50,6 +81,11 @@ class _Mixtures(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Any:
         weights, table, index = ctx.saved_tensors
         return _products(gradient, table, index), _scattered(weights, gradient, index, len(table)), None
+
+
+def _lengths(table: Tensor, epsilon: float) -> Tensor:
+    """(N, d) -> (N,)"""
+    return torch.linalg.vector_norm(table, dim=1).clamp(min=epsilon)
 
 
 def _products(rows: Tensor, table: Tensor, index: Tensor) -> Tensor:

@@ -53,6 +53,8 @@ def target_ranks(states: Tensor, table: Tensor, targets: Tensor, excluded: Tenso
 
 def _scores(states: Tensor, rows: Tensor, width: int) -> Tensor:
     """(B, d), (W, d) -> (B, W), by a product of `width` columns: in one of another shape equal rows could score otherwise."""
+    if len(rows) == width:
+        return states @ rows.T
     return (states @ F.pad(rows, (0, 0, 0, width - len(rows))).T)[:, : len(rows)]
 
 
