@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from models.errors import UserError
 from models.recommender import Recommender
 
+NO_CUDA_GRAPH = "SPECTRAN_NO_CUDA_GRAPH"  # set: every step is launched as it is, on a GPU too
 Step = Callable[[Tensor], tuple[Tensor, Tensor]]  # a batch of sequences (B, L + 1) -> its loss and its number of targets
 WARM_UP = 3  # steps before a capture: libraries choose their kernels and the optimiser makes its state
 PROOF = 2  # steps done both ways before a graph is trusted: the second sees the first one's update, and draws of its own
@@ -95,8 +97,21 @@ class Steps:
             return found
         print(f"steps: no CUDA graph, every kernel is launched by itself ({reason})", flush=True)
         self.capture = None
-        self._restore(after)
+        self._recover(after, reason)
         return expected
+
+    def _recover(self, state: tuple[list[Tensor], list[Tensor]], reason: str) -> None:
+        """Put everything back after a failed capture; raise UserError where torch's generators did not outlive it."""
+        try:
+            self._restore(state)
+            for generator in (self.generator, None):
+                torch.rand((), generator=generator, device=self.generator.device)
+            set_random_states(self.generator, state[1])
+        except RuntimeError:
+            raise UserError(
+                f"a training step could not be captured as a CUDA graph ({reason}), and torch's random states went with it; "
+                f"start again with {NO_CUDA_GRAPH}=1 in the environment: it goes on after the last finished epoch"
+            ) from None
 
     def _tensors(self) -> list[Tensor]:
         """Everything that a step changes, but for random states."""

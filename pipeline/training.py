@@ -29,7 +29,7 @@ from pipeline.ranking import rank_all
 from pipeline.runs import Run
 from pipeline.sequences import Sequences, load_sequences
 from pipeline.spectrum import load_spectrum
-from pipeline.steps import Steps, cuda_graph, random_states, set_random_states
+from pipeline.steps import NO_CUDA_GRAPH, Steps, cuda_graph, random_states, set_random_states
 
 MONITOR = "NDCG@20"
 VALIDATION_CUTOFFS = [10, 20]
@@ -147,9 +147,9 @@ def fit(
     optimisers = make_optimisers(model, options, device)
     named = options["batch_size"] * model.backbone.positions * (2 + options["negatives"])
     # A graph wants shapes that do not depend on the data, and how many items a batch names does.
-    capture = cuda_graph if device.type == "cuda" and not model.makes_rows(named) else None
+    graphs = device.type == "cuda" and not model.makes_rows(named) and not os.environ.get(NO_CUDA_GRAPH)
     precision = training_precision(options["precision"], device)
-    steps = Steps(model, optimisers, generator, precision, options["batch_size"], capture)
+    steps = Steps(model, optimisers, generator, precision, options["batch_size"], cuda_graph if graphs else None)
     progress = _resumed(run, steps)
     with tqdm(total=options["epochs"], initial=progress.epoch, desc=run.name, unit="epoch", mininterval=2) as bar:
         while not progress.stops(options["epochs"], options["patience"]):

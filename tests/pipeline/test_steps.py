@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from models.adapters.adapter import Spectrum
+from models.errors import UserError
 from models.losses import Objective
 from models.recommender import build_recommender
+from pipeline import steps as module
 from pipeline.steps import Step, Steps, cuda_graph
 
 N_ITEMS, BATCH = 40, 8
@@ -145,6 +147,21 @@ def test_a_graph_that_trains_otherwise_is_given_up_and_nothing_of_it_stays(
     lines = [line for line in capsys.readouterr().out.splitlines() if "CUDA graph" in line]
     assert len(lines) == 1, "tried once"
     assert lines[0].endswith(reason)
+
+
+def test_a_capture_that_takes_the_random_states_with_it_is_one_line_that_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def lost(*_: object) -> None:
+        raise RuntimeError("Cannot call set_state during CUDA graph capture")
+
+    def broken(steps: Steps, example: Tensor) -> Step:
+        monkeypatch.setattr(module, "set_random_states", lost)
+        raise RuntimeError("operation not permitted")
+
+    with pytest.raises(UserError, match=r"\(operation not permitted\).*SPECTRAN_NO_CUDA_GRAPH=1") as caught:
+        made(broken).epoch(users())
+    assert "\n" not in str(caught.value)
 
 
 # ------------------------------------------------------------------------------------------------------------------ on a GPU
