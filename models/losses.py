@@ -86,7 +86,10 @@ class _CrossEntropy(torch.autograd.Function):
             loss += ((total - of_target) * weight).sum()
             if of_states is not None and of_table is not None:
                 slope = logits.sub_(total).exp_().mul_(weight)  # softmax, weighted
-                slope.scatter_add_(1, target, -weight.to(slope.dtype))
+                if slope.is_cuda:  # scattering in a fixed order looks at indices there, which a CUDA graph must not
+                    slope -= weight * (torch.arange(len(table), device=slope.device) == target)
+                else:
+                    slope.scatter_add_(1, target, -weight.to(slope.dtype))
                 of_states[part] = slope @ table
                 of_table.addmm_(slope.T, states[part])
         ctx.save_for_backward(of_states, of_table)

@@ -23,9 +23,9 @@ def select_device() -> torch.device:
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep what it frees, where its C library is GNU's.
+    """Let this process keep blocks of up to 32 MiB that it frees, where its C library is GNU's.
 
-    That one gives large blocks back to the kernel at once and gets them anew, page by page: a tenth of a step's time on a CPU.
+    That one gives them back to the kernel at once and gets them anew, page by page: a tenth of a step's time on a CPU.
     """
     with suppress(OSError):  # another C library
         libc = ctypes.CDLL("libc.so.6")

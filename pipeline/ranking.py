@@ -22,10 +22,13 @@ def target_ranks(states: Tensor, table: Tensor, targets: Tensor, excluded: Tenso
     states: (B, d); table: (N, d); targets: (B,). excluded: (B, H) item ids that take no part, N for none; a user's target always
     does. Ties go to the lower item index. Counted, not sorted: below the target's index an item is ahead where its score is as
     high, above it where it is higher, so every score is compared once and then forgotten. Only blocks of items that targets are
-    among are kept: the closer together targets are, the less memory is taken.
+    among are kept until those are known: users are halved until they fit, which they do the sooner the closer targets are.
     """
     width = min(ITEMS[table.device.type], len(table))
     lowest, highest = int(targets.min()), int(targets.max())
+    if len(targets) > 1 and len(targets) * (highest - lowest) > HELD[table.device.type]:
+        parts = [(None, None) if given is None else given.tensor_split(2) for given in (states, targets, excluded)]
+        return torch.cat([target_ranks(some, table, theirs, without) for some, theirs, without in zip(*parts, strict=True)])
     starts = range(0, len(table), width)
     held, of_target = {}, states.new_empty(len(states), 1)
     for start in starts[lowest // width : highest // width + 1]:
@@ -83,12 +86,9 @@ def rank_all(
     Users are taken in the order of their targets, for which `target_ranks` needs the least. Raises UserError where a vector is
     not finite: nothing is above NaN, so its target would count as ranked first.
     """
-    device = table.device.type
-    # A chunk of B users has its targets among some N B / U items.
-    size = batch_size or max(1, min(USERS[device], int((HELD[device] * len(targets) / len(table)) ** 0.5)))
     finite = torch.isfinite(table).all()
     ranks = torch.empty_like(targets)
-    for users in targets.argsort(stable=True).split(size):
+    for users in targets.argsort(stable=True).split(batch_size or USERS[table.device.type]):
         states = states_of(history[users])
         finite &= torch.isfinite(states).all()
         ranks[users] = target_ranks(states, table, targets[users], None if excluded is None else excluded[users])

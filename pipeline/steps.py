@@ -42,6 +42,7 @@ class Steps:
         self.batch_size = batch_size
         self.capture = capture
         self.replayed: Step | None = None
+        self.warm = 0
 
     def epoch(self, train: Tensor) -> tuple[Tensor, Tensor]:
         """All users in random order, as often as the backbone asks for; the loss of every step and its targets, float64.
@@ -57,7 +58,7 @@ class Steps:
                 missing = self.batch_size - len(batches[-1])
                 batches[-1] = F.pad(batches[-1], (0, 0, 0, missing), value=self.model.adapter.n_items)
             while batches:
-                if self.capture and self.replayed is None and len(done) >= WARM_UP and len(batches) >= PROOF:
+                if self.capture and self.replayed is None and self.warm >= WARM_UP and len(batches) >= PROOF:
                     done += self._try_capture(batches[:PROOF])
                     del batches[:PROOF]
                 else:
@@ -69,6 +70,7 @@ class Steps:
 
     def step(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         """One update, in a precision's context of its own: autocast keeps its copies of the weights as long as one lasts."""
+        self.warm += 1
         with self.precision():
             loss, count = self.model.loss(batch, self.generator)
         for optimiser in self.optimisers:
@@ -81,9 +83,14 @@ class Steps:
     def _try_capture(self, batches: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
         """Steps on `batches`, after which `replayed` is a graph if they went the same way with it, or `capture` is None."""
         assert self.capture is not None
-        before = self._state()
-        expected = [self.step(batch) for batch in batches]
-        after = self._state()
+        expected: list[tuple[Tensor, Tensor]] = []
+        try:
+            before = self._state()
+            expected = [self.step(batch) for batch in batches]
+            after = self._state()
+        except torch.cuda.OutOfMemoryError:
+            self._give_up("no memory for copies of weights and moments")
+            return expected or [self.step(batch) for batch in batches]
         self._restore(before)
         try:
             replayed = self.capture(self, batches[0])
@@ -91,18 +98,25 @@ class Steps:
             proved = all(torch.allclose(seen[0], known[0], rtol=TOLERANCE) for seen, known in zip(found, expected, strict=True))
             reason = "its losses were others"
         except RuntimeError as error:
-            proved, reason = False, str(error).splitlines()[0]
+            cause = error.__context__ or error  # the end of a capture hides what ended it
+            proved, reason = False, str(cause).splitlines()[0]
         if proved:
             self.replayed = replayed
             return found
-        print(f"steps: no CUDA graph, every kernel is launched by itself ({reason})", flush=True)
-        self.capture = None
+        self._give_up(reason)
         self._recover(after, reason)
         return expected
+
+    def _give_up(self, reason: str) -> None:
+        print(f"steps: no CUDA graph, every kernel is launched by itself ({reason})", flush=True)
+        self.capture = None
 
     def _recover(self, state: tuple[list[Tensor], list[Tensor]], reason: str) -> None:
         """Put everything back after a failed capture; raise UserError where torch's generators did not outlive it."""
         try:
+            if self.generator.device.type == "cuda":  # a generator may take itself for captured; a state of its own is not
+                for used in (self.generator, torch.cuda.default_generators[self.generator.device.index or 0]):
+                    used.graphsafe_set_state(used.clone_state())
             self._restore(state)
             for generator in (self.generator, None):
                 torch.rand((), generator=generator, device=self.generator.device)
@@ -158,7 +172,8 @@ def cuda_graph(steps: Steps, example: Tensor) -> Step:
     for optimiser in steps.optimisers:
         optimiser.zero_grad(set_to_none=True)  # gradients are then made inside the graph, in its own memory
     torch.cuda.synchronize()
-    with torch.cuda.graph(graph):
+    # Inside a stream's context: one that fails would leave the process on the stream of the capture.
+    with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(graph):
         loss, count = steps.step(batch)
 
     def replay(given: Tensor) -> tuple[Tensor, Tensor]:

@@ -111,7 +111,8 @@ def make_optimisers(model: Recommender, options: dict[str, Any], device: torch.d
     """Adam; where the model's rows are sparse, lazy Adam for those and Adam for the rest."""
     rate, decay = options["learning_rate"], options["weight_decay"]
     dense = torch.optim.Adam(model.parameter_groups(decay), lr=rate, fused=True, capturable=device.type == "cuda")
-    return [dense, torch.optim.SparseAdam(model.row_parameters(), lr=rate)] if model.sparse else [dense]
+    rows = model.row_parameters() if model.sparse else []  # none, where all that an adapter trains is shared by the items
+    return [dense, torch.optim.SparseAdam(rows, lr=rate)] if rows else [dense]
 
 
 @dataclass

@@ -91,6 +91,12 @@ def test_every_ablation_of_spectran(tiny_run: Callable[..., Run], variant: str) 
     check(tiny_run("spectran", "sasrec", variant=variant))
 
 
+@pytest.mark.parametrize("adapter", [name for name in ADAPTERS if name != "rlmrec"])
+def test_every_adapter_with_rows_by_sparse_adam(tiny_run: Callable[..., Run], adapter: str) -> None:
+    """MoRec and WhitenRec train nothing that has a row for every item."""
+    check(tiny_run(adapter, "sasrec", train={"epochs": 1, "optimiser": "sparse_adam"}))
+
+
 @pytest.mark.parametrize(("backbone", "loss"), [*((name, "info_nce") for name in BACKBONES), ("sasrec", "cross_entropy")])
 def test_training_learns_a_walk_through_the_catalogue(tiny_run: Callable[..., Run], backbone: str, loss: str) -> None:
     """Whoever goes from item to item in order is predicted far better than at random, where NDCG@20 is 7.04 / 60."""

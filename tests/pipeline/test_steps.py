@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -27,6 +27,7 @@ def made(
     precision: Callable[[], AbstractContextManager[Any]] = nullcontext,
     backbone: str = "sasrec",
     adapter: str = "spectran",
+    loss: Literal["info_nce", "cross_entropy"] = "info_nce",
 ) -> Steps:
     torch.manual_seed(0)
     E = torch.nn.functional.normalize(torch.randn(N_ITEMS, 12), dim=1)
@@ -40,7 +41,7 @@ def made(
         backbone_options={},
         dim=8,
         max_history=5,
-        objective=Objective("info_nce", 0.07, 7),
+        objective=Objective(loss, 0.07, 7),
     ).to(device)
     draws = torch.Generator(device).manual_seed(1)
     optimiser = torch.optim.Adam(model.parameter_groups(0.0), lr=rate, fused=True, capturable=device == "cuda")
@@ -170,8 +171,9 @@ def test_a_capture_that_takes_the_random_states_with_it_is_one_line_that_says_ho
 @on_a_gpu
 @pytest.mark.parametrize("backbone", ["sasrec", "bert4rec", "hstu"])
 @pytest.mark.parametrize("adapter", ["base", "llm_esr", "unisrec", "spectran"])
-def test_a_step_is_captured_and_trains_the_same(backbone: str, adapter: str) -> None:
-    given = {"device": "cuda", "backbone": backbone, "adapter": adapter}
+@pytest.mark.parametrize("loss", ["info_nce", "cross_entropy"])
+def test_a_step_is_captured_and_trains_the_same(backbone: str, adapter: str, loss: str) -> None:
+    given = {"device": "cuda", "backbone": backbone, "adapter": adapter, "loss": loss}
     steps = made(cuda_graph, **given)
     (losses, trained), (found, replayed) = after(made(**given)), after(steps)
     assert steps.replayed is not None
