@@ -110,7 +110,7 @@ def sizes(items: list[int], width: int, count: int, adapter: str, optimisers: li
 
 
 def rows(width: int) -> None:
-    for adapter in ("base", "spectran", "morec"):
+    for adapter in ("base", "spectran"):
         line = []
         for times_named in (1, 2, 3, 4, 6):
             with tempfile.TemporaryDirectory() as name:
