@@ -171,7 +171,6 @@ def cuda_graph(steps: Steps, example: Tensor) -> Step:
     graph.register_generator_state(steps.generator)
     for optimiser in steps.optimisers:
         optimiser.zero_grad(set_to_none=True)  # gradients are then made inside the graph, in its own memory
-    torch.cuda.synchronize()
     # Inside a stream's context: one that fails would leave the process on the stream of the capture.
     with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(graph):
         loss, count = steps.step(batch)
