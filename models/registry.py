@@ -1,5 +1,6 @@
 """Names to classes, without importing torch until a class is needed."""
 
+import re
 from importlib import import_module
 from typing import Any, Self
 
@@ -41,9 +42,23 @@ def explain(error: ValidationError, where: str) -> str:
     return f"{where}: {place + ': ' if place else ''}{message}{found}{more}"
 
 
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+
+
+def check_form(kind: str, name: Any) -> str:
+    """Return `name` if it can be part of a path and of a command; raise UserError otherwise.
+
+    A name consists of letters, digits, `_` and `-`, and starts with a letter or digit: it never leaves its folder, means nothing
+    to a shell, and has no dot, at which DVC splits keys.
+    """
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise UserError(f"{kind} {name!r} is not a valid name; use letters, digits, '_' and '-', starting with a letter or digit")
+    return name
+
+
 def check_name(kind: str, name: str, registry: Any) -> str:
     """Return `name` if it is in `registry`, else raise UserError with the nearest valid name."""
-    if name not in registry:
+    if check_form(kind, name) not in registry:
         raise UserError(f"unknown {kind} '{name}'{did_you_mean(name, registry)}")
     return name
 

@@ -14,6 +14,7 @@ from models.errors import UserError
 
 SIDECAR = "sidecar.json"
 RUNS = Path("data/runs")
+ARTIFACTS = (Path("data"), Path("grid"), Path("metrics"), Path("docs/results"))  # folders whose directories may be replaced
 
 
 def sha256(path: Path) -> str:
@@ -81,8 +82,9 @@ def atomic_directory(path: Path, made_from: dict[str, Any] | None = None) -> Ite
     """Yield a temporary directory; on success it replaces `path` whole, on failure it is removed and `path` stays.
 
     With `made_from`, `sidecar.json` is added: that, and the checksum of every file. It lies outside `path.parent`, which may
-    itself be something that a later stage depends on.
+    itself be something that a later stage depends on. Raises UserError where `path` lies outside the folders of artifacts.
     """
+    check_artifact_folder(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent.parent))
     try:
@@ -96,6 +98,22 @@ def atomic_directory(path: Path, made_from: dict[str, Any] | None = None) -> Ite
         partial.replace(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_artifact_folder(directory: Path) -> None:
+    """Raise UserError unless `directory` lies inside a folder of artifacts: of the project in the current directory, or scratch.
+
+    Whatever removes or replaces a directory asks here first: a wrong name must never cost more than an artifact.
+    """
+    owners = [*(Path.cwd() / folder for folder in ARTIFACTS), scratch()]
+    if not any(owner.resolve() in directory.resolve().parents for owner in owners):
+        raise UserError(f"{directory} is not replaced: it lies outside {', '.join(map(str, ARTIFACTS))} and scratch space")
+
+
+def remove_directory(directory: Path) -> None:
+    """Remove an artifact directory, if it exists. Raises UserError for one outside the folders of artifacts."""
+    check_artifact_folder(directory)
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 def _files(directory: Path) -> Iterable[Path]:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import polars as pl
 
 from models.errors import UserError
-from pipeline.artifacts import atomic_directory, read_json, scratch
+from pipeline.artifacts import atomic_directory, read_json, remove_directory, scratch
 from pipeline.metrics import metrics
 from pipeline.params import Grid, Params
 from pipeline.runs import Run
@@ -162,7 +162,7 @@ def set_aside_unlisted(cells: list[Cell]) -> list[str]:
         if directory.is_dir() and directory.name not in kept:
             target = scratch() / "unlisted-cells" / directory.name
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(target, ignore_errors=True)
+            remove_directory(target)
             shutil.move(directory, target)
             moved.append(directory.name)
     return moved

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from models.adapters import ADAPTERS
 from models.backbones import BACKBONES
 from models.errors import UserError
-from models.registry import Section, check_name
+from models.registry import Section, check_form, check_name
 from pipeline.artifacts import atomic_file
 from pipeline.texts import fields
 
@@ -203,6 +203,9 @@ class Params(Section):
     @model_validator(mode="after")
     def _names_exist(self) -> "Params":
         try:
+            for kind, section in (("dataset", list(self.sources)), ("encoder", list(self.encoders))):
+                for name in section:
+                    check_form(kind, name)
             for name in self.backbones:
                 check_name("backbone", name, BACKBONES)
             for name in self.adapters:

@@ -13,8 +13,9 @@ from typing import Any
 import polars as pl
 
 from models.errors import UserError
+from models.registry import check_form
 from pipeline.artifacts import atomic_directory, atomic_file, read_json, scratch
-from pipeline.cells import RUN_FILES, Cell, write_cell
+from pipeline.cells import KEYS, RUN_FILES, Cell, write_cell
 from pipeline.runs import Run, evaluation_code
 
 PUBLISHED = Path("docs/results")
@@ -71,7 +72,9 @@ def _write(frame: pl.DataFrame, file: Path) -> None:
 
 
 def _cell(row: dict[str, Any]) -> Cell:
-    """The cell of a line of runs.csv."""
+    """The cell of a line of runs.csv. Raises UserError for a name that cannot be part of a path."""
+    for kind in KEYS:
+        check_form(kind, row[kind])
     return Cell(row["dataset"], row["backbone"], row["adapter"], row["over"], row["loss"] if row["over"] == "tuned" else None)
 
 

@@ -4,7 +4,6 @@ Processes exchange no tensors. Process 0 says which shards are missing, each emb
 them together. A shard holds the same batches whoever makes it.
 """
 
-import shutil
 import time
 from hashlib import sha256
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from models.errors import UserError
-from pipeline.artifacts import atomic_file, fingerprint, scratch
+from pipeline.artifacts import atomic_file, fingerprint, remove_directory, scratch
 from pipeline.artifacts import sha256 as file_sha256
 from pipeline.device import environment
 from pipeline.encoder import TextEncoder, Tokens, plan
@@ -84,7 +83,7 @@ class Shards:
         return shape
 
     def remove(self) -> None:
-        shutil.rmtree(self.directory, ignore_errors=True)
+        remove_directory(self.directory)
 
     def _file(self, shard: int) -> Path:
         return self.directory / f"{shard:06d}.npy"

@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from models.adapters.adapter import Spectrum
 from models.errors import UserError
 from models.losses import Objective, normalised
 from models.recommender import Recommender, build_recommender
-from pipeline.artifacts import atomic_directory, atomic_file, read_json, scratch, write_json
+from pipeline.artifacts import atomic_directory, atomic_file, read_json, remove_directory, scratch, write_json
 from pipeline.device import environment, select_device, training_precision
 from pipeline.metrics import metrics
 from pipeline.ranking import rank_all
@@ -64,7 +63,7 @@ def train_run(run: Run, hopeless: Callable[[History], bool] = lambda history: Fa
     model = build(run, spectrum).to(device)
     progress = fit(model, sequences, run, hopeless)
     if not progress.stops(run.settings["train"]["epochs"], run.settings["train"]["patience"]):
-        shutil.rmtree(_unfinished(run).parent, ignore_errors=True)
+        remove_directory(_unfinished(run).parent)
         return progress.history, False
     with atomic_directory(run.scratch) as directory:
         save_file(progress.weights, directory / "model.safetensors")
@@ -79,7 +78,7 @@ def train_run(run: Run, hopeless: Callable[[History], bool] = lambda history: Fa
         cost = {"seconds": progress.seconds, "seconds_per_epoch": progress.seconds / progress.epoch}
         write_json(directory / "run.json", cost | environment(device))
         write_json(directory / "config.json", run.config())
-    shutil.rmtree(_unfinished(run).parent, ignore_errors=True)
+    remove_directory(_unfinished(run).parent)
     return progress.history, True
 
 

@@ -5,7 +5,7 @@ from argparse import ArgumentParser, Namespace
 from typing import get_args
 
 from models.errors import UserError
-from pipeline.cells import OURS, Cell, Over, cell_row, write_cell
+from pipeline.cells import OURS, Cell, Over, cell_row, listed_cells, write_cell
 from pipeline.execution import evaluated, evaluated_together, ready
 from pipeline.grid import NO_TRAINING
 from pipeline.metrics import metric_names
@@ -20,8 +20,9 @@ LOSSES = get_args(Loss)
 
 def main() -> str:
     parser = ArgumentParser(description=__doc__)
+    stage = os.environ.get("DVC_STAGE", "").rpartition(":")[2] or None
     for name in ("dataset", "backbone", "adapter"):
-        parser.add_argument(name)
+        parser.add_argument(name, nargs="?" if stage else None)
     parser.add_argument("--over", choices=OVER, default="seeds", help="also over SpecTran's variants, or over dims")
     parser.add_argument("--tuned", metavar="LOSS", choices=LOSSES, help="with the settings that the tuning under this loss chose")
     parser.add_argument("--prepare", type=int, metavar="SEED", help="train and test this seed into scratch, and no more")
@@ -29,6 +30,8 @@ def main() -> str:
     parser.add_argument("--variant", help="of --prepare, SpecTran's")
     given = parser.parse_args()
     params = load_params()
+    if given.dataset is None:
+        return make(cell_of_stage(stage, params), params)
     params.check_cell(given.dataset, given.backbone, given.adapter)
     if given.over == "variants" and given.adapter != OURS:
         raise UserError(f"adapter {given.adapter} has no variants; {OURS} has")
@@ -36,6 +39,14 @@ def main() -> str:
     if given.prepare is not None:
         return f"{evaluated(one_run(given, params))}"
     return make(Cell(given.dataset, given.backbone, given.adapter, over, given.tuned), params)
+
+
+def cell_of_stage(stage: str | None, params: Params) -> Cell:
+    """The cell that a stage of grid/dvc.yaml makes. Raises UserError for a stage that the lists of params.yaml do not name."""
+    for cell in listed_cells(params.grid):
+        if cell.stage.rpartition(":")[2] == stage:
+            return cell
+    raise UserError(f"the lists of `grid:` in params.yaml name no cell for DVC's stage {stage!r}")
 
 
 def one_run(given: Namespace, params: Params) -> Run:

@@ -7,12 +7,12 @@ from models.registry import check_name
 from pipeline.artifacts import atomic_directory
 from pipeline.params import load_params
 from pipeline.sources import source_module
-from stages import run
+from stages import add_dataset, run
 
 
 def main() -> str:
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("dataset")
+    add_dataset(parser)
     dataset = parser.parse_args().dataset
     params = load_params()
     source = params.sources[check_name("dataset", dataset, params.sources)]

@@ -14,17 +14,18 @@ from pipeline.artifacts import RUNS, SIDECAR, atomic_directory, read_json, sha25
 from pipeline.params import load_params
 from pipeline.runs import sequences_directory
 from pipeline.texts import TITLE
-from stages import run
+from stages import add_dataset, run
 
 
 def main() -> str | None:
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("dataset")
-    parser.add_argument("encoder")
+    add_dataset(parser)
+    parser.add_argument("encoder", nargs="?", help="a section of `encoders:`; the `encoder` of params.yaml if left out")
     arguments = parser.parse_args()
     params = load_params()
     dataset = check_name("dataset", arguments.dataset, params.sources)
-    encoder = params.encoders[check_name("encoder", arguments.encoder, params.encoders)]
+    encoder_name = check_name("encoder", arguments.encoder or params.encoder, params.encoders)
+    encoder = params.encoders[encoder_name]
     items = sequences_directory(dataset) / "items.parquet"
     made_by = f"`python -m stages.preprocess {dataset}`"
     if not items.is_file():
@@ -40,7 +41,7 @@ def main() -> str | None:
     seen = shards.embed()
     if not processes.first:
         return None
-    target = Path("data/embeddings") / dataset / arguments.encoder
+    target = Path("data/embeddings") / dataset / encoder_name
     made_from = {
         "dataset": dataset,
         "template": template,
@@ -50,7 +51,7 @@ def main() -> str | None:
     }
     with atomic_directory(target, made_from) as directory:
         n, width = shards.save(directory / "embeddings.npy")
-    write_json(RUNS / f"embed-{dataset}-{arguments.encoder}.json", {"items": n, **seen})
+    write_json(RUNS / f"embed-{dataset}-{encoder_name}.json", {"items": n, **seen})
     shards.remove()
     now = seen["embedded_now"]
     found = seen["shards"] - now["shards"]

@@ -14,6 +14,7 @@ import yaml
 from models.adapters import ADAPTERS
 from models.backbones import BACKBONES
 from models.errors import UserError
+from models.registry import check_form
 from pipeline.artifacts import atomic_directory, atomic_file
 from pipeline.cells import listed_cells
 from pipeline.params import Params, choose_grid, load_params
@@ -30,7 +31,7 @@ def main() -> str:
     parser.add_argument("name", help="of the folder in docs/results")
     parser.add_argument("--restore", action="store_true", help="from there, not to it")
     given = parser.parse_args()
-    folder = PUBLISHED / given.name
+    folder = PUBLISHED / check_form("folder", given.name)
     if not given.restore:
         return put(folder, load_params())
     if not (folder / RUNS).is_file():

@@ -14,17 +14,17 @@ from models.registry import check_name
 from pipeline.artifacts import RUNS, SIDECAR, atomic_directory, read_json, verify, write_json
 from pipeline.params import load_params
 from pipeline.runs import spectrum_directory
-from stages import run
+from stages import add_dataset, run
 
 
 def main() -> str | None:
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("dataset")
-    parser.add_argument("encoder")
+    add_dataset(parser)
+    parser.add_argument("encoder", nargs="?", help="a section of `encoders:`; the `encoder` of params.yaml if left out")
     arguments = parser.parse_args()
     params = load_params()
     dataset = check_name("dataset", arguments.dataset, params.sources)
-    encoder = check_name("encoder", arguments.encoder, params.encoders)
+    encoder = check_name("encoder", arguments.encoder or params.encoder, params.encoders)
     source = Path("data/embeddings") / dataset / encoder
     made_by = f"`python -m stages.embed {dataset} {encoder}`"
     verify(source, made_by)

@@ -1,5 +1,6 @@
 """A tiny project that every test may change: parameters, sequences and spectrum of a generated dataset, made once per session."""
 
+import contextlib
 import copy
 import os
 import shutil
@@ -38,19 +39,20 @@ def tiny_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     root = tmp_path_factory.mktemp("tiny")
     (root / "params.yaml").write_text(yaml.safe_dump(tiny_params(), sort_keys=False), encoding="utf-8")
-    raw = demo.generate(seed=0, n_items=120, n_users=150)
-    with atomic_directory(root / "data/raw/tiny", {"source": "tiny"}) as directory:
-        write_parquet_pair(*raw, directory)
-    sequences = build_sequences(Raw(*raw), Preprocess())
-    with atomic_directory(root / "data/sequences/tiny", {"dataset": "tiny"}) as directory:
-        sequences.users.write_parquet(directory / "sequences.parquet")
-        sequences.items.write_parquet(directory / "items.parquet")
-        write_json(directory / "statistics.json", sequences.statistics)
-    embeddings = np.random.default_rng(0).normal(size=(sequences.items.height, 24)).astype(np.float32)
-    with atomic_directory(root / "data/embeddings/tiny/random", {"dataset": "tiny"}) as directory:
-        np.save(directory / "embeddings.npy", embeddings)
-    with atomic_directory(root / "data/spectrum/tiny/random", {"dataset": "tiny"}) as directory:
-        decompose(root / "data/embeddings/tiny/random/embeddings.npy", directory)
+    with contextlib.chdir(root):  # artifacts are written inside the current project only
+        raw = demo.generate(seed=0, n_items=120, n_users=150)
+        with atomic_directory(Path("data/raw/tiny"), {"source": "tiny"}) as directory:
+            write_parquet_pair(*raw, directory)
+        sequences = build_sequences(Raw(*raw), Preprocess())
+        with atomic_directory(Path("data/sequences/tiny"), {"dataset": "tiny"}) as directory:
+            sequences.users.write_parquet(directory / "sequences.parquet")
+            sequences.items.write_parquet(directory / "items.parquet")
+            write_json(directory / "statistics.json", sequences.statistics)
+        embeddings = np.random.default_rng(0).normal(size=(sequences.items.height, 24)).astype(np.float32)
+        with atomic_directory(Path("data/embeddings/tiny/random"), {"dataset": "tiny"}) as directory:
+            np.save(directory / "embeddings.npy", embeddings)
+        with atomic_directory(Path("data/spectrum/tiny/random"), {"dataset": "tiny"}) as directory:
+            decompose(Path("data/embeddings/tiny/random/embeddings.npy"), directory)
     return root
 
 

@@ -76,12 +76,12 @@ def test_a_second_repro_does_nothing(project: Project) -> None:
 def test_an_experiment_reruns_training_only_and_metrics_diff_shows_it(project: Project) -> None:
     before = project.metrics()
     ran = project.ran(project.run("dvc", "exp", "run", "evaluate", "-S", "adapter=spectran", "-S", "dim=8"))
-    assert ran == ["select", "train", "evaluate"]
+    assert ran == ["validate", "train", "evaluate"]
     shown = json.loads(project.run("dvc", "metrics", "diff", "--json"))["metrics/evaluation.json"]
     assert shown["HR@20"]["old"] == before["HR@20"]
     assert shown["HR@20"]["new"] == project.metrics()["HR@20"]
     ran = project.ran(project.run("dvc", "exp", "run", "-S", "adapter=alphafuse", "-S", "dim=12"))
-    assert ran == ["select", "train", "evaluate", "aggregate"]
+    assert ran == ["validate", "train", "evaluate", "aggregate"]
 
 
 def test_the_grid_stays_as_it_is_while_the_selected_run_changes(project: Project) -> None:
@@ -147,7 +147,7 @@ def test_another_dataset_and_back(project: Project) -> None:
     project.run("dvc", "repro")
     first = project.metrics()
     ran = project.ran(project.run("dvc", "exp", "run", "-S", "dataset=other"))
-    assert sorted(ran) == sorted([*(f"{stage}@other" for stage in DATA), "select", "train", "evaluate", "aggregate"])
+    assert sorted(ran) == sorted([*(f"{stage}@other" for stage in DATA), "validate", "train", "evaluate", "aggregate"])
     assert project.metrics() != first
     shutil.rmtree(project.root / ".scratch")  # what comes back must come from DVC's run-cache
     back = project.run("dvc", "exp", "run", "-S", "dataset=demo")
@@ -158,7 +158,7 @@ def test_another_dataset_and_back(project: Project) -> None:
 def test_another_encoder_reruns_embed_and_later_nothing_before(project: Project) -> None:
     project.run("git", "checkout", "-q", "params.yaml")
     ran = project.ran(project.run("dvc", "exp", "run", "evaluate", "-S", "encoder=minilm-cls"))
-    assert sorted(ran) == sorted(["select", "embed@demo", "svd@demo", "train", "evaluate"])
+    assert sorted(ran) == sorted(["validate", "embed@demo", "svd@demo", "train", "evaluate"])
     back = project.ran(project.run("dvc", "exp", "run", "evaluate", "-S", "encoder=minilm"))
     assert not {"train", "embed@demo", "svd@demo"} & set(back)
 

@@ -89,7 +89,7 @@ def test_the_spectrum_travels_over(
     for config in ("config", "config.local"):
         shutil.copyfile(carl.root / ".dvc" / config, ben.root / ".dvc" / config)
     ran = ben.run("dvc", "exp", "run", "evaluate", "--pull", "--allow-missing", "-S", "dim=8")
-    assert ben.ran(ran) == ["select", "train", "evaluate"]
+    assert ben.ran(ran) == ["validate", "train", "evaluate"]
     assert not (ben.root / "data/embeddings/demo/minilm").exists()
     answers = next(line for line in ben.run("python", "-m", "stages.doctor").splitlines() if line.startswith("remote"))
     assert answers.endswith(" answers")

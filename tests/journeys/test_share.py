@@ -16,7 +16,7 @@ def test_another_trains_a_new_dimension_without_the_embeddings(team: Team) -> No
     shutil.rmtree(team.base / "ben")
     _, ran, compared = team.follow("Another trains a new dimension")
     ben = team.member("ben")
-    assert ben.ran(ran) == ["select", "train", "evaluate"]
+    assert ben.ran(ran) == ["validate", "train", "evaluate"]
     for unneeded in ("data/raw/demo", "data/embeddings/demo/minilm"):
         assert not (ben.root / unneeded).exists()
         assert not (ben.root / ".dvc/cache" / ben.listing(unneeded)).exists(), f"{unneeded} was downloaded"
@@ -29,8 +29,8 @@ def test_another_trains_a_new_dimension_without_the_embeddings(team: Team) -> No
 def test_without_a_target_too_nothing_is_embedded(team: Team) -> None:
     ben = team.member("ben")
     ran = ben.run("dvc", "exp", "run", "--pull", "--allow-missing", "-S", "adapter=spectran", "-S", "dim=64")
-    assert ben.ran(ran)[0] == "select"
-    assert set(ben.ran(ran)) <= {"select", "train", "evaluate", "aggregate"}
+    assert ben.ran(ran)[0] == "validate"
+    assert set(ben.ran(ran)) <= {"validate", "train", "evaluate", "aggregate"}
     assert not (ben.root / "data/embeddings/demo/minilm").exists()
 
 
@@ -49,7 +49,7 @@ def test_a_sweep_is_queued_shown_and_handed_back(team: Team, clone: Callable[[st
     ben = team.member("ben")
     ran = [ben.ran(ben.run("dvc", "queue", "logs", f"dim-{i}")) for i in range(1, 6)]
     assert ran.pop(1) == [], "ada has run 32 dimensions"
-    assert all(sorted(stages) == ["evaluate", "select", "train"] for stages in ran)
+    assert all(sorted(stages) == ["evaluate", "validate", "train"] for stages in ran)
     table = next(text for text in printed if "validation.NDCG@20" in text)
     header = next(line for line in table.splitlines() if "Experiment" in line)
     assert len(header.split()) - 1 <= COMPARED, header
@@ -67,7 +67,7 @@ def test_a_sweep_is_queued_shown_and_handed_back(team: Team, clone: Callable[[st
 def test_an_ablation_is_two_experiments_in_one_picture(team: Team) -> None:
     printed = team.follow("An ablation")
     ben = team.member("ben")
-    assert ben.ran(printed[0]) == ["select", "train", "evaluate"]
+    assert ben.ran(printed[0]) == ["validate", "train", "evaluate"]
     assert set(ben.ran(printed[1])) <= {"train", "evaluate"}
     page = (ben.root / "comparison/index.html").read_text()
     for shown in ("Learning curve", "Figure 1", '"rev": "full"', '"rev": "no-attention"'):

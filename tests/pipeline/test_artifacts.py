@@ -14,6 +14,13 @@ class StopError(Exception):
     """Raised in the middle of writing."""
 
 
+@pytest.fixture(autouse=True)
+def _project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Directories are replaced inside the current project only."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SPECTRAN_SCRATCH", raising=False)
+
+
 def tree(root: Path) -> dict[str, bytes]:
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 

@@ -574,7 +574,7 @@ def test_stages_that_need_no_torch_do_not_import_it(project: Path) -> None:
 
 def test_a_python_without_the_packages_is_one_line() -> None:
     done = subprocess.run(
-        [sys.executable, "-S", "-m", "stages.select"], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-S", "-m", "stages.validate"], cwd=ROOT, capture_output=True, text=True, check=False
     )  # -S: no site-packages
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
