@@ -14,9 +14,9 @@ import numpy as np
 import polars as pl
 import torch
 
-from models.errors import UserError
+from common.errors import UserError
 from pipeline.device import environment, select_device
-from pipeline.encoder import TextEncoder, model_location, plan
+from pipeline.embedding.encoder import TextEncoder, model_location, plan
 from pipeline.params import Encoder, Params, load_params
 from pipeline.runs import sequences_directory
 

@@ -22,11 +22,10 @@ import numpy as np
 import ray
 from ray.cluster_utils import Cluster as Processes
 
-from pipeline import cluster
 from pipeline.artifacts import scratch, sha256
-from pipeline.cells import listed_cells
-from pipeline.cluster import Cluster
-from pipeline.grid import Engine, Local, Task, run_all, training
+from pipeline.grid.cells import listed_cells
+from pipeline.grid.cluster import Cluster
+from pipeline.grid.tasks import Engine, Local, Task, cluster, run_all, training
 from pipeline.params import Resources, load_params
 
 LOOKER = """

@@ -12,8 +12,8 @@ from statistics import median
 import torch
 
 from benchmarks.training import CPU, arguments_for, matrix_rate, peer, steps_of, timed
-from pipeline.sequences import load_sequences
-from pipeline.training import evaluate_ranks
+from pipeline.training.batches import load_sequences
+from pipeline.training.loop import evaluate_ranks
 
 TURNS = 8
 

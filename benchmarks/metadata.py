@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.interactions import build_sequences
+from pipeline.data.interactions import build_sequences
+from pipeline.data.sources import amazon2014
 from pipeline.params import Amazon2014, Download, Preprocess
-from pipeline.sources import amazon2014
 
 FILLER = 'It\'s a fine product; "really" fine. ' * 15
 

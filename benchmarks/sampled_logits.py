@@ -1,6 +1,6 @@
 """Loss of 1 + 64 sampled items a target, forward and backward, by three ways of getting its logits.
 
-sampled: `models.losses.info_nce`. dense: one product with every item, then gather. gathered: rows first, then products.
+sampled: `models.core.losses.info_nce`. dense: one product with every item, then gather. gathered: rows first, then products.
 `python -m benchmarks.sampled_logits` prints, by catalogue size, the time of each way as a multiple of the first.
 """
 
@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.losses import draw_negatives, info_nce, normalised
+from models.core.loss import normalised
+from models.losses.info_nce import draw_negatives, info_nce
 
 TARGETS, DIM, NEGATIVES, TEMPERATURE = 1400, 128, 64, 0.07  # a batch of 256 Office users
 Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]

@@ -27,14 +27,14 @@ import numpy as np
 import polars as pl
 import torch
 
-import models.recommender
+import models.core.recommender
 from pipeline.device import select_device
 from pipeline.params import load_params
 from pipeline.runs import Run
-from pipeline.sequences import Sequences, load_sequences
-from pipeline.spectrum import load_spectrum
-from pipeline.steps import Steps
-from pipeline.training import build, evaluate_ranks, make_optimisers, use_deterministic_kernels
+from pipeline.training.batches import Sequences, load_sequences
+from pipeline.training.inputs import load_spectrum
+from pipeline.training.loop import build, evaluate_ranks, make_optimisers, use_deterministic_kernels
+from pipeline.training.steps import Steps
 
 CPU = torch.device("cpu")
 BATCH, RANKED, PER_USER = 256, 1000, 10
@@ -120,7 +120,7 @@ def rows(width: int) -> None:
                 seen: dict[int, list[float]] = {0: [], 10**9: []}
                 for turn in range(6):
                     for setting, kept in seen.items():
-                        models.recommender.ROWS_FROM = setting
+                        models.core.recommender.ROWS_FROM = setting
                         start = time.perf_counter()
                         steps.step(sequences.train[turn * BATCH : (turn + 1) * BATCH])
                         kept.append(time.perf_counter() - start)

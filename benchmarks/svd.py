@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.spectrum import Decomposition, decompose
+from pipeline.embedding.spectrum import Decomposition, decompose
 
 
 def write_embeddings(file: Path, n_items: int, width: int, dtype: str) -> None:

@@ -27,10 +27,10 @@ from torch.utils.data import DataLoader, Dataset
 from pipeline.device import select_device
 from pipeline.params import load_params
 from pipeline.runs import Run
-from pipeline.sequences import Sequences, load_sequences, read_artifact
-from pipeline.spectrum import load_spectrum
-from pipeline.steps import Steps
-from pipeline.training import build, make_optimisers, use_deterministic_kernels
+from pipeline.training.batches import Sequences, load_sequences, read_artifact
+from pipeline.training.inputs import load_spectrum
+from pipeline.training.loop import build, make_optimisers, use_deterministic_kernels
+from pipeline.training.steps import Steps
 
 CPU = torch.device("cpu")
 NEGATIVES, TEMPERATURE = 64, 0.07

@@ -8,9 +8,12 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
-from models.errors import UserError
+if TYPE_CHECKING:
+    import numpy as np
+
+from common.errors import UserError
 
 SIDECAR = "sidecar.json"
 RUNS = Path("data/runs")
@@ -59,6 +62,18 @@ def verify(directory: Path, made_by: str) -> None:
                 f"{path} is damaged, its checksum is not that in {SIDECAR}; "
                 f"`chmod -R u+w .dvc/cache; rm -r {directory}; dvc pull {directory}` checks the cache and mends it"
             )
+
+
+def open_array(path: Path, stage: str, mode: Any) -> "np.memmap":
+    """Map a .npy file; UserError where it is missing or damaged."""
+    import numpy as np
+
+    try:
+        return cast("np.memmap", np.load(path, mmap_mode=mode, allow_pickle=False))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; `dvc repro` of the {stage} stage makes it") from None
+    except (ValueError, EOFError) as error:
+        raise UserError(f"{path} is damaged ({error}); delete it and run `dvc repro` again") from None
 
 
 @contextmanager

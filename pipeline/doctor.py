@@ -9,7 +9,7 @@ from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 
-from models.errors import UserError
+from common.errors import UserError
 from pipeline.artifacts import SIDECAR, main_checkout, read_json
 from pipeline.params import Demo, Encoder, Params
 from pipeline.remotes import default_remote, refuse_secrets, silence
@@ -156,7 +156,7 @@ def offline_folder(encoder: Encoder) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
-    from pipeline.encoder import model_location
+    from pipeline.embedding.encoder import model_location
 
     location = model_location(encoder.model)
     try:

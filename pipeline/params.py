@@ -7,14 +7,25 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, field_validator, model_validator
 
+from common.errors import UserError
+from common.names import check_form, check_name
+from common.registry import Registry
+from common.section import Section
 from models.adapters import ADAPTERS
 from models.backbones import BACKBONES
-from models.errors import UserError
-from models.registry import Section, check_form, check_name
+from models.losses import LOSSES
 from pipeline.artifacts import atomic_file
 from pipeline.texts import fields
 
 PARAMS_FILE = Path("params.yaml")
+
+
+def known(kind: str, name: str, registry: Registry) -> str:
+    """`check_name` for validators of pydantic, which want a ValueError."""
+    try:
+        return check_name(kind, name, registry)
+    except UserError as error:
+        raise ValueError(str(error)) from None
 
 
 class Download(Section):
@@ -74,16 +85,13 @@ class Svd(Section):
     )
 
 
-Loss = Literal["info_nce", "cross_entropy"]
-
-
 class Train(Section):
     epochs: int = Field(200, ge=1, description="at most")
     patience: int = Field(10, ge=1, description="stop after this many epochs without a better validation NDCG@20")
     batch_size: int = Field(256, ge=1, description="users per step")
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.0, ge=0, description="coupled L2, inside Adam")
-    loss: Loss = Field("info_nce", description="against drawn negatives, or the whole catalogue")
+    loss: str = Field("info_nce", description="against drawn negatives, or the whole catalogue")
     negatives: int = Field(64, ge=1, description="per target, of info_nce")
     temperature: float = Field(0.07, gt=0)
     precision: Literal["float32", "tf32", "bfloat16"] = Field(
@@ -95,9 +103,14 @@ class Train(Section):
         "adam", description="sparse_adam: rows of the catalogue that a step does not touch stay as they are, moments and all"
     )
 
+    @field_validator("loss")
+    @classmethod
+    def _loss_exists(cls, loss: str) -> str:
+        return known("loss", loss, LOSSES)
+
     @model_validator(mode="after")
     def _rows_alone(self) -> "Train":
-        if self.optimiser == "sparse_adam" and self.loss == "cross_entropy":
+        if self.optimiser == "sparse_adam" and not LOSSES.load(self.loss).samples_negatives:
             raise ValueError("optimiser sparse_adam wants loss info_nce: the full softmax touches every item; use adam with it")
         if self.optimiser == "sparse_adam" and self.weight_decay:
             raise ValueError("optimiser sparse_adam wants weight_decay 0: decay touches every row; use adam with it")
@@ -127,10 +140,15 @@ class Dimensions(Section):
 class Search(Section):
     datasets: list[str] = Field(description="none: no tuning")
     backbones: list[str]
-    losses: list[Loss] = Field(min_length=1)
+    losses: list[str] = Field(min_length=1)
     trials: int = Field(ge=1, description="per method; 1: the settings of params.yaml alone")
     epochs: int = Field(ge=1, description="of a trial, at most; what is chosen is trained by `train.epochs`")
     seed: int = Field(0, ge=0, description="of the trials and of their suggestions")
+
+    @field_validator("losses")
+    @classmethod
+    def _losses_exist(cls, losses: list[str]) -> list[str]:
+        return [known("loss", loss, LOSSES) for loss in losses]
 
 
 class Grid(Section):

@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from configobj import ConfigObj, ConfigObjError
 
-from models.errors import UserError
+from common.errors import UserError
 
 CONFIG = Path(".dvc/config")
 SECRET = re.compile(

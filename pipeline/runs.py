@@ -8,31 +8,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from common.code import code_fingerprint
 from models.adapters import ADAPTERS
 from models.backbones import BACKBONES
-from pipeline.artifacts import SIDECAR, fingerprint, read_json, scratch, sha256
+from models.losses import LOSSES
+from pipeline.artifacts import SIDECAR, fingerprint, read_json, scratch
 from pipeline.params import Params, Train
 
 ROOT = Path(__file__).parents[1]
-# The code that decides a run's numbers. dvc.yaml and grid/dvc.yaml depend on the same files (a test compares them).
-CODE = (
-    "models/recommender.py",
-    "models/losses.py",
-    "models/attention.py",
-    "models/layout.py",
-    "models/sampled.py",
-    "models/dropout.py",
-    "models/adapters/adapter.py",
-    "models/adapters/fusion.py",
-    "models/backbones/backbone.py",
-    "pipeline/training.py",
-    "pipeline/steps.py",
-    "pipeline/sequences.py",
-    "pipeline/ranking.py",
-    "pipeline/metrics.py",
-)
-EVALUATION = ("pipeline/evaluation.py", "models/spectral.py")  # decide the test ranks and the analysis, not the weights
-
+# The code that decides a run's weights and its validation, beside its adapter, backbone and loss: directories and files.
+TRAINING_CODE = ("models/core", "pipeline/device.py", "pipeline/training")
+# The code that decides its test ranks, its analysis and its row in a cell. dvc.yaml and grid/dvc.yaml depend on the same.
+EVALUATION_CODE = ("pipeline/evaluation",)
 
 CHECKPOINT = Path("data/checkpoints/selected")
 
@@ -43,11 +30,6 @@ def sequences_directory(dataset: str) -> Path:
 
 def spectrum_directory(dataset: str, encoder: str) -> Path:
     return Path("data/spectrum") / dataset / encoder
-
-
-def module_file(entry: str) -> str:
-    """`"models.adapters.base:Base"` -> `"models/adapters/base.py"`."""
-    return entry.partition(":")[0].replace(".", "/") + ".py"
 
 
 @dataclass(frozen=True)
@@ -99,13 +81,18 @@ class Run:
     @cached_property
     def fingerprint(self) -> str:
         """Changes with the choice, its settings, the content of its inputs and the code that decides its numbers."""
-        code = [*CODE, module_file(ADAPTERS[self.adapter]), module_file(BACKBONES[self.backbone])]
         return fingerprint(
             [self.dataset, self.encoder, self.backbone, self.adapter, self.dim, self.seed, self.settings],
             read_json(self.sequences / SIDECAR, "the preprocess stage"),
             read_json(self.spectrum / SIDECAR, "the svd stage"),
-            [sha256(ROOT / file) for file in code],
+            code_fingerprint(ROOT, self.code),
         )
+
+    @property
+    def code(self) -> tuple[str, ...]:
+        """Files and directories, relative to the project's root, whose code decides the run's weights."""
+        loss = self.settings["train"]["loss"]
+        return (*TRAINING_CODE, ADAPTERS.file(self.adapter), BACKBONES.file(self.backbone), LOSSES.file(loss))
 
     @property
     def scratch(self) -> Path:
@@ -122,4 +109,4 @@ class Run:
 
 def evaluation_code() -> str:
     """Fingerprint of the code that tests and analyses a run."""
-    return fingerprint([sha256(ROOT / file) for file in EVALUATION])
+    return code_fingerprint(ROOT, EVALUATION_CODE)

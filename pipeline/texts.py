@@ -7,7 +7,7 @@ import html
 from collections.abc import Iterable, Mapping
 from string import Formatter
 
-from models.errors import UserError, did_you_mean
+from common.errors import UserError, did_you_mean
 
 TITLE = "{title}"
 

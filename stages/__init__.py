@@ -29,7 +29,7 @@ def run(main: Callable[[], str | None]) -> None:
     """Run a stage: print the summary that `main` returns (all but one process of several have none), or the one line of what a
     user can mend, and exit.
     """
-    from models.errors import UserError
+    from common.errors import UserError
 
     stage = main.__module__ if main.__module__ != "__main__" else sys.argv[0].rsplit("/", 1)[-1].removesuffix(".py")
     try:

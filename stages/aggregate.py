@@ -6,11 +6,11 @@ from pathlib import Path
 
 import polars as pl
 
-from models.errors import UserError
+from common.errors import UserError
 from pipeline.artifacts import atomic_directory, atomic_file, read_json
-from pipeline.cells import listed_cells, read_cells, set_aside_unlisted
-from pipeline.metrics import metric_names
+from pipeline.grid.cells import listed_cells, read_cells, set_aside_unlisted
 from pipeline.params import Params, load_params
+from pipeline.training.metrics import metric_names
 from stages import run
 
 TABLES = Path("metrics/tables")
@@ -31,12 +31,12 @@ def main() -> str:
 
 
 def selected(params: Params) -> str:
-    from pipeline.tables import selected_markdown
+    from pipeline.report.tables import selected_markdown
 
     figures = read_json(EVALUATION, "`python -m stages.evaluate`")
     names = metric_names(params.evaluate.cutoffs)
     require(names, figures, f"{EVALUATION} lacks", "`python -m stages.evaluate`")
-    cells = [cell for cell in listed_cells(params.grid) if cell.over == "seeds" and cell.made]
+    cells = [cell for cell in listed_cells(params.grid) if cell.over == "seeds" and cell.exists]
     chosen = {name: str(getattr(params, name)) for name in ("dataset", "encoder", "backbone", "adapter", "dim", "seed")}
     text = selected_markdown(figures, chosen, read_cells(cells) if cells else None, names)
     with atomic_file(SELECTED) as partial:
@@ -54,31 +54,31 @@ def require(names: list[str], found: Iterable[str], where: str, made_by: str) ->
 
 
 def whole_grid(params: Params, partial: bool) -> str:
-    from pipeline import results, tables
-    from pipeline.figures import Figures
-    from pipeline.html import report_html
-    from pipeline.report import headline_metric, report_markdown, sections
+    from pipeline.report import results, tables
+    from pipeline.report.figures import Figures
+    from pipeline.report.html import report_html
+    from pipeline.report.sections import headline_metric, report_markdown, sections
 
     grid, names = params.grid, results.table_metrics(params.evaluate.cutoffs)
     cells = listed_cells(grid)
     aside = set_aside_unlisted(cells)
     rows = read_cells(cells, partial)
-    missing = [cell for cell in cells if not cell.made]
+    missing = [cell for cell in cells if not cell.exists]
     require(names, rows.columns, "the cells lack", "`dvc repro grid/dvc.yaml`")
     plain = rows.filter(pl.col("over") == "seeds")
     if not plain.height:
         raise UserError("all cells of Table 2 are missing; `dvc repro -k grid/dvc.yaml` trains them")
     cutoff = max(params.evaluate.cutoffs)
-    editions = results.editions(rows, names, cutoff)
-    summary = editions[0].summary
+    result_sets = results.result_sets(rows, names, cutoff)
+    summary = result_sets[0].summary
     grouped = results.grouped(plain, cutoff)
     cost = results.cost(plain)
-    made = tables.all_tables(params, rows, missing, editions, cost)
+    made = tables.all_tables(params, rows, missing, result_sets, cost)
     with atomic_directory(TABLES) as directory:
         for table in made.values():
             table.write(directory)
         grouped.write_csv(directory / "groups.csv")
-        kept = rows.drop("over", "place", "training_seconds", "seconds_per_epoch", "inference_seconds")
+        kept = rows.drop("over", "run_directory", "training_seconds", "seconds_per_epoch", "inference_seconds")
         kept.write_csv(directory / "runs.csv")
     with atomic_directory(FIGURES) as directory:
         metric = headline_metric(summary)
@@ -92,7 +92,7 @@ def whole_grid(params: Params, partial: bool) -> str:
         if "table4" in made:
             figures.dimensions(made["table4"].data, metric)
     drawn = {file.stem for file in FIGURES.glob("*.svg")}
-    told = sections(params, rows, editions, made, drawn, missing)
+    told = sections(params, rows, result_sets, made, drawn, missing)
     for file, text in ((REPORT, report_html(told, FIGURES)), (REPORT_MARKDOWN, report_markdown(told))):
         with atomic_file(file) as unfinished:
             unfinished.write_text(text, encoding="utf-8")

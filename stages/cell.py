@@ -2,20 +2,20 @@
 
 import os
 from argparse import ArgumentParser, Namespace
-from typing import get_args
 
-from models.errors import UserError
-from pipeline.cells import OURS, Cell, Over, cell_row, listed_cells, write_cell
-from pipeline.execution import evaluated, evaluated_together, ready
-from pipeline.grid import NO_TRAINING
-from pipeline.metrics import metric_names
-from pipeline.params import Loss, Params, load_params
+from common.errors import UserError
+from models.losses import LOSSES
+from pipeline.evaluation.summary import run_summary
+from pipeline.grid.cells import OURS, Cell, Over, listed_cells, write_cell
+from pipeline.grid.execution import evaluated, evaluated_together, ready
+from pipeline.grid.tasks import NO_TRAINING
+from pipeline.grid.tuning import Tuning
+from pipeline.params import Params, load_params
 from pipeline.runs import Run
-from pipeline.search import Study
+from pipeline.training.metrics import metric_names
 from stages import run
 
 OVER = ("seeds", "variants", "dims")
-LOSSES = get_args(Loss)
 
 
 def main() -> str:
@@ -24,7 +24,9 @@ def main() -> str:
     for name in ("dataset", "backbone", "adapter"):
         parser.add_argument(name, nargs="?" if stage else None)
     parser.add_argument("--over", choices=OVER, default="seeds", help="also over SpecTran's variants, or over dims")
-    parser.add_argument("--tuned", metavar="LOSS", choices=LOSSES, help="with the settings that the tuning under this loss chose")
+    parser.add_argument(
+        "--tuned", metavar="LOSS", choices=list(LOSSES), help="with the settings that the tuning under this loss chose"
+    )
     parser.add_argument("--prepare", type=int, metavar="SEED", help="train and test this seed into scratch, and no more")
     parser.add_argument("--dim", type=int, help="of --prepare; grid.dim if left out")
     parser.add_argument("--variant", help="of --prepare, SpecTran's")
@@ -52,7 +54,7 @@ def cell_of_stage(stage: str | None, params: Params) -> Cell:
 def one_run(given: Namespace, params: Params) -> Run:
     names = {"dataset": given.dataset, "backbone": given.backbone, "adapter": given.adapter}
     if given.tuned:
-        study = Study(params, **names, loss=given.tuned)
+        study = Tuning(params, **names, loss=given.tuned)
         return study.run(study.chosen, seed=given.prepare)
     names |= {"dim": given.dim or params.grid.dim, "seed": given.prepare}
     return Run.of(params, **names, changes={"adapter": {"variant": given.variant}} if given.variant else {})
@@ -64,9 +66,11 @@ def make(cell: Cell, params: Params) -> str:
     missing = [run for run in runs if not ready(run)]
     if missing and os.environ.get(NO_TRAINING):
         raise UserError(f"{NO_TRAINING} is set and {len(missing)} of {len(runs)} runs are not trained")
-    places = evaluated_together(runs)
-    rows = [cell_row(one, place, params.evaluate.cutoffs) for one, place in zip(runs, places, strict=True)]
-    write_cell(cell, rows, places)
+    run_directories = evaluated_together(runs)
+    rows = [
+        run_summary(one, run_directory, params.evaluate.cutoffs) for one, run_directory in zip(runs, run_directories, strict=True)
+    ]
+    write_cell(cell, rows, run_directories)
     names = metric_names(params.evaluate.cutoffs)
     shown = ", ".join(f"{name} {sum(row[name] for row in rows) / len(rows):.4f}" for name in names)
     count = f"{len(rows)} seeds" if cell.over in ("seeds", "tuned") else f"{len(rows)} runs over {cell.over} and seeds"

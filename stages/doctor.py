@@ -2,7 +2,7 @@
 
 from argparse import ArgumentParser
 
-from models.errors import UserError
+from common.errors import UserError
 from pipeline.doctor import Examination
 from pipeline.params import load_params
 from pipeline.remotes import refuse_secrets

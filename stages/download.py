@@ -3,10 +3,10 @@
 from argparse import ArgumentParser
 from pathlib import Path
 
-from models.registry import check_name
+from common.names import check_name
 from pipeline.artifacts import atomic_directory
+from pipeline.data.sources import source_module
 from pipeline.params import load_params
-from pipeline.sources import source_module
 from stages import add_dataset, run
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import polars as pl
 
-from models.errors import UserError
-from models.registry import check_name
+from common.errors import UserError
+from common.names import check_name
 from pipeline.artifacts import RUNS, SIDECAR, atomic_directory, read_json, sha256, write_json
 from pipeline.params import load_params
 from pipeline.runs import sequences_directory
@@ -33,8 +33,8 @@ def main() -> str | None:
     texts = pl.read_parquet(items)["text"].to_list()
     template = read_json(items.parent / SIDECAR, made_by).get("template", TITLE)
 
-    from pipeline.processes import Processes
-    from pipeline.shards import Shards
+    from pipeline.embedding.processes import Processes
+    from pipeline.embedding.shards import Shards
 
     processes = Processes()
     shards = Shards(texts, encoder, processes)

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from pipeline.artifacts import RUNS, atomic_file, write_json
-from pipeline.execution import verify_inputs
-from pipeline.metrics import metrics
+from pipeline.grid.execution import verify_inputs
 from pipeline.params import load_params
 from pipeline.runs import CHECKPOINT, Run
+from pipeline.training.metrics import metrics
 from stages import run
 
 COMPARED = ("effective_rank", "top10_share")
@@ -17,7 +17,7 @@ def main() -> str:
     selected = Run.of(params)
     verify_inputs(selected)
 
-    from pipeline.evaluation import evaluate_checkpoint
+    from pipeline.evaluation.evaluate import evaluate_checkpoint
 
     evaluation = evaluate_checkpoint(CHECKPOINT, selected)
     ranks = evaluation.ranks

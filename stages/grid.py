@@ -8,9 +8,9 @@ import os
 from argparse import ArgumentParser
 from pathlib import Path
 
-from models.errors import UserError
-from pipeline.cluster import Cluster
-from pipeline.grid import Engine, Local, Task, alone, assemble, run_all, unfinished
+from common.errors import UserError
+from pipeline.grid.cluster import Cluster
+from pipeline.grid.tasks import Engine, Local, Task, assemble, grid_lock, run_all, unfinished
 from pipeline.params import Params, choose_grid, load_params
 from stages import run
 
@@ -25,7 +25,7 @@ def main() -> str:
         raise UserError("--jobs is for this machine; on a cluster `resources:` in params.yaml decide how many runs fit")
     if arguments.jobs is not None and arguments.jobs < 1:
         raise UserError(f"--jobs is {arguments.jobs}; choose at least 1")
-    with alone():
+    with grid_lock():
         if arguments.lists:
             choose_grid(arguments.lists)
         params = load_params()

@@ -3,12 +3,12 @@
 from argparse import ArgumentParser
 from pathlib import Path
 
-from models.registry import check_name
+from common.names import check_name
 from pipeline.artifacts import SIDECAR, atomic_directory, read_json, write_json
-from pipeline.interactions import build_sequences
+from pipeline.data.interactions import build_sequences
+from pipeline.data.sources import source_module
 from pipeline.params import load_params
 from pipeline.runs import sequences_directory
-from pipeline.sources import source_module
 from pipeline.texts import TITLE
 from stages import add_dataset, run
 

@@ -11,15 +11,13 @@ from pathlib import Path
 
 import yaml
 
-from models.adapters import ADAPTERS
-from models.backbones import BACKBONES
-from models.errors import UserError
-from models.registry import check_form
+from common.errors import UserError
+from common.names import check_form
 from pipeline.artifacts import atomic_directory, atomic_file
-from pipeline.cells import listed_cells
+from pipeline.grid.cells import listed_cells
+from pipeline.grid.published import PUBLISHED, RUNS, publish, restore
 from pipeline.params import Params, choose_grid, load_params
-from pipeline.published import PUBLISHED, RUNS, publish, restore
-from pipeline.runs import CODE, EVALUATION, module_file
+from pipeline.runs import EVALUATION_CODE, TRAINING_CODE
 from stages import run
 from stages.aggregate import FIGURES, REPORT_MARKDOWN
 
@@ -44,7 +42,7 @@ def main() -> str:
 
 def put(folder: Path, params: Params) -> str:
     commit = committed_code()
-    cells = [cell for cell in listed_cells(params.grid) if cell.made]
+    cells = [cell for cell in listed_cells(params.grid) if cell.exists]
     if not cells:
         raise UserError("no cell is there; `python -m stages.grid` makes them")
     if not REPORT_MARKDOWN.is_file():
@@ -61,7 +59,7 @@ def put(folder: Path, params: Params) -> str:
 
 def committed_code() -> str:
     """The commit that has the code which makes the numbers. Raises UserError where that code is changed."""
-    code = [*CODE, *EVALUATION, *(module_file(entry) for entry in (*ADAPTERS.values(), *BACKBONES.values()))]
+    code = [*TRAINING_CODE, *EVALUATION_CODE, "models/adapters", "models/backbones", "models/losses"]
     changed = subprocess.run(["git", "diff", "--name-only", "HEAD", "--", *code], capture_output=True, text=True, check=False)
     if changed.returncode or changed.stdout:
         files = ", ".join(changed.stdout.split()) or "git finds no commit here"

@@ -9,8 +9,8 @@ from argparse import ArgumentParser
 from contextlib import nullcontext
 from pathlib import Path
 
-from models.errors import UserError
-from models.registry import check_name
+from common.errors import UserError
+from common.names import check_name
 from pipeline.artifacts import RUNS, SIDECAR, atomic_directory, read_json, verify, write_json
 from pipeline.params import load_params
 from pipeline.runs import spectrum_directory
@@ -34,8 +34,8 @@ def main() -> str | None:
     }
 
     from pipeline.device import environment
-    from pipeline.processes import Processes
-    from pipeline.spectrum import decompose
+    from pipeline.embedding.processes import Processes
+    from pipeline.embedding.spectrum import decompose
 
     processes = Processes()
     target = spectrum_directory(dataset, encoder)

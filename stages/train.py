@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from pipeline.artifacts import RUNS, atomic_directory, atomic_file, read_json, write_json
-from pipeline.execution import trained
+from pipeline.grid.execution import trained
 from pipeline.params import load_params
 from pipeline.runs import CHECKPOINT, Run
 from stages import run

@@ -32,10 +32,10 @@ def tiny_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import numpy as np
 
     from pipeline.artifacts import atomic_directory, write_json
-    from pipeline.interactions import build_sequences
+    from pipeline.data.interactions import build_sequences
+    from pipeline.data.sources import Raw, demo, write_parquet_pair
+    from pipeline.embedding.spectrum import decompose
     from pipeline.params import Preprocess
-    from pipeline.sources import Raw, demo, write_parquet_pair
-    from pipeline.spectrum import decompose
 
     root = tmp_path_factory.mktemp("tiny")
     (root / "params.yaml").write_text(yaml.safe_dump(tiny_params(), sort_keys=False), encoding="utf-8")

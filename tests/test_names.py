@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from models.errors import UserError
-from models.registry import check_form, check_name
+from common.errors import UserError
+from common.names import check_form, check_name
 from pipeline.artifacts import atomic_directory, remove_directory
 from tests.clone import Project, copy_repository, write_params
 

@@ -3,14 +3,20 @@
 A new adapter is one file here, one line in this registry and one section of `params.yaml`; the contract tests pick it up.
 """
 
-ADAPTERS = {
-    "base": "models.adapters.base:Base",
-    "morec": "models.adapters.morec:MoRec",
-    "unisrec": "models.adapters.unisrec:UniSRec",
-    "llm_esr": "models.adapters.llm_esr:LLMESR",
-    "rlmrec": "models.adapters.rlmrec:RLMRec",
-    "whitenrec": "models.adapters.whitenrec:WhitenRec",
-    "llminit": "models.adapters.llminit:LLMInit",
-    "alphafuse": "models.adapters.alphafuse:AlphaFuse",
-    "spectran": "models.adapters.spectran:SpecTran",
-}
+from common.registry import Registry
+
+ADAPTERS = Registry(
+    "adapter",
+    "models.adapters",
+    {
+        "base": "Base (ID only)",
+        "morec": "MoRec",
+        "unisrec": "UniSRec",
+        "llm_esr": "LLM-ESR",
+        "rlmrec": "RLMRec",
+        "whitenrec": "WhitenRec",
+        "llminit": "LLMInit",
+        "alphafuse": "AlphaFuse",
+        "spectran": "SpecTran",
+    },
+)

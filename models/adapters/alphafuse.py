@@ -6,8 +6,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from models.adapters.adapter import Adapter, Spectrum, id_embedding
-from models.registry import Section
+from common.section import Section
+from models.core.adapter import Adapter, Spectrum, id_embedding
 
 ID_STD = {"zeros": 0.0, "normal": 1.0}
 

@@ -3,8 +3,8 @@
 from pydantic import Field
 from torch import Tensor
 
-from models.adapters.adapter import Adapter, Spectrum, id_embedding
-from models.registry import Section
+from common.section import Section
+from models.core.adapter import Adapter, Spectrum, id_embedding
 
 
 class Base(Adapter):

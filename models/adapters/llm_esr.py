@@ -4,12 +4,12 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from models.adapters.adapter import Adapter, Spectrum
-from models.adapters.fusion import half
-from models.attention import Attention
-from models.errors import UserError
-from models.layout import Layout
-from models.registry import Section
+from common.errors import UserError
+from common.section import Section
+from models.core.adapter import Adapter, Spectrum
+from models.core.attention import Attention
+from models.core.fusion import half
+from models.core.layout import Layout
 
 HEADS = 2
 

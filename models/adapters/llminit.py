@@ -4,9 +4,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from models.adapters.adapter import Adapter, Spectrum
-from models.errors import UserError
-from models.registry import Section
+from common.errors import UserError
+from common.section import Section
+from models.core.adapter import Adapter, Spectrum
 
 
 class LLMInit(Adapter):

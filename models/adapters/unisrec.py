@@ -7,9 +7,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.adapters.adapter import Spectrum
-from models.adapters.fusion import FusedAdapter
-from models.registry import Section
+from common.section import Section
+from models.core.adapter import Spectrum
+from models.core.fusion import FusedAdapter
 
 
 class UniSRec(FusedAdapter):

@@ -5,10 +5,10 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from models.adapters.adapter import Spectrum
-from models.adapters.fusion import FusedAdapter
-from models.errors import UserError
-from models.registry import Section
+from common.errors import UserError
+from common.section import Section
+from models.core.adapter import Spectrum
+from models.core.fusion import FusedAdapter
 
 
 class WhitenRec(FusedAdapter):

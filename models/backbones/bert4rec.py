@@ -5,11 +5,11 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.attention import Attention, check_heads
-from models.backbones.backbone import Backbone
-from models.dropout import dropout
-from models.layout import Layout
-from models.registry import Section
+from common.section import Section
+from models.core.attention import Attention, check_heads
+from models.core.backbone import Backbone
+from models.core.dropout import dropout
+from models.core.layout import Layout
 
 
 class Block(nn.Module):
@@ -25,7 +25,7 @@ class Block(nn.Module):
         self.dropout = dropout
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
-        query = layout.asking(x)
+        query = layout.queries(x)
         x = self.norm_attention(query + self._drop(self.attention(query, x, layout)))
         return self.norm_feed_forward(x + self._drop(self.outer(F.gelu(self.inner(x)))))
 
@@ -82,9 +82,9 @@ class BERT4Rec(Backbone):
     def inference_tokens(self, history: Tensor) -> Tensor:
         return F.pad(history, (0, 1), value=self.padding + 1)
 
-    def forward(self, x: Tensor, layout: Layout, asking: Layout) -> Tensor:
+    def forward(self, x: Tensor, layout: Layout, query_layout: Layout) -> Tensor:
         x = dropout(self.norm(x + self.position[layout.position]), self.dropout, self.training)
         for block in self.blocks[:-1]:
             x = block(x, layout)
-        x = self.blocks[-1](x, asking)
+        x = self.blocks[-1](x, query_layout)
         return self.head(x)

@@ -5,11 +5,11 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.attention import check_heads
-from models.backbones.backbone import CausalBackbone
-from models.dropout import dropout
-from models.layout import Layout
-from models.registry import Section
+from common.section import Section
+from models.core.attention import check_heads
+from models.core.backbone import CausalBackbone
+from models.core.dropout import dropout
+from models.core.layout import Layout
 
 
 class Block(nn.Module):
@@ -30,12 +30,12 @@ class Block(nn.Module):
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         dim = x.shape[1]
         u, v, q, k = F.silu(F.layer_norm(x, (dim,), eps=1e-6) @ self.weight).chunk(4, dim=-1)  # (T, d) each
-        scores = layout.scores(layout.asking(q), k, self.heads)
+        scores = layout.scores(layout.queries(q), k, self.heads)
         if self.bias is not None:
             scores = scores + layout.by_distance(self.bias)
         weights = F.silu(scores) / scores.shape[-1] * layout.visible
-        gated = layout.asking(u) * F.layer_norm(layout.mixed(weights, v), (dim,), eps=1e-6)
-        return layout.asking(x) + self.output(dropout(gated, self.dropout, self.training))
+        gated = layout.queries(u) * F.layer_norm(layout.weighted_values(weights, v), (dim,), eps=1e-6)
+        return layout.queries(x) + self.output(dropout(gated, self.dropout, self.training))
 
 
 class HSTU(CausalBackbone):
@@ -56,9 +56,9 @@ class HSTU(CausalBackbone):
         )
         self.dropout = config.dropout
 
-    def forward(self, x: Tensor, layout: Layout, asking: Layout) -> Tensor:
+    def forward(self, x: Tensor, layout: Layout, query_layout: Layout) -> Tensor:
         x = dropout(x + self.position[layout.position], self.dropout, self.training)
         for block in self.blocks[:-1]:
             x = block(x, layout)
-        x = self.blocks[-1](x, asking)
+        x = self.blocks[-1](x, query_layout)
         return x

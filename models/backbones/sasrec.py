@@ -4,11 +4,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from models.attention import Attention, check_heads
-from models.backbones.backbone import CausalBackbone
-from models.dropout import dropout
-from models.layout import Layout
-from models.registry import Section
+from common.section import Section
+from models.core.attention import Attention, check_heads
+from models.core.backbone import CausalBackbone
+from models.core.dropout import dropout
+from models.core.layout import Layout
 
 
 class Block(nn.Module):
@@ -28,7 +28,7 @@ class Block(nn.Module):
         self.dropout = dropout
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
-        query = self.norm_attention(layout.asking(x))
+        query = self.norm_attention(layout.queries(x))
         x = query + self._drop(self.attention(query, x, layout))
         y = self.norm_feed_forward(x)
         return x + self._drop(self.outer(self._drop(self.inner(y).relu())))
@@ -53,9 +53,9 @@ class SASRec(CausalBackbone):
         self.norm = nn.LayerNorm(dim, eps=1e-8)
         self.dropout = config.dropout
 
-    def forward(self, x: Tensor, layout: Layout, asking: Layout) -> Tensor:
+    def forward(self, x: Tensor, layout: Layout, query_layout: Layout) -> Tensor:
         x = dropout(x + self.position[layout.position], self.dropout, self.training)
         for block in self.blocks[:-1]:
             x = block(x, layout)
-        x = self.blocks[-1](x, asking)
+        x = self.blocks[-1](x, query_layout)
         return self.norm(x)

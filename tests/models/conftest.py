@@ -9,9 +9,9 @@ import pytest
 import torch
 import yaml
 
-from models.adapters.adapter import Spectrum
-from models.losses import Objective
-from models.recommender import Recommender, build_recommender
+from models.core.adapter import Spectrum
+from models.core.recommender import Recommender, build_recommender
+from models.losses import LOSSES
 
 N_ITEMS = 60
 WIDTH = 24
@@ -76,7 +76,7 @@ def make(spectrum: Spectrum) -> Callable[..., Recommender]:
             backbone_options=PARAMS["backbones"][backbone] | (backbone_options or {}),
             dim=dim,
             max_history=max_history,
-            objective=Objective("info_nce", 0.07, 7),
+            objective=LOSSES.load("info_nce")(0.07, 7),
             sparse=sparse,
         )
 

@@ -5,10 +5,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from models.adapters.adapter import Spectrum
-from models.errors import UserError
-from models.losses import Objective
-from models.recommender import Recommender
+from common.errors import UserError
+from models.core.adapter import Spectrum
+from models.core.recommender import Recommender
+from models.losses import LOSSES
 
 Make = Callable[..., Recommender]
 
@@ -88,7 +88,7 @@ def test_heads_that_do_not_divide_dim(make: Make, backbone: str) -> None:
 
 @pytest.mark.parametrize(("names", "near"), [(("bse", "sasrec"), "base"), (("base", "hstuu"), "hstu")])
 def test_a_misspelt_name(spectrum: Spectrum, names: tuple[str, str], near: str) -> None:
-    from models.recommender import build_recommender
+    from models.core.recommender import build_recommender
 
     with pytest.raises(UserError, match=f"did you mean '{near}'"):
         build_recommender(
@@ -99,5 +99,5 @@ def test_a_misspelt_name(spectrum: Spectrum, names: tuple[str, str], near: str) 
             backbone_options={},
             dim=8,
             max_history=5,
-            objective=Objective("info_nce", 0.07, 7),
+            objective=LOSSES.load("info_nce")(0.07, 7),
         )

@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from models.adapters import ADAPTERS
-from models.adapters.adapter import Spectrum
 from models.backbones import BACKBONES
-from models.layout import Layout
-from models.losses import normalised
-from models.recommender import Recommender
-from pipeline.training import evaluate_ranks
+from models.core.adapter import Spectrum
+from models.core.layout import Layout
+from models.core.loss import normalised
+from models.core.recommender import Recommender
+from pipeline.training.loop import evaluate_ranks
 
 Make = Callable[..., Recommender]
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no GPU"))]
@@ -274,9 +274,8 @@ def test_bf16_autocast_agrees_with_float32(make: Make, sequences: torch.Tensor, 
 
 @every_adapter
 def test_every_option_is_described(adapter: str) -> None:
-    from models.registry import load_class
 
-    loaded = load_class(ADAPTERS, "adapter", adapter)
+    loaded = ADAPTERS.load(adapter)
     assert inspect.getdoc(loaded)
     for name, field in loaded.Config.model_fields.items():
         assert field.description, f"{adapter}.{name} has no description"
@@ -286,10 +285,8 @@ def test_every_option_is_described(adapter: str) -> None:
 def test_params_yaml_documents_every_default(section: str) -> None:
     import yaml
 
-    from models.registry import load_class
-
     params = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text(encoding="utf-8"))[section]
     registry = {"adapters": ADAPTERS, "backbones": BACKBONES}[section]
     assert set(params) == set(registry)
     for name in registry:
-        assert params[name] == load_class(registry, section, name).Config().model_dump()
+        assert params[name] == registry.load(name).Config().model_dump()

@@ -10,17 +10,17 @@ import polars as pl
 import pytest
 import torch
 
+from common.errors import UserError
 from models.adapters import ADAPTERS
-from models.adapters.adapter import Spectrum
 from models.backbones import BACKBONES
-from models.errors import UserError
-from models.recommender import Recommender
+from models.core.adapter import Spectrum
+from models.core.recommender import Recommender
 from pipeline.artifacts import write_json
-from pipeline.execution import evaluated, trained
+from pipeline.embedding.spectrum import decompose
+from pipeline.grid.execution import evaluated, trained
 from pipeline.params import load_params
 from pipeline.runs import Run
-from pipeline.spectrum import decompose
-from pipeline.training import load_checkpoint
+from pipeline.training.loop import load_checkpoint
 
 ROOT = Path(__file__).parents[2]
 USERS = 80

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from models.adapters import ADAPTERS
-from models.adapters.adapter import Spectrum
 from models.backbones import BACKBONES
-from models.recommender import Recommender
+from models.core.adapter import Spectrum
+from models.core.recommender import Recommender
 
 Make = Callable[..., Recommender]
 

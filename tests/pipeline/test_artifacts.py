@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from models.errors import UserError
+from common.errors import UserError
 from pipeline.artifacts import atomic_directory, atomic_file, fingerprint, main_checkout, read_json, scratch, sha256, write_json
 
 

@@ -10,11 +10,10 @@ import polars as pl
 import pytest
 import yaml
 
+from common.errors import UserError
 from models.adapters import ADAPTERS, spectran
 from models.backbones import BACKBONES
-from models.errors import UserError
-from models.registry import load_class
-from pipeline.cells import listed_cells
+from pipeline.grid.cells import listed_cells
 from pipeline.params import Params, Variant, choose_grid, load_params
 
 ROOT = Path(__file__).parents[2]
@@ -56,7 +55,7 @@ def test_every_registered_name_has_a_section_and_every_section_a_registered_name
 
 @pytest.mark.parametrize(("section", "name"), SECTIONS)
 def test_a_section_lists_exactly_the_options_of_its_class_and_they_are_valid(section: str, name: str) -> None:
-    config = load_class(REGISTRIES[section], section, name).Config
+    config = REGISTRIES[section].load(name).Config
     options = REPOSITORY[section][name]
     config.parse(options, name)
     assert set(options) == set(config.model_fields), "an option missing here cannot be found by someone who reads params.yaml"
@@ -65,7 +64,7 @@ def test_a_section_lists_exactly_the_options_of_its_class_and_they_are_valid(sec
 
 @pytest.mark.parametrize(("section", "name"), SECTIONS)
 def test_every_option_is_described(section: str, name: str) -> None:
-    for option, field in load_class(REGISTRIES[section], section, name).Config.model_fields.items():
+    for option, field in REGISTRIES[section].load(name).Config.model_fields.items():
         assert field.description, f"{section}.{name}.{option}"
 
 
@@ -154,7 +153,7 @@ def test_where_no_name_is_near_all_are_listed() -> None:
 
 @pytest.mark.parametrize(("section", "name"), SECTIONS)
 def test_an_unknown_option_of_an_adapter_or_backbone_is_refused_by_its_class(section: str, name: str) -> None:
-    config = load_class(REGISTRIES[section], section, name).Config
+    config = REGISTRIES[section].load(name).Config
     option = sorted(config.model_fields)[0]
     with pytest.raises(UserError, match=f"{section}.{name}: unknown parameter '{option}s'; did you mean '{option}'") as caught:
         config.parse({option + "s": 1}, f"params.yaml: {section}.{name}")
@@ -198,7 +197,7 @@ def test_an_impossible_value_names_its_place_and_what_was_found(place: str, valu
     assert re.search(says, message), message
 
 
-def test_a_missing_section_is_named() -> None:
+def test_a_missing_section_is_unique_items() -> None:
     values = with_value("dim", 64)
     del values["train"]
     assert "train: Field required" in complaint(values)

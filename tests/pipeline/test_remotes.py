@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from models.errors import UserError
+from common.errors import UserError
 from pipeline.remotes import refuse_secrets
 
 ROOT = Path(__file__).parents[2]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from models.errors import UserError
+from common.errors import UserError
 from pipeline.texts import check_fields, fields, fill
 
 ITEM = {"title": "Salt &amp; Pepper “Mill”", "brand": "Alder", "categories": None, "note": " "}

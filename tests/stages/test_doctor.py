@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from models.errors import UserError
+from common.errors import UserError
 from pipeline import doctor
 from pipeline.doctor import Examination, artifact_bytes, offline_folder
 from pipeline.params import Encoder, load_params
@@ -90,7 +90,7 @@ def test_a_model_loads_offline_where_all_its_parts_are_there(tmp_path: Path) -> 
     assert offline_folder(Encoder(model=str(tmp_path))) == tmp_path
 
 
-def test_a_model_of_the_hub_that_is_not_here_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_model_of_the_hub_that_is_not_here_is_unique_items(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(UserError, match="no-one/no-model is not on this machine; `hf download no-one/no-model`"):
         offline_folder(Encoder(model="no-one/no-model"))

@@ -363,7 +363,7 @@ def test_a_bad_row_of_one_process_ends_both(shared_rows: Path) -> None:
 @pytest.mark.parametrize("shared_rows", [(3000, 24)], indirect=True)
 def test_a_process_that_dies_ends_the_launch_and_leaves_the_old_spectrum(shared_rows: Path, dies: str) -> None:
     Path("dying.py").write_text(
-        "import os, signal, pipeline.spectrum as spectrum\n"
+        "import os, signal, pipeline.embedding.spectrum as spectrum\n"
         f"if os.environ['RANK'] == '{dies}':\n"
         "    spectrum._Side.add = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         "from stages import run\n"
@@ -501,7 +501,7 @@ def test_tuning_from_the_search_to_the_report_and_into_git(set_params: SetParams
     set_params({"train.epochs": 2, "grid.seeds": [0], "grid.search": search | {"trials": 2, "epochs": 1, "seed": 0}})
     refused("search tiny sasrec bose info_nce", "unknown adapter 'bose'; did you mean 'base'?")
     refused(
-        "cell tiny sasrec base --tuned info_nce", "grid/tuned/tiny-sasrec-base-info_nce.yaml is missing; `python -m stages.search"
+        "cell tiny sasrec base --tuned info_nce", "grid/tuned/tiny-sasrec-base-info_nce.yaml is missing; `python -m stages.tune"
     )
     for adapter in ("base", "spectran"):
         assert stage(f"cell tiny sasrec {adapter}").returncode == 0

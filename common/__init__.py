@@ -1,0 +1,1 @@
+"""What everything else builds on: errors, names and typed sections of parameters. Imports neither torch nor the project."""

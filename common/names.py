@@ -1,0 +1,26 @@
+"""Names of datasets, encoders, adapters and so on."""
+
+import re
+from typing import Any
+
+from common.errors import UserError, did_you_mean
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+
+
+def check_form(kind: str, name: Any) -> str:
+    """Return `name` if it can be part of a path and of a command; raise UserError otherwise.
+
+    A name consists of letters, digits, `_` and `-`, and starts with a letter or digit: it never leaves its folder, means nothing
+    to a shell, and has no dot, at which DVC splits keys.
+    """
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise UserError(f"{kind} {name!r} is not a valid name; use letters, digits, '_' and '-', starting with a letter or digit")
+    return name
+
+
+def check_name(kind: str, name: str, registry: Any) -> str:
+    """Return `name` if it is in `registry`, else raise UserError with the nearest valid name."""
+    if check_form(kind, name) not in registry:
+        raise UserError(f"unknown {kind} '{name}'{did_you_mean(name, registry)}")
+    return name

@@ -1,0 +1,41 @@
+"""Where interactions and titles come from: one module per kind of source, with `fetch` and `read`.
+
+A new kind is one file here and one class in `pipeline.params`.
+"""
+
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from common.errors import UserError
+
+
+@dataclass
+class Raw:
+    """Interactions (user_id, item_id, timestamp in s), items (item_id, title, other fields), and counts worth recording."""
+
+    interactions: pl.DataFrame
+    items: pl.DataFrame
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+def source_module(kind: str) -> Any:
+    """The module of a kind of source: `fetch(source, options, directory)` and `read(source, directory) -> Raw`."""
+    return import_module(f"{__name__}.{kind}")
+
+
+def write_parquet_pair(interactions: pl.DataFrame, items: pl.DataFrame, directory: Path) -> None:
+    """The raw form of sources that have none of their own."""
+    interactions.write_parquet(directory / "interactions.parquet")
+    items.write_parquet(directory / "items.parquet")
+
+
+def read_parquet_pair(directory: Path) -> Raw:
+    """Read what `write_parquet_pair` wrote."""
+    try:
+        return Raw(pl.read_parquet(directory / "interactions.parquet"), pl.read_parquet(directory / "items.parquet"))
+    except (FileNotFoundError, pl.exceptions.PolarsError) as error:
+        raise UserError(f"{directory} is incomplete ({str(error).splitlines()[0]}); download it again") from None

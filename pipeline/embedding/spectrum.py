@@ -1,0 +1,239 @@
+"""The full spectrum of the item embeddings, once per (dataset, encoder); `dim` only slices it."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from common.errors import UserError
+from models.core.adapter import Spectrum
+from pipeline.artifacts import open_array
+from pipeline.embedding.processes import Processes
+
+BLOCK = 1024  # rows at a time
+PANEL = 512  # columns of the Gram matrix at a time
+PROBES = 16  # random vectors that quality is measured with
+ROUNDING = 1e-6  # of the plain spectrum's first value: what centring or the Gram matrix leave of nothing
+
+
+@dataclass
+class Quality:
+    """How many directions are stored, how many rounding alone could have made (dropped), and how good the stored ones are.
+
+    residual: ||E - U S V^T|| / ||E||; orthogonality: ||U^T U - I||. Frobenius norms of what lies in the files, as seen by PROBES
+    random sign vectors: unbiased in the square, and at worst (all of it in one direction) some 20 % off.
+    """
+
+    rank: int
+    below_precision: int
+    residual: float
+    orthogonality: float
+
+
+@dataclass
+class Decomposition:
+    """Of E (N, l): quality of both spectra; `precision`, relative to the plain one's first value; seconds by step."""
+
+    shape: tuple[int, int]
+    plain: Quality
+    centred: Quality
+    precision: float
+    seconds: dict[str, float]
+
+    def measured(self) -> dict[str, Any]:
+        """For the sidecar: precision and qualities in three digits."""
+        return {
+            "precision": _three_digits(self.precision),
+            **{
+                name: {key: _three_digits(value) for key, value in asdict(quality).items()}
+                for name, quality in (("plain", self.plain), ("centred", self.centred))
+            },
+        }
+
+
+def _three_digits(value: float) -> float:
+    return value if isinstance(value, int) else float(f"{value:.2e}")
+
+
+def decompose(source: Path, directory: Path, rank_rtol: float | None = None, processes: Processes | None = None) -> Decomposition:
+    """Thin SVD of E (N, l), the .npy file `source`, into `directory`; that of E - 1 mean^T into `directory/centred`.
+
+    Both come from one pass over G = E^T E in float64, G_c = G - N mean mean^T; where N < l the SVD is direct. A second pass makes
+    U = E V / sigma and writes it, block by block. Memory: a few l x l matrices and a block of rows. With several processes each
+    reads and writes its share of the rows; all must be given the same files.
+
+    Dropped are directions up to `rank_rtol` times the first value, and in any case those below the precision: ROUNDING, or what
+    the rounding of E to its own type adds to a spectrum, eps ||E|| (1/sqrt(N) + 1/sqrt(l)). Signs: the largest entry of every
+    column of V is positive.
+
+    Raises UserError for a file that cannot be used, for rows that are not finite, and where nothing is left.
+    """
+    processes = processes or Processes()
+    blocks = _Blocks(source, processes)
+    n_items, width = blocks.shape
+    clock = [time.perf_counter()]
+    mean, gram = _moments(blocks, with_gram=n_items >= width)
+    clock.append(time.perf_counter())
+    factors = _factors(mean, gram, blocks)
+    first, energy = float(factors[0][0][0]), float(factors[0][0].square().sum())
+    floor = max(ROUNDING * first, float(np.finfo(blocks.dtype).eps) * energy**0.5 * (n_items**-0.5 + width**-0.5))
+    clock.append(time.perf_counter())
+    sides = [
+        _Side(folder, *factor, m, n_items, max((rank_rtol or 0) * float(factor[0][0]), floor), floor)
+        for folder, factor, m in zip((directory, directory / "centred"), factors, (torch.zeros_like(mean), mean), strict=True)
+    ]
+    del gram, factors
+    if processes.first:
+        for side in sides:
+            side.create()
+    processes.gather(None)
+    for start, block in blocks.read("coordinates of the items"):
+        for side in sides:
+            side.add(start, block)
+    plain, centred = (side.finish(processes) for side in sides)
+    clock.append(time.perf_counter())
+    steps = dict(zip(("gram", "factors", "coordinates"), np.diff(clock).tolist(), strict=True))
+    return Decomposition(blocks.shape, plain, centred, floor / first, steps)
+
+
+class _Blocks:
+    """The rows of a file that fall to this process, a block at a time."""
+
+    def __init__(self, source: Path, processes: Processes) -> None:
+        rows = open_array(source, "embed", "r")
+        if rows.ndim != 2 or 0 in rows.shape or rows.dtype not in (np.float16, np.float32, np.float64):
+            raise UserError(f"{source} holds {rows.dtype} of shape {rows.shape}, not a matrix of floats; embed again")
+        self.source, self.processes = source, processes
+        self.shape: tuple[int, int] = rows.shape
+        self.dtype = rows.dtype
+        self.starts = np.array_split(np.arange(0, len(rows), BLOCK), processes.count)[processes.rank].tolist()
+
+    def read(self, what: str) -> Iterator[tuple[int, Tensor]]:
+        """First row and rows (B, l) of every block, float64, on the device."""
+        for start in tqdm(self.starts, desc=what, unit=" blocks", delay=2, disable=not self.processes.first):
+            yield start, self.rows(start, start + BLOCK)
+
+    def rows(self, start: int = 0, stop: int | None = None) -> Tensor:
+        # Mapped anew: the pages of a map that stays open stay resident.
+        rows = np.array(open_array(self.source, "embed", "r")[start:stop])
+        return torch.from_numpy(rows).to(self.processes.device).double()
+
+
+def _moments(blocks: _Blocks, with_gram: bool) -> tuple[Tensor, Tensor | None]:
+    """Mean (l,), and the upper triangle of E^T E (l, l) if asked for; UserError for the first row that is not finite."""
+    n_items, width = blocks.shape
+    total = torch.zeros(width, dtype=torch.float64, device=blocks.processes.device)
+    gram = total.new_zeros(width, width) if with_gram else None
+    unusable = n_items
+    for start, block in blocks.read("Gram matrix"):
+        finite = torch.isfinite(block).all(1)
+        if not bool(finite.all()):
+            unusable = start + int((~finite).nonzero()[0])
+            break
+        total += block.sum(0)
+        if gram is not None:
+            for i in range(0, width, PANEL):
+                gram[i : i + PANEL, i:].addmm_(block[:, i : i + PANEL].T, block[:, i:])
+    unusable = min(blocks.processes.gather(unusable))
+    if unusable < n_items:
+        raise UserError(f"row {unusable} of the embeddings holds NaN or infinity; embed again (item {unusable} of items.parquet)")
+    blocks.processes.add(total, *(() if gram is None else (gram,)))
+    return total / n_items, gram
+
+
+def _factors(mean: Tensor, gram: Tensor | None, blocks: _Blocks) -> list[tuple[Tensor, Tensor]]:
+    """Singular values (k,), decreasing, and V (l, k), k = min(N, l), of E and of E - 1 mean^T; each made by one process."""
+    processes = blocks.processes
+    matrix = blocks.rows() if gram is None else gram
+    solve = _from_rows if gram is None else _from_gram
+    k, width = min(blocks.shape), blocks.shape[1]
+    made = []
+    for side in range(2):
+        if side == 1:
+            matrix = matrix.sub_(mean) if gram is None else matrix.addr_(mean, mean, alpha=-blocks.shape[0])
+        mine = processes.rank == side % processes.count
+        made.append(solve(matrix) if mine else (mean.new_empty(k), mean.new_empty(width, k)))
+    for side, (sigma, V) in enumerate(made):
+        processes.copy(sigma, side % processes.count)
+        processes.copy(V, side % processes.count)
+    return made
+
+
+def _from_gram(gram: Tensor) -> tuple[Tensor, Tensor]:
+    """Singular values and V from the upper triangle of E^T E."""
+    if gram.is_cuda:
+        values, vectors = torch.linalg.eigh(gram, UPLO="U")
+    else:  # numpy's OpenBLAS takes three quarters of the time of torch's MKL
+        values, vectors = map(torch.from_numpy, np.linalg.eigh(gram.numpy(), UPLO="U"))
+    return values.flip(0).clamp(min=0).sqrt(), vectors.flip(1).contiguous()
+
+
+def _from_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Singular values and V by a direct SVD."""
+    _, sigma, vh = torch.linalg.svd(rows, full_matrices=False)
+    return sigma, vh.T.contiguous()
+
+
+class _Side:
+    """The plain or the centred spectrum while its coordinates are made and measured."""
+
+    def __init__(self, directory: Path, sigma: Tensor, V: Tensor, mean: Tensor, n_items: int, drop: float, floor: float) -> None:
+        rank = int((sigma > drop).sum())
+        if rank == 0:
+            raise UserError("the embeddings are all equal: no direction is left; check the titles and the encoder")
+        self.below = min(n_items, len(mean)) - int((sigma > floor).sum())
+        self.energy = float(sigma.square().sum())
+        self.directory, self.n_items, self.mean = directory, n_items, mean
+        sigma, V = sigma[:rank], V[:, :rank]
+        V = V * V.gather(0, V.abs().argmax(0, keepdim=True)).sign()
+        self.sigma, self.V, self.weights = sigma.float(), V.float(), V / sigma  # (r,), (l, r), (l, r)
+        self.offset = -mean @ self.weights  # (r,)
+        signs = torch.randint(2, (len(mean) + rank, PROBES), generator=torch.Generator().manual_seed(0)) * 2 - 1
+        self.probes, self.u_probes = signs.to(V).split([len(mean), rank])
+        images = self.sigma.double()[:, None] * (self.V.double().T @ self.probes)  # (r, p)
+        self.both = torch.cat([images, self.u_probes], 1)  # (r, 2p)
+        self.missed = mean.new_zeros(())
+        self.returned = torch.zeros_like(self.u_probes)
+
+    def create(self) -> None:
+        """Write sigma, V and mean, and room for U."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        for name in ("sigma", "V", "mean"):
+            np.save(self.directory / f"{name}.npy", getattr(self, name).float().cpu().numpy())
+        np.lib.format.open_memmap(self.directory / "U.npy", mode="w+", dtype=np.float32, shape=(self.n_items, len(self.sigma)))
+
+    def add(self, start: int, block: Tensor) -> None:
+        """Write the coordinates of a block of rows (B, l), and look at them through the probes."""
+        rows = torch.addmm(self.offset, block, self.weights).float()  # (B, r)
+        file = self.directory / "U.npy"
+        U = open_array(file, "svd", "r")
+        with file.open("r+b") as stream:  # not through the map, where a full disk is a crash
+            stream.seek(U.offset + start * U.strides[0])
+            stream.write(rows.cpu().numpy().data)
+        rows = rows.double()
+        given, seen = (rows @ self.both).split(PROBES, 1)  # (B, p) each
+        self.missed += (block @ self.probes - self.mean @ self.probes - given).square().sum()
+        self.returned += rows.T @ seen
+
+    def finish(self, processes: Processes) -> Quality:
+        processes.add(self.missed, self.returned)
+        residual = (float(self.missed) / PROBES / self.energy) ** 0.5
+        orthogonality = float((self.returned - self.u_probes).norm()) / PROBES**0.5
+        return Quality(len(self.sigma), self.below, residual, orthogonality)
+
+
+def coordinates(spectrum: Spectrum, embeddings: Tensor) -> Tensor:
+    """Where other items lie: u = (e - mean) V / sigma, a row like those of U (M, r) for every row of `embeddings` (M, l).
+
+    The rows must be made as those of the spectrum were: encoder, pooling, normalisation. UserError where the width differs.
+    """
+    if embeddings.shape[-1] != len(spectrum.mean):
+        raise UserError(f"embeddings are {embeddings.shape[-1]} wide, the spectrum's {len(spectrum.mean)}; use its encoder")
+    moved = embeddings.double() - spectrum.mean.double()
+    return (moved @ spectrum.V.double() / spectrum.sigma.double()).float()

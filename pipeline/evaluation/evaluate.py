@@ -1,0 +1,89 @@
+"""The test: every item ranked for every user, once, with the weights that validation chose; and what the adapter has learned."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+
+from models.core.recommender import Recommender
+from pipeline.artifacts import atomic_file, write_json
+from pipeline.device import select_device
+from pipeline.evaluation.spectral import covariance_spectrum, cumulative_share, effective_rank, top_share
+from pipeline.runs import Run, evaluation_code
+from pipeline.training.batches import load_sequences
+from pipeline.training.inputs import load_spectrum
+from pipeline.training.loop import evaluate_ranks, load_checkpoint, use_deterministic_kernels
+
+
+@dataclass
+class Evaluation:
+    """Test rank of every user (user_id, rank), the seconds that ranking took, and the analysis of the trained adapter."""
+
+    ranks: pl.DataFrame
+    seconds: float
+    analysis: dict[str, Any]
+
+    @property
+    def spectrum(self) -> pl.DataFrame:
+        """Cumulative share of variance in the leading directions of the text's part of the table: component, cumulative_share."""
+        share = (self.analysis["semantic_table"] or self.analysis["table"])["cumulative_share"]
+        return pl.DataFrame({"component": range(1, len(share) + 1), "cumulative_share": share})
+
+
+def evaluate_checkpoint(directory: Path, run: Run) -> Evaluation:
+    """Test and analyse a trained run. Raises UserError for a foreign checkpoint."""
+    device = select_device()
+    use_deterministic_kernels()
+    train = run.settings["train"]
+    sequences = load_sequences(run.sequences, train["max_history"], device, train["exclude_history"])
+    model = load_checkpoint(directory, run, load_spectrum(run.spectrum, device)).to(device)
+    start = time.perf_counter()
+    ranks = evaluate_ranks(model, sequences.test_history, sequences.test_target, sequences.test_excluded)
+    seconds = time.perf_counter() - start
+    smallest = pl.UInt16 if sequences.n_items < 2**16 else pl.UInt32
+    frame = pl.DataFrame({"user_id": sequences.user_ids, "rank": pl.Series(ranks).cast(smallest)})
+    return Evaluation(frame, seconds, analyse(model))
+
+
+@torch.no_grad()
+def analyse(model: Recommender) -> dict[str, Any]:
+    """Size, spectral figures of the item table and of the text's part of it (null where there is none), learned scalars.
+
+    The figures on top are those of the text's part, or of the whole table for an adapter without one.
+    """
+    model.eval()
+    table = _spectral_figures(model.adapter.table())
+    semantics = model.adapter.semantic_table()
+    text = None if semantics is None else _spectral_figures(semantics)
+    shown = text or table
+    return {
+        "effective_rank": shown["effective_rank"],
+        "top10_share": shown["top10_share"],
+        "trainable_parameters": model.n_trainable(),
+        "learned": model.adapter.report(),
+        "table": table,
+        "semantic_table": text,
+    }
+
+
+def _spectral_figures(table: torch.Tensor) -> dict[str, Any]:
+    values = covariance_spectrum(table)
+    return {
+        "effective_rank": effective_rank(values),
+        "top10_share": top_share(values, 10),
+        "cumulative_share": cumulative_share(values).tolist(),
+    }
+
+
+def evaluate_run(run: Run) -> None:
+    """Add spectrum.csv, the test ranks and, last, analysis.json to a finished run's place in scratch."""
+    evaluation = evaluate_checkpoint(run.scratch, run)
+    with atomic_file(run.scratch / "spectrum.csv") as partial:
+        evaluation.spectrum.write_csv(partial)
+    with atomic_file(run.scratch / "ranks.parquet") as partial:
+        evaluation.ranks.write_parquet(partial)
+    about = {"code": evaluation_code(), "inference_seconds": evaluation.seconds}
+    write_json(run.scratch / "analysis.json", about | evaluation.analysis)

@@ -1,0 +1,142 @@
+"""The grid's cells on disk: one directory per (dataset, backbone, adapter), seeds inside; some hold several variants or dims."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import polars as pl
+
+from common.errors import UserError
+from pipeline.artifacts import atomic_directory, remove_directory, scratch
+from pipeline.grid.tuning import Tuning
+from pipeline.params import Grid, Params
+from pipeline.runs import Run
+
+CELLS = Path("grid/cells")
+KEYS = ["dataset", "backbone", "adapter"]
+OURS = "spectran"
+Over = Literal["seeds", "variants", "dims", "tuned"]
+WEIGHTS = "model.safetensors"
+# Of a run in a cell, beside weights and ranks.
+RUN_FILES = ("config.json", "training.json", "run.json", "history.csv", "analysis.json", "spectrum.csv")
+STAGES = {"seeds": "cell", "variants": "ablation", "dims": "dimension", "tuned": "tuned"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A stage of grid/dvc.yaml and its directory: one adapter over the seeds, or also over SpecTran's variants, or over dims.
+
+    Or over the seeds with the settings that tuning chose under `loss`.
+    """
+
+    dataset: str
+    backbone: str
+    adapter: str
+    over: Over = "seeds"
+    loss: str | None = None
+
+    @property
+    def directory(self) -> Path:
+        suffixes = ([self.loss] if self.loss else []) + ([self.over] if self.over != "seeds" else [])
+        return CELLS / "-".join([self.dataset, self.backbone, self.adapter, *suffixes])
+
+    @property
+    def name(self) -> str:
+        return self.directory.name
+
+    @property
+    def stage(self) -> str:
+        """As DVC knows it."""
+        key = self.name.removesuffix(f"-{self.over}")
+        return f"grid/dvc.yaml:{STAGES[self.over]}@{key.removesuffix(f'-{OURS}') if self.over == 'variants' else key}"
+
+    @property
+    def exists(self) -> bool:
+        return (self.directory / "metrics.csv").is_file()
+
+    def study(self, params: Params) -> Tuning | None:
+        """The tuning whose choice this cell is trained with."""
+        return Tuning(params, self.dataset, self.backbone, self.adapter, self.loss) if self.loss else None
+
+    def runs(self, params: Params) -> list[Run]:
+        """What is trained for this cell. Raises UserError where it wants settings that are not chosen yet."""
+        names = {"dataset": self.dataset, "backbone": self.backbone, "adapter": self.adapter, "dim": params.grid.dim}
+        choices: list[dict[str, Any]] = [{}]
+        if self.over == "variants":
+            choices = [{"changes": {"adapter": {"variant": variant}}} for variant in params.grid.ablations.variants]
+        if self.over == "dims":
+            choices = [{"dim": dim} for dim in params.grid.dimensions.dims]
+        if study := self.study(params):
+            return [study.run(study.chosen, seed=seed) for seed in params.grid.seeds]
+        return [Run.of(params, **names | choice, seed=seed) for choice in choices for seed in params.grid.seeds]
+
+    def run_directory(self, row: dict[str, Any]) -> Path:
+        """Where a run's weights, history and analysis lie; `row` has its seed, variant and dim."""
+        above = {"variants": row.get("variant"), "dims": f"dim-{row.get('dim')}"}.get(self.over, "")
+        return self.directory / str(above) / f"seed-{row['seed']}"
+
+
+def write_cell(cell: Cell, rows: list[dict[str, Any]], run_directories: list[Path]) -> None:
+    """Put a cell in place, whole: a row and the directory of every run. Weights are copied where there are any."""
+    with atomic_directory(cell.directory) as directory:
+        for row, run_directory in zip(rows, run_directories, strict=True):
+            target = directory / cell.run_directory(row).relative_to(cell.directory)
+            target.mkdir(parents=True)
+            for name in RUN_FILES:
+                shutil.copyfile(run_directory / name, target / name)
+            if (run_directory / WEIGHTS).is_file():
+                shutil.copyfile(run_directory / WEIGHTS, target / WEIGHTS)
+        pl.concat(
+            pl.read_parquet(run_directory / "ranks.parquet").select(
+                *(pl.lit(row[name]).alias(name) for name in ("variant", "dim", "seed")), "user_id", "rank"
+            )
+            for row, run_directory in zip(rows, run_directories, strict=True)
+        ).write_parquet(directory / "ranks.parquet")
+        pl.DataFrame(rows, infer_schema_length=None).write_csv(directory / "metrics.csv")
+
+
+def listed_cells(grid: Grid) -> list[Cell]:
+    """Every cell that the grid's lists name, in their order: Table 2's, then variants, dims, and Table 2 again with tuning."""
+    ablations, dimensions, search = grid.ablations, grid.dimensions, grid.search
+    adapters = grid.adapters
+    return [
+        *(Cell(d, b, a) for d in grid.datasets for b in grid.backbones for a in grid.adapters),
+        *(Cell(d, b, OURS, "variants") for d in ablations.datasets for b in ablations.backbones),
+        *(Cell(d, b, a, "dims") for d in dimensions.datasets for b in dimensions.backbones for a in dimensions.adapters),
+        *(Cell(d, b, a, "tuned", o) for d in search.datasets for b in search.backbones for o in search.losses for a in adapters),
+    ]
+
+
+def read_cells(cells: list[Cell], partial: bool = False) -> pl.DataFrame:
+    """One row per run. Raises UserError naming the missing cells, unless `partial`; and where there is none at all.
+
+    Columns beside those of metrics.csv: `over`, what kind of cell it is from, and `run_directory`, where the run's files lie.
+    """
+    missing = [cell.name for cell in cells if not cell.exists]
+    if missing and (not partial or len(missing) == len(cells)):
+        raise UserError(
+            f"{len(missing)} of {len(cells)} cells are missing ({', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}); "
+            "`dvc repro -k grid/dvc.yaml` trains them, `python -m stages.aggregate --partial` tabulates what there is"
+        )
+    frames = []
+    for cell in cells:
+        if cell.exists:
+            frame = pl.read_csv(cell.directory / "metrics.csv")
+            run_directories = [str(cell.run_directory(row)) for row in frame.iter_rows(named=True)]
+            frames.append(frame.with_columns(over=pl.lit(cell.over), run_directory=pl.Series(run_directories)))
+    return pl.concat(frames, how="diagonal_relaxed")
+
+
+def set_aside_unlisted(cells: list[Cell]) -> list[str]:
+    """Move cells that the grid no longer lists into scratch, so that `grid/cells` is what the lists say; return their names."""
+    kept = {cell.name for cell in cells}
+    moved = []
+    for directory in sorted(CELLS.glob("*")) if CELLS.is_dir() else []:
+        if directory.is_dir() and directory.name not in kept:
+            target = scratch() / "unlisted-cells" / directory.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            remove_directory(target)
+            shutil.move(directory, target)
+            moved.append(directory.name)
+    return moved

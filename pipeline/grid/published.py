@@ -1,0 +1,124 @@
+"""Results that are kept in git, so that anyone can recheck them and a long grid can go on elsewhere: runs without their weights.
+
+docs/results/<name>/ holds runs.csv (a line per run: names, fingerprint, commit, machine, epochs, seconds, metrics), and per cell
+a Parquet file with a row per run: `ranks`, the test rank of every user, and the contents of the run's files by their names. The
+users, in the order of the ranks, stand once per dataset in users-<dataset>.parquet.
+"""
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from common.errors import UserError
+from common.names import check_form
+from pipeline.artifacts import atomic_directory, atomic_file, read_json, scratch
+from pipeline.grid.cells import KEYS, RUN_FILES, Cell, write_cell
+from pipeline.runs import Run, evaluation_code
+
+PUBLISHED = Path("docs/results")
+RUNS = "runs.csv"
+ADDED = ["over", "fingerprint", "commit", "torch"]  # columns of runs.csv that metrics.csv of a cell does not have
+
+
+def publish(cells: list[tuple[Cell, list[Run]]], folder: Path, commit: str) -> pl.DataFrame:
+    """Put cells and their runs into `folder`; return the lines of runs.csv.
+
+    Raises UserError where a cell was not made by this code, with these settings and inputs.
+    """
+    lines = []
+    for cell, runs in cells:
+        rows = pl.read_csv(cell.directory / "metrics.csv")
+        ranks = pl.read_parquet(cell.directory / "ranks.parquet")
+        users = ranks["user_id"].head(len(ranks) // len(rows))
+        frames = []
+        for row, run, part in zip(rows.iter_rows(named=True), runs, ranks.iter_slices(len(users)), strict=True):
+            texts = _texts(cell.run_directory(row), cell)
+            if json.loads(texts["config.json"])["fingerprint"] != run.fingerprint:
+                raise UserError(
+                    f"{cell.directory} is not what the code, params.yaml and its inputs make today; `dvc repro grid/dvc.yaml`"
+                )
+            if not part["user_id"].equals(users):
+                raise UserError(f"the runs of {cell.directory} hold different users; `dvc repro grid/dvc.yaml` makes it again")
+            about = {
+                "over": cell.over,
+                "fingerprint": run.fingerprint,
+                "commit": commit,
+                "torch": json.loads(texts["run.json"])["torch"],
+            }
+            lines.append(row | about)
+            frames.append(pl.DataFrame({"fingerprint": run.fingerprint} | texts | {"ranks": [part["rank"].to_list()]}))
+        smallest = ranks.schema["rank"]
+        _write(pl.concat(frames).cast({"ranks": pl.List(smallest)}), folder / f"{cell.name}.parquet")
+        _write(users.to_frame(), folder / f"users-{cell.dataset}.parquet")
+    found = pl.DataFrame(lines, infer_schema_length=None)
+    with atomic_file(folder / RUNS) as partial:
+        found.write_csv(partial)
+    return found
+
+
+def _texts(run_directory: Path, cell: Cell) -> dict[str, str]:
+    try:
+        return {name: (run_directory / name).read_text(encoding="utf-8") for name in RUN_FILES}
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename} is missing; `dvc repro {cell.stage}` makes the cell again") from None
+
+
+def _write(frame: pl.DataFrame, file: Path) -> None:
+    with atomic_file(file) as partial:
+        frame.write_parquet(partial, compression="zstd", compression_level=19)
+
+
+def _cell(row: dict[str, Any]) -> Cell:
+    """The cell of a line of runs.csv. Raises UserError for a name that cannot be part of a path."""
+    for kind in KEYS:
+        check_form(kind, row[kind])
+    return Cell(row["dataset"], row["backbone"], row["adapter"], row["over"], row["loss"] if row["over"] == "tuned" else None)
+
+
+@cache
+def _published(root: Path) -> dict[str, Path]:
+    """Fingerprint -> the Parquet file that holds the run."""
+    return {
+        row["fingerprint"]: file.parent / f"{_cell(row).name}.parquet"
+        for file in sorted(root.glob(f"*/{RUNS}"))
+        for row in pl.read_csv(file).iter_rows(named=True)
+    }
+
+
+def published_run(run: Run) -> Path | None:
+    """A directory with what is published of this very run, tested by the code of today: as in scratch, but without weights."""
+    file = _published(PUBLISHED.absolute()).get(run.fingerprint)
+    if file is None:
+        return None
+    run_directory = unpack(file, run.fingerprint, run.dataset)
+    return run_directory if read_json(run_directory / "analysis.json", str(file)).get("code") == evaluation_code() else None
+
+
+def restore(folder: Path) -> list[Cell]:
+    """Put the cells of `folder` that are not in grid/cells there, without weights; return them."""
+    lines = pl.read_csv(folder / RUNS)
+    restored = []
+    for part in lines.partition_by("dataset", "backbone", "adapter", "over", "loss", maintain_order=True):
+        rows = part.drop(ADDED).to_dicts()
+        cell = _cell(part.row(0, named=True))
+        if not cell.exists:
+            run_directories = [unpack(folder / f"{cell.name}.parquet", name, cell.dataset) for name in part["fingerprint"]]
+            write_cell(cell, rows, run_directories)
+            restored.append(cell)
+    return restored
+
+
+def unpack(file: Path, fingerprint: str, dataset: str) -> Path:
+    """Write the files of a published run into scratch; return their directory."""
+    run_directory = scratch() / "published" / fingerprint
+    if not run_directory.is_dir():
+        row = pl.read_parquet(file).filter(fingerprint=fingerprint)
+        users = pl.read_parquet(file.parent / f"users-{dataset}.parquet")
+        with atomic_directory(run_directory) as directory:
+            for name in RUN_FILES:
+                (directory / name).write_text(row[name][0], encoding="utf-8")
+            users.with_columns(rank=row["ranks"].explode()).write_parquet(directory / "ranks.parquet")
+    return run_directory

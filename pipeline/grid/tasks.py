@@ -1,0 +1,214 @@
+"""Every task of the grid, several at a time: each in a process of its own, its result in scratch, its output in a log.
+
+DVC stays the keeper of results: what it can restore is restored, and what is trained here it moves into place.
+"""
+
+import fcntl
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Protocol
+
+from common.errors import UserError
+from pipeline.artifacts import scratch
+from pipeline.grid.cells import Cell, listed_cells
+from pipeline.grid.execution import ready
+from pipeline.grid.tuning import SPACE, Tuning, listed_tunings, write_choice
+from pipeline.params import Params
+from pipeline.runs import Run
+
+NO_TRAINING = "SPECTRAN_NO_TRAINING"  # set: a cell that would have to train ends at once
+REPRO = [sys.executable, "-m", "dvc", "repro", "--keep-going", "grid/dvc.yaml"]
+
+
+def assemble(quiet: bool = False) -> bool:
+    """`dvc repro` of the grid without training: DVC restores what it has, finished runs become cells, cells become tables.
+
+    Returns whether nothing is missing.
+    """
+    output = subprocess.DEVNULL if quiet else None
+    return subprocess.run(REPRO, env=os.environ | {NO_TRAINING: "1"}, stdout=output, stderr=output, check=False).returncode == 0
+
+
+@contextmanager
+def grid_lock() -> Iterator[None]:
+    """Raise UserError where another grid works on this scratch. When its holder dies, the kernel lets go of it."""
+    lock = scratch() / "grid.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise UserError(f"another grid is at work on {scratch()} ({file.read()}); wait for it, or stop it") from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}")
+        file.flush()
+        yield
+
+
+@dataclass(frozen=True)
+class Task:
+    """What an engine executes: `python -m` and `command`, which reads `inputs` and leaves `result`, a directory of scratch.
+
+    A task that was cut off goes on where it was, if what it left under scratch is still there; done twice, it is done once.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    inputs: tuple[Path, ...]
+    result: Path
+
+    @property
+    def log(self) -> Path:
+        """Where its output goes."""
+        return scratch() / "logs" / f"{self.name.replace(' ', '-')}.log"
+
+
+def training(run: Run, cell: Cell, params: Params) -> Task:
+    """Train and test a run of a cell into scratch."""
+    command = ["stages.cell", run.dataset, run.backbone, run.adapter, "--prepare", str(run.seed)]
+    if cell.loss:
+        command += ["--tuned", cell.loss]
+    else:
+        command += ["--dim", str(run.dim)]
+        if variant := run.settings["adapter"].get("variant"):
+            command += ["--variant", variant]
+    inputs = [run.sequences, run.spectrum]
+    if study := cell.study(params):
+        inputs += [study.file, SPACE]
+    name = f"{run.name} tuned {cell.loss}" if cell.loss else run.name
+    return Task(name, tuple(command), tuple(inputs), run.scratch)
+
+
+def tuning(study: Tuning) -> Task:
+    """Make the trials of a study that are not yet in scratch."""
+    run = study.run({})
+    inputs = [run.sequences, run.spectrum, SPACE, *([study.scratch] if study.scratch.is_dir() else [])]
+    return Task(f"{study.name} search", tuple(study.command.split()[2:]), tuple(inputs), study.scratch)
+
+
+def unfinished(params: Params) -> list[Task]:
+    """Studies without a choice; and runs with their settings chosen that are not in a cell in place, in scratch or published.
+
+    Choices are written of studies whose trials are all there. Raises UserError where inputs are missing.
+    """
+    studies = [study for study in listed_tunings(params) if not study.settled]
+    for searched in studies:
+        if searched.searched:
+            write_choice(searched)
+    tasks = {study.name: tuning(study) for study in studies if not study.searched}
+    for cell in listed_cells(params.grid):
+        study = cell.study(params)
+        if not cell.exists and not (study and study.name in tasks):
+            for run in cell.runs(params):
+                if not ready(run):
+                    tasks.setdefault(run.fingerprint, training(run, cell, params))
+    return list(tasks.values())
+
+
+class Engine(Protocol):
+    """Who executes tasks: this machine (`Local`), or a cluster (`pipeline.grid.cluster`)."""
+
+    @property
+    def jobs(self) -> int:
+        """How many tasks run at a time."""
+
+    def submitting(self) -> AbstractContextManager[Callable[[Task], Future[bool]]]:
+        """Give a function that submits a task, whose future says whether it succeeded."""
+
+
+class Local:
+    """A machine: `jobs` processes at a time, which share its cores and take its GPUs, where it has any, in turns."""
+
+    def __init__(self, jobs: int) -> None:
+        self.jobs = jobs
+        self.threads = max(1, (os.cpu_count() or 1) // jobs)
+        self.gpus = visible_gpus()
+        self.slots: SimpleQueue[int] = SimpleQueue()
+        for slot in range(jobs):
+            self.slots.put(slot)
+        self.processes: set[subprocess.Popen[bytes]] = set()
+
+    @contextmanager
+    def submitting(self) -> Iterator[Callable[[Task], Future[bool]]]:
+        """Yield a function that submits a task, whose future says whether it succeeded.
+
+        Whoever leaves early, by Ctrl-C say, stops the processes; their finished epochs are kept.
+        """
+        pool = ThreadPoolExecutor(self.jobs)
+        try:
+            yield lambda task: pool.submit(self._execute, task)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in list(self.processes):
+                process.terminate()
+            pool.shutdown()
+
+    def _execute(self, task: Task) -> bool:
+        slot = self.slots.get()
+        environment = os.environ | {"OMP_NUM_THREADS": str(self.threads)}
+        if self.gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = self.gpus[slot % len(self.gpus)]
+        command = [sys.executable, "-m", *task.command]
+        task.log.parent.mkdir(parents=True, exist_ok=True)
+        with task.log.open("wb") as output:
+            process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+            self.processes.add(process)
+            try:
+                return process.wait() == 0
+            finally:
+                self.processes.discard(process)
+                self.slots.put(slot)
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs of this machine that may be used, as CUDA_VISIBLE_DEVICES names them."""
+    if (listed := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return listed.split(",") if listed else []
+    query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+    try:
+        return subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()
+    except (OSError, subprocess.CalledProcessError):
+        return []
+
+
+def run_all(tasks: list[Task], engine: Engine) -> list[Task]:
+    """Execute tasks, a line for each that ends; return those that failed."""
+    failed: list[Task] = []
+    start = time.monotonic()
+    with engine.submitting() as submit:
+        futures = {submit(task): task for task in tasks}
+        for done, future in enumerate(_ended(set(futures)), start=1):
+            task = futures[future]
+            outcome = "done"
+            if not future.result():
+                failed.append(task)
+                outcome = f"FAILED, {_last_line(task.log)}"
+            minutes = (time.monotonic() - start) / 60 / done * (len(tasks) - done)
+            running = min(engine.jobs, len(tasks) - done)
+            print(
+                f"[{done}/{len(tasks)}] {task.name}: {outcome} ({running} running, {len(failed)} failed, {minutes:.0f} min left)",
+                flush=True,
+            )
+    return failed
+
+
+def _ended(futures: set[Future[bool]]) -> Iterator[Future[bool]]:
+    """Futures as they end. Never asleep for long: with Ray's threads about, Ctrl-C does not wake the one that waits here."""
+    while futures:
+        done, futures = wait(futures, timeout=0.5, return_when=FIRST_COMPLETED)
+        yield from done
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").split("\n")
+    return next((line for line in reversed(lines) if line.strip()), f"see {log}")

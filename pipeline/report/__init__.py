@@ -1,0 +1,1 @@
+"""From cells to tables, tests, figures and the report."""

@@ -1,0 +1,24 @@
+"""The spectrum artifact on a device."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from models.core.adapter import Spectrum
+from pipeline.artifacts import open_array
+
+FILES = ("U", "sigma", "V", "mean")
+
+
+def load_spectrum(directory: Path, device: torch.device | None = None) -> Spectrum:
+    """Read a spectrum artifact, mapped from disk until it is moved; its centred twin is read when first asked for."""
+
+    def read(folder: Path, load_centred: Callable[[], Spectrum] | None) -> Spectrum:
+        # Copy on write: torch wants writable memory, and the file stays as it is.
+        U, sigma, V, mean = (
+            torch.from_numpy(open_array(folder / f"{name}.npy", "svd", "c")).to(device or torch.device("cpu")) for name in FILES
+        )
+        return Spectrum(U, sigma, V, mean, load_centred)
+
+    return read(directory, lambda: read(directory / "centred", None))

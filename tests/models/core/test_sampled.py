@@ -1,0 +1,78 @@
+"""Sampled products and weighted_sums, and dropout, against dense arithmetic and counts."""
+
+import pytest
+import torch
+
+from models.core.dropout import dropout
+from models.core.sampled import products, weighted_sums
+
+
+@pytest.fixture
+def index(generator: torch.Generator) -> torch.Tensor:
+    """Some table rows chosen twice by one row, some by nobody."""
+    return torch.randint(9, (6, 5), generator=generator) * 2
+
+
+def test_products_and_their_gradients_are_those_of_gathered_rows(index: torch.Tensor, generator: torch.Generator) -> None:
+    rows, table = (torch.randn(n, 4, generator=generator, requires_grad=True) for n in (6, 20))
+    upstream = torch.randn(6, 5, generator=generator)
+    expected = torch.einsum("td,tmd->tm", rows, table[index])
+    found = products(rows, table, index)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(
+        torch.autograd.grad((found * upstream).sum(), (rows, table)),
+        torch.autograd.grad((expected * upstream).sum(), (rows, table)),
+    )
+
+
+def test_mixtures_and_their_gradients_are_those_of_gathered_rows(index: torch.Tensor, generator: torch.Generator) -> None:
+    weights, table = torch.randn(6, 5, generator=generator), torch.randn(20, 4, generator=generator)
+    weights.requires_grad_(), table.requires_grad_()
+    upstream = torch.randn(6, 4, generator=generator)
+    expected = torch.einsum("tm,tmd->td", weights, table[index])
+    found = weighted_sums(weights, table, index)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(
+        torch.autograd.grad((found * upstream).sum(), (weights, table)),
+        torch.autograd.grad((expected * upstream).sum(), (weights, table)),
+    )
+
+
+def test_no_rows_are_no_products() -> None:
+    table, index = torch.randn(3, 4, requires_grad=True), torch.zeros(0, 5, dtype=torch.long)
+    (products(torch.zeros(0, 4), table, index).sum() + weighted_sums(torch.zeros(0, 5), table, index).sum()).backward()
+    assert not table.grad.any()
+
+
+def test_columns_of_a_larger_tensor_are_read_where_they_are(index: torch.Tensor) -> None:
+    """Keys and values are halves of one projection."""
+    wide = torch.arange(160.0).reshape(20, 8)
+    torch.testing.assert_close(
+        products(wide[:6, :4], wide[:, 4:], index), torch.einsum("td,tmd->tm", wide[:6, :4], wide[:, 4:][index])
+    )
+    weights = torch.ones(6, 10)[:, ::2]
+    torch.testing.assert_close(weighted_sums(weights, wide[:, 4:], index), wide[:, 4:][index].sum(1))
+
+
+@pytest.mark.parametrize("p", [0.2, 0.5])
+def test_dropout_drops_the_share_and_keeps_the_mean(p: float) -> None:
+    torch.manual_seed(0)
+    x = torch.ones(999, 1001, requires_grad=True)
+    y = dropout(x, p, training=True)
+    y.sum().backward()
+    kept = y.detach() != 0
+    deviation = (p * (1 - p) / kept.numel()) ** 0.5
+    assert float((~kept).float().mean()) == pytest.approx(p, abs=4 * deviation)
+    assert float((~kept).float().mean(0).std()) == pytest.approx((p * (1 - p) / 999) ** 0.5, rel=0.1), "no column is favoured"
+    assert y.detach()[kept].unique().tolist() == pytest.approx([1 / (1 - p)], rel=1e-4)
+    assert torch.equal(x.grad, y.detach())
+    together = (kept[:, 1:] & kept[:, :-1]).float().mean()
+    assert float(together) == pytest.approx((1 - p) ** 2, abs=0.002), "neighbours are independent"
+
+
+def test_dropout_follows_the_seed_and_stops_in_evaluation() -> None:
+    x = torch.randn(7, 5)
+    first, second = ((torch.manual_seed(3), dropout(x, 0.3, training=True))[1] for _ in range(2))
+    assert torch.equal(first, second)
+    assert not torch.equal(second, dropout(x, 0.3, training=True))
+    assert dropout(x, 0.3, training=False) is x

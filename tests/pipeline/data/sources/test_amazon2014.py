@@ -1,0 +1,509 @@
+"""The Amazon 2014 source: whole files or none, from a folder or over a bad network; metadata that is parsed, never run."""
+
+import ast
+import gzip
+import http.server
+import json
+import re
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from common.errors import UserError
+from pipeline.data.interactions import build_sequences
+from pipeline.data.sources import Raw, amazon2014
+from pipeline.params import Amazon2014, Download, Preprocess
+
+SOURCE = Amazon2014(kind="amazon2014", name="Mini")
+REVIEWS, METADATA = "reviews_Mini_5.json.gz", "meta_Mini.json.gz"
+
+
+def compressed(lines: list[str], level: int = 9) -> bytes:
+    return gzip.compress("".join(f"{line}\n" for line in lines).encode(), compresslevel=level, mtime=0)
+
+
+def review(user: str, asin: str, time: int = 1_400_000_000) -> str:
+    return json.dumps({"reviewerID": user, "asin": asin, "unixReviewTime": time, "overall": 5.0, "reviewText": "é"})
+
+
+FILES = {
+    REVIEWS: compressed([review(f"u{i}", f"A{i % 7}", 1_400_000_000 + 86_400 * i) for i in range(3000)], level=0),
+    METADATA: compressed([repr({"asin": f"A{i}", "title": f"Item {i}"}) for i in range(7)]),
+}
+
+
+# ---------------------------------------------------------------------------------------------------------------- from a folder
+
+
+@pytest.fixture
+def mirror(tmp_path: Path) -> Path:
+    folder = tmp_path / "mirror"
+    folder.mkdir()
+    for name, content in FILES.items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+@pytest.fixture
+def target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where `fetch` writes; unfinished downloads go to a scratch of the test's own, and retries do not wait."""
+    monkeypatch.setenv("SPECTRAN_SCRATCH", str(tmp_path / "scratch"))
+    monkeypatch.setattr("pooch.core.time.sleep", lambda seconds: None)
+    folder = tmp_path / "target"
+    folder.mkdir()
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_folder_is_a_mirror(mirror: Path, target: Path) -> None:
+    amazon2014.fetch(SOURCE, Download(mirror=str(mirror)), target)
+    assert contents(target) == FILES
+
+
+def test_a_relative_mirror_is_relative_to_the_users_checkout_in_a_queued_experiment_too(
+    mirror: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = mirror.parent / "checkout/.dvc/tmp/exps/tmpx"
+    workspace.mkdir(parents=True)
+    monkeypatch.chdir(workspace)
+    amazon2014.fetch(SOURCE, Download(mirror="../mirror"), target)
+    assert contents(target) == FILES
+
+
+def test_a_missing_file_of_the_mirror_is_unique_items(mirror: Path, target: Path) -> None:
+    (mirror / METADATA).unlink()
+    with pytest.raises(UserError, match=f"download.mirror: .*{METADATA} not found"):
+        amazon2014.fetch(SOURCE, Download(mirror=str(mirror)), target)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[: len(data) // 2],
+        lambda data: data[:-1],
+        lambda data: data[:-8] + bytes([data[-8] ^ 1]) + data[-7:],
+        lambda data: data[:-1] + bytes([data[-1] ^ 1]),
+        lambda data: data[:40] + bytes([data[40] ^ 255]) + data[41:],
+        lambda data: b"<html>not found</html>",
+        lambda data: b"",
+    ],
+    ids=["half", "last byte missing", "CRC", "length", "content", "a web page", "empty"],
+)
+@pytest.mark.parametrize("file", FILES)
+def test_a_damaged_file_is_one_line_that_names_it(
+    mirror: Path, target: Path, file: str, damage: Callable[[bytes], bytes]
+) -> None:
+    (mirror / file).write_bytes(damage(FILES[file]))
+    with pytest.raises(UserError, match=f"{file} is truncated or damaged") as caught:
+        amazon2014.fetch(SOURCE, Download(mirror=str(mirror)), target)
+    assert "\n" not in str(caught.value)
+
+
+# ------------------------------------------------------------------------------------------------------------ over a bad network
+
+
+@dataclass
+class Site:
+    """A web server that misbehaves to order, and remembers what it was asked and what it sent."""
+
+    content: dict[str, bytes] = field(default_factory=lambda: dict(FILES))
+    drops: list[int] = field(default_factory=list)  # the next responses of the reviews end after this many bytes
+    ranges: bool = True
+    heeds_if_range: bool = True
+    etag: str | None = '"v1"'
+    encodes: bool = False
+    sent: int = 0
+    requests: list[dict[str, str]] = field(default_factory=list)
+    on_drop: Callable[["Site"], None] = lambda site: None
+    url: str = ""
+
+    def respond(self, handler: http.server.BaseHTTPRequestHandler) -> None:
+        name = handler.path.rpartition("/")[2]
+        headers = {key.lower(): value for key, value in handler.headers.items()}
+        self.requests.append({"file": name, **headers})
+        if name not in self.content:
+            handler.send_error(404)
+            return
+        data = self.content[name]
+        start = 0
+        asked = re.fullmatch(r"bytes=(\d+)-", headers.get("range", ""))
+        fresh = headers.get("if-range") in (None, self.etag)
+        if asked and self.ranges and (fresh or not self.heeds_if_range):
+            start = int(asked[1])
+            if start >= len(data):
+                handler.send_error(416)
+                return
+            handler.send_response(206)
+            handler.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+        else:
+            handler.send_response(200)
+        body = data[start:]
+        if self.encodes and "gzip" in headers.get("accept-encoding", ""):
+            handler.send_header("Content-Encoding", "gzip")
+        if self.etag:
+            handler.send_header("ETag", self.etag)
+        handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        dropping = name == REVIEWS and bool(self.drops)
+        if dropping:
+            body = body[: self.drops.pop(0)]
+            self.on_drop(self)
+        self.sent += len(body)  # before the client can know that it has everything
+        handler.wfile.write(body)
+        if dropping:
+            handler.connection.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    made = Site()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            made.respond(self)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    made.url = f"http://127.0.0.1:{server.server_port}/files"
+    yield made
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def fetch(site: Site, target: Path) -> None:
+    amazon2014.fetch(SOURCE, Download(mirror=site.url), target)
+
+
+def leftovers(target: Path) -> list[str]:
+    return sorted(path.name for path in (target.parent / "scratch").rglob("*") if path.is_file())
+
+
+def test_a_download_brings_both_files_and_leaves_nothing_else(site: Site, target: Path) -> None:
+    fetch(site, target)
+    assert contents(target) == FILES
+    assert leftovers(target) == []
+    assert site.sent == sum(map(len, FILES.values()))
+
+
+def test_a_slash_at_the_end_of_the_mirrors_address_changes_nothing(site: Site, target: Path) -> None:
+    site.url += "/"
+    fetch(site, target)
+    assert contents(target) == FILES
+
+
+def test_a_dropped_connection_is_resumed_from_the_last_whole_chunk(site: Site, target: Path) -> None:
+    chunk = amazon2014.DOWNLOAD_CHUNK
+    site.drops = [chunk + 5_000, 2 * chunk]
+    fetch(site, target)
+    assert contents(target) == FILES
+    asked = [request.get("range") for request in site.requests if request["file"] == REVIEWS]
+    assert asked == [None, f"bytes={chunk}-", f"bytes={3 * chunk}-"]
+    assert site.sent == sum(map(len, FILES.values())) + 5_000
+
+
+def test_what_one_run_left_is_continued_by_the_next(site: Site, target: Path) -> None:
+    chunk = amazon2014.DOWNLOAD_CHUNK
+    site.drops = [2 * chunk] + [100] * (amazon2014.TRIES - 1)
+    with pytest.raises(UserError, match=r"cannot download http.*reviews_Mini_5.json.gz after 5 tries.*continued next time"):
+        fetch(site, target)
+    assert contents(target) == {}
+    fetch(site, target)
+    assert contents(target) == FILES
+    assert [request.get("range") for request in site.requests][5] == f"bytes={2 * chunk}-"
+
+
+def test_a_server_without_ranges_sends_the_file_again(site: Site, target: Path) -> None:
+    site.ranges = False
+    site.drops = [2 * amazon2014.DOWNLOAD_CHUNK]
+    fetch(site, target)
+    assert contents(target) == FILES
+    assert site.sent == sum(map(len, FILES.values())) + 2 * amazon2014.DOWNLOAD_CHUNK
+
+
+def replace_reviews(site: Site) -> None:
+    site.content[REVIEWS] = compressed([review(f"new{i}", f"A{i % 7}") for i in range(3000)], level=0)
+    site.etag = '"v2"' if site.etag else None
+
+
+@pytest.mark.parametrize(
+    "server",
+    [{}, {"heeds_if_range": False}, {"etag": None}, {"etag": None, "heeds_if_range": False}],
+    ids=["If-Range", "ranges without If-Range", "no version", "no version, ranges without If-Range"],
+)
+def test_a_file_that_changed_meanwhile_is_never_spliced(site: Site, target: Path, server: dict[str, Any]) -> None:
+    for name, value in server.items():
+        setattr(site, name, value)
+    site.drops = [2 * amazon2014.DOWNLOAD_CHUNK]
+    site.on_drop = replace_reviews
+    fetch(site, target)
+    assert site.content[REVIEWS] != FILES[REVIEWS]
+    assert contents(target) == site.content
+
+
+def test_a_partial_file_that_is_longer_than_the_servers_is_thrown_away(site: Site, target: Path) -> None:
+    site.drops = [100_000] * amazon2014.TRIES
+    whole = site.content[REVIEWS]
+    site.content[REVIEWS] = whole * 10
+    with pytest.raises(UserError):
+        fetch(site, target)
+    site.content[REVIEWS] = whole
+    fetch(site, target)
+    assert contents(target) == FILES
+
+
+def test_a_server_that_compresses_what_it_sends_does_not_unpack_the_file(site: Site, target: Path) -> None:
+    site.encodes = True
+    fetch(site, target)
+    assert contents(target) == FILES
+
+
+def test_a_damaged_file_of_the_server_is_refused_and_fetched_anew_next_time(site: Site, target: Path) -> None:
+    site.content[REVIEWS] = FILES[REVIEWS][:-5]
+    with pytest.raises(UserError, match="truncated or damaged"):
+        fetch(site, target)
+    assert leftovers(target) == []
+    (target / REVIEWS).unlink()
+    site.content[REVIEWS] = FILES[REVIEWS]
+    fetch(site, target)
+    assert contents(target) == FILES
+
+
+def test_a_file_that_is_not_there_is_one_line(site: Site, target: Path) -> None:
+    del site.content[REVIEWS]
+    with pytest.raises(
+        UserError, match=r"http://127.0.0.1:\d+/files/reviews_Mini_5.json.gz does not exist; check the source's name"
+    ) as caught:
+        fetch(site, target)
+    assert "\n" not in str(caught.value)
+    assert contents(target) == {}
+    assert leftovers(target) == []
+
+
+def test_an_unreachable_server_is_one_line(target: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(
+        UserError, match=rf"cannot download http://127.0.0.1:{port}/.*check the network, or set download.mirror"
+    ) as caught:
+        amazon2014.fetch(SOURCE, Download(mirror=f"http://127.0.0.1:{port}"), target)
+    assert "\n" not in str(caught.value)
+    assert contents(target) == {}
+
+
+def test_without_a_mirror_the_official_site_is_asked(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(amazon2014, "_download", lambda url, path: asked.append(url) or path.write_bytes(FILES[path.name]))
+    amazon2014.fetch(Amazon2014(kind="amazon2014", name="Mini"), Download(), target)
+    site = "http://snap.stanford.edu/data/amazon/productGraph/categoryFiles/"
+    assert asked == [site + REVIEWS, site + METADATA]
+
+
+# -------------------------------------------------------------------------------------------------------------------- metadata
+
+
+def metadata(tmp_path: Path, lines: list[str]) -> Path:
+    path = tmp_path / METADATA
+    path.write_bytes(compressed(lines, level=1))
+    return path
+
+
+def good(count: int) -> list[str]:
+    return [repr({"asin": f"A{i}", "title": f"Item {i}", "price": 1.5}) for i in range(count)]
+
+
+def test_titles_are_read_as_published(tmp_path: Path) -> None:
+    lines = [
+        repr({"asin": "A0", "title": "Salt &amp; Pepper “Mill”"}),
+        repr({"asin": "A1", "title": 'it\'s a "quoted" one\\'}),
+        repr({"asin": "A2"}),
+        repr({"asin": "A3", "title": 42}),
+        repr({"asin": "A4", "title": None}),
+        repr({"asin": "A5", "title": ["a", "list"]}),
+        "{'title': 'asin last', 'asin': 'A6'}",
+        '{"asin": "A7", "title": "double quotes"}',
+        "",
+    ]
+    items, malformed = amazon2014.read_items(metadata(tmp_path, lines), {f"A{i}" for i in range(8)})
+    assert dict(items.select("item_id", "title").rows()) == {
+        "A0": "Salt &amp; Pepper “Mill”",
+        "A1": 'it\'s a "quoted" one\\',
+        "A2": None,
+        "A3": None,
+        "A4": None,
+        "A5": None,
+        "A6": "asin last",
+        "A7": "double quotes",
+    }
+    assert malformed == 0
+    assert items.schema == dict.fromkeys(("item_id", "title", "brand", "categories", "description"), pl.String)
+
+
+def test_fields_for_the_template_are_read_too(tmp_path: Path) -> None:
+    lines = [
+        repr(
+            {
+                "asin": "A0",
+                "title": "x",
+                "brand": "Alder",
+                "description": "d",
+                "categories": [["Toys", "Kites"], ["Toys", "Gifts"]],
+            }
+        ),
+        repr({"asin": "A1", "title": "x", "brand": 7, "categories": "Toys"}),
+        repr({"asin": "A2", "title": "x", "categories": [[], "Toys", [3, "Kites"]]}),
+    ]
+    items, _ = amazon2014.read_items(metadata(tmp_path, lines), {"A0", "A1", "A2"})
+    assert items.select("brand", "categories", "description").rows() == [
+        ("Alder", "Toys, Kites, Gifts", "d"),
+        (None, None, None),
+        (None, "Kites", None),
+    ]
+
+
+MALFORMED = [
+    "{'asin': 'A0', 'title': 'cut of",
+    "{'asin': 'A0', 'title': \"x\" + str(1)}",
+    "['asin', 'A0']",
+    "'asin': 'A0'",
+    "{'asin': 'A0', 'title': nan}",
+    "no asin at all",
+    "{'asin': 'A0', 'nested': " + "[" * 5000 + "]" * 5000 + "}",
+    "{'asin': 'A0', 'title': '\x00'}",
+]
+
+
+@pytest.mark.parametrize("line", MALFORMED)
+def test_a_malformed_line_is_skipped_and_counted(tmp_path: Path, line: str) -> None:
+    lines = [*good(200), line]
+    items, malformed = amazon2014.read_items(metadata(tmp_path, lines), {f"A{i}" for i in range(200)})
+    assert malformed == 1
+    assert items.height == 200
+
+
+def test_more_than_one_line_in_a_hundred_is_refused(tmp_path: Path) -> None:
+    needed = {f"A{i}" for i in range(198)}
+    _, malformed = amazon2014.read_items(metadata(tmp_path, good(198) + MALFORMED[:2]), needed)
+    assert malformed == 2
+    with pytest.raises(UserError, match="3 of 201 needed lines are not Python literals") as caught:
+        amazon2014.read_items(metadata(tmp_path, good(198) + MALFORMED[:3]), needed)
+    assert "\n" not in str(caught.value)
+
+
+def test_malformed_lines_of_items_that_nobody_needs_do_not_count(tmp_path: Path) -> None:
+    lines = [*good(10), *["{'asin': 'ZZ', 'title': cut" for _ in range(100)]]
+    _, malformed = amazon2014.read_items(metadata(tmp_path, lines), {f"A{i}" for i in range(10)})
+    assert malformed == 0
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "__import__('os').system('touch {witness}')",
+        "{{'asin': 'A0', 'title': __import__('pathlib').Path('{witness}').touch()}}",
+        "{{'asin': 'A0', 'title': [open('{witness}', 'w') for _ in (1,)]}}",
+        "{{'asin': 'A0', 'title': f'{{open(\"{witness}\", \"w\")}}'}}",
+    ],
+)
+def test_code_in_the_metadata_is_never_run(tmp_path: Path, code: str) -> None:
+    witness = tmp_path / "witness"
+    _, malformed = amazon2014.read_items(
+        metadata(tmp_path, [*good(200), code.format(witness=witness)]), {"A0", "A1"} | {f"A{i}" for i in range(200)}
+    )
+    assert malformed == 1
+    assert not witness.exists()
+
+
+def test_of_a_whole_category_only_the_needed_lines_are_parsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed = 0
+    parse = ast.literal_eval
+
+    def counting(text: str) -> Any:
+        nonlocal parsed
+        parsed += 1
+        return parse(text)
+
+    monkeypatch.setattr(ast, "literal_eval", counting)
+    path = metadata(tmp_path, good(100_000))
+    items, _ = amazon2014.read_items(path, {"A5", "A77777", "not there"})
+    assert sorted(items["title"]) == ["Item 5", "Item 77777"]
+    assert parsed == 2
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        (["not json"], "not one JSON object a line"),
+        ([json.dumps({"reviewerID": "u", "asin": "A"})], "lack one of reviewerID, asin, unixReviewTime"),
+        ([json.dumps({"reviewerID": "u", "asin": "A", "unixReviewTime": "yesterday"})], "reviews_Mini_5.json.gz: "),
+    ],
+)
+def test_reviews_that_are_not_reviews_are_one_line(tmp_path: Path, lines: list[str], says: str) -> None:
+    path = tmp_path / REVIEWS
+    path.write_bytes(compressed([review("u", "A"), *lines]))
+    with pytest.raises(UserError, match=says) as caught:
+        amazon2014.read_reviews(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_reading_joins_reviews_and_titles_and_counts_what_was_skipped(mirror: Path) -> None:
+    lines = [*gzip.decompress(FILES[METADATA]).decode().splitlines(), *good(400), MALFORMED[0].replace("A0", "A6")]
+    (mirror / METADATA).write_bytes(compressed(lines))
+    (mirror / REVIEWS).write_bytes(compressed([review(f"u{i}", f"A{i}", i) for i in range(400)]))
+    raw = amazon2014.read(SOURCE, mirror)
+    assert raw.interactions.columns == ["user_id", "item_id", "timestamp"]
+    assert raw.interactions.row(3) == ("u3", "A3", 3)
+    assert raw.counts == {"malformed_metadata_lines": 1}
+
+
+def test_entities_are_unescaped_in_the_text_only(tmp_path: Path) -> None:
+    interactions = pl.DataFrame(
+        [(f"u{u}", f"A{i}", u) for u in range(3) for i in range(3)], schema=["user_id", "item_id", "timestamp"], orient="row"
+    )
+    items = pl.DataFrame({"item_id": ["A0", "A1", "A2"], "title": ["Salt &amp; Pepper", "5&quot; x 7&#39;", "plain"]})
+    made = build_sequences(Raw(interactions, items), Preprocess(core=3)).items
+    assert made["title"].to_list() == ["Salt &amp; Pepper", "5&quot; x 7&#39;", "plain"]
+    assert made["text"].to_list() == ["Salt & Pepper", "5\" x 7'", "plain"]
+
+
+# -------------------------------------------------------------------------------------------------------- the paper's datasets
+
+TABLE1 = {
+    "Toys_and_Games": (19_124, 11_757, 141_630, (19_412, 11_924, 167_597), (19_124, 11_758, 165_247)),
+    "Beauty": (22_332, 12_086, 168_446, (22_363, 12_101, 198_502), (22_332, 12_086, 198_215)),
+    "Clothing_Shoes_and_Jewelry": (39_230, 22_948, 266_481, (39_387, 23_033, 278_677), (39_230, 22_948, 277_534)),
+    "Office_Products": (4_895, 2_414, 41_462, (4_905, 2_420, 53_258), (4_895, 2_414, 53_149)),
+}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name.startswith("Office") else pytest.mark.slow) for name in TABLE1]
+)
+def test_table_1_of_the_paper_is_met_to_the_last_digit(name: str, amazon2014: Path, target: Path) -> None:
+    from pipeline.data.sources import amazon2014 as source
+
+    users, items, interactions, published, titled = TABLE1[name]
+    category = Amazon2014(kind="amazon2014", name=name)
+    source.fetch(category, Download(mirror=str(amazon2014)), target)
+    made = build_sequences(source.read(category, target), Preprocess())
+    statistics = made.statistics
+    assert (statistics["users"], statistics["items"], statistics["interactions"]) == (users, items, interactions)
+    steps = {step: tuple(size.values()) for step, size in statistics["steps"].items()}
+    assert steps["raw"] == published
+    assert steps["5-core"] == titled
+    assert (made.users.height, made.items.height, made.users["items"].list.len().sum()) == (users, items, interactions)
+    assert (statistics["duplicate_interactions"], statistics["malformed_metadata_lines"]) == (0, 0)

@@ -1,0 +1,209 @@
+"""Filters, cap, order and numbering of interactions, against a slow reference in plain Python."""
+
+import html
+import random
+from collections import Counter
+from typing import Any
+
+import polars as pl
+import pytest
+
+from common.errors import UserError
+from pipeline.data.interactions import Sequences, build_sequences
+from pipeline.data.sources import Raw
+from pipeline.params import Preprocess
+
+Row = tuple[str, str, int]
+
+
+def raw(rows: list[Row], titles: dict[str, str | None] | None = None, counts: dict[str, int] | None = None) -> Raw:
+    titles = {item: f"Title {item}" for _, item, _ in rows} if titles is None else titles
+    return Raw(
+        pl.DataFrame(rows, schema={"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}, orient="row"),
+        pl.DataFrame(
+            {"item_id": list(titles), "title": list(titles.values())}, schema={"item_id": pl.String, "title": pl.String}
+        ),
+        counts or {},
+    )
+
+
+def by_name(made: Sequences) -> dict[str, list[str]]:
+    """Each user's items by their own ids, oldest first."""
+    names = made.items["item_id"].to_list()
+    return {user: [names[i] for i in items] for user, items in zip(made.users["user_id"], made.users["items"], strict=True)}
+
+
+def reference(rows: list[Row], titles: dict[str, str | None], core: int, cap: int) -> dict[str, Any]:
+    """Methods, section 12.1, one sentence a statement."""
+    kept = set(rows)
+    kept = {row for row in kept if len(titles.get(row[1]) or "") > 1}
+    while True:
+        users, items = Counter(user for user, _, _ in kept), Counter(item for _, item, _ in kept)
+        smaller = {row for row in kept if users[row[0]] >= core and items[row[1]] >= core}
+        if smaller == kept:
+            break
+        kept = smaller
+    core_size = len(kept)
+    sequences = {}
+    for user in sorted({user for user, _, _ in kept}):
+        mine = [(time, item) for u, item, time in kept if u == user]
+        newest = sorted(mine, key=lambda pair: (-pair[0], pair[1]))[:cap]
+        sequences[user] = sorted(newest)
+    items_left = sorted({item for pairs in sequences.values() for _, item in pairs})
+    return {
+        "items": items_left,
+        "sequences": {user: [items_left.index(item) for _, item in pairs] for user, pairs in sequences.items()},
+        "timestamps": {user: [time for time, _ in pairs] for user, pairs in sequences.items()},
+        "core_size": core_size,
+    }
+
+
+def everyone(n_users: int, n_items: int, time: int = 5) -> list[Row]:
+    return [(f"u{u}", f"i{i}", time) for u in range(n_users) for i in range(n_items)]
+
+
+def test_at_the_cap_the_earlier_id_of_a_tie_is_kept_and_order_follows_the_cap() -> None:
+    """Six interactions, cap 4: on the oldest kept day there is room for one of b, c, d. The plain tail would keep d."""
+    days = {"a": 1, "b": 2, "c": 2, "d": 2, "e": 3, "g": 3, "f": 3}
+    rows = [(user, item, day) for user in ("u0", "u1", "u2") for item, day in days.items()]
+    random.Random(0).shuffle(rows)
+    made = build_sequences(raw(rows), Preprocess(core=3, cap=4))
+    assert by_name(made)["u0"] == ["b", "e", "f", "g"]
+    assert made.users["timestamps"][0].to_list() == [2, 3, 3, 3]
+    assert made.items["item_id"].to_list() == ["b", "e", "f", "g"], "numbered after the cap: a, c and d have no index"
+    assert made.users["items"][0].to_list() == [0, 1, 2, 3]
+
+
+def test_the_earlier_id_of_a_day_comes_first_so_the_later_one_is_the_test_item() -> None:
+    rows = [(user, item, 7) for user in ("u0", "u1", "u2") for item in ("z", "B", "a")]
+    assert by_name(build_sequences(raw(rows), Preprocess(core=3)))["u1"] == ["B", "a", "z"]
+
+
+def test_items_that_only_the_cap_removes_have_counted_for_the_core() -> None:
+    """The cap comes after the core and no second core follows."""
+    rows = everyone(3, 6) + [(f"u{u}", "rare", 1) for u in range(3)]
+    made = build_sequences(raw(rows), Preprocess(core=3, cap=4))
+    assert made.statistics["steps"]["3-core"] == {"users": 3, "items": 7, "interactions": 21}
+    assert made.statistics["steps"]["last 4"] == {"users": 3, "items": 4, "interactions": 12}
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_against_a_slow_reference_on_random_data_full_of_ties(seed: int) -> None:
+    rng = random.Random(seed)
+    n_users, n_items, days = rng.randint(4, 25), rng.randint(4, 25), rng.choice([1, 2, 5, 50])
+    rows = [
+        (f"u{rng.randrange(n_users)}", rng.choice("Ai") + str(rng.randrange(n_items)), rng.randrange(days))
+        for _ in range(rng.randint(100, 900))
+    ]
+    titles: dict[str, str | None] = {item: f"Title {item}" for _, item, _ in rows}
+    for item in rng.sample(sorted(titles), k=len(titles) // 5):
+        titles[item] = rng.choice([None, "", "x", "é", "ok"])
+    for item in rng.sample(sorted(titles), k=len(titles) // 10):
+        del titles[item]
+    core, cap = rng.choice([3, 4, 5]), rng.choice([4, 6, 13])
+    expected = reference(rows, titles, core, cap)
+    if not expected["items"]:
+        with pytest.raises(UserError, match="no interactions are left"):
+            build_sequences(raw(rows, titles), Preprocess(core=core, cap=cap))
+        return
+    made = build_sequences(raw(rows, titles), Preprocess(core=core, cap=cap))
+    assert made.items["item_id"].to_list() == expected["items"]
+    assert made.users["user_id"].to_list() == list(expected["sequences"])
+    assert dict(zip(made.users["user_id"], made.users["items"].to_list(), strict=True)) == expected["sequences"]
+    assert dict(zip(made.users["user_id"], made.users["timestamps"].to_list(), strict=True)) == expected["timestamps"]
+    assert made.statistics["steps"][f"{core}-core"]["interactions"] == expected["core_size"]
+    assert made.statistics["duplicate_interactions"] == len(rows) - len(set(rows))
+    assert made.users["items"].list.len().min() >= 3, "leave-one-out needs three"
+
+
+def test_the_reference_test_is_not_all_empty() -> None:
+    """Guards the test above: most of its seeds must leave something."""
+    rng = random.Random(0)
+    rows = [(f"u{rng.randrange(9)}", f"i{rng.randrange(9)}", rng.randrange(3)) for _ in range(300)]
+    assert len(reference(rows, {f"i{i}": "title" for i in range(9)}, 3, 4)["items"]) > 4
+
+
+def test_the_order_of_the_input_rows_changes_nothing() -> None:
+    rng = random.Random(1)
+    rows = [(f"u{rng.randrange(20)}", f"i{rng.randrange(20)}", rng.randrange(3)) for _ in range(600)]
+    first = build_sequences(raw(rows), Preprocess())
+    rng.shuffle(rows)
+    second = build_sequences(raw(rows), Preprocess())
+    assert first.users.equals(second.users)
+    assert first.items.equals(second.items)
+    assert first.statistics == second.statistics
+
+
+def test_exact_duplicates_are_dropped_and_counted_others_kept() -> None:
+    rows = [*everyone(3, 3), ("u0", "i0", 5), ("u0", "i0", 5), ("u0", "i0", 6)]
+    made = build_sequences(raw(rows), Preprocess(core=3))
+    assert made.statistics["duplicate_interactions"] == 2
+    assert by_name(made)["u0"] == ["i0", "i1", "i2", "i0"], "the same item on another day is another interaction"
+
+
+def test_statistics_count_every_filter() -> None:
+    titles = {f"i{i}": f"Title {i}" for i in range(7)} | {"short": "x", "untitled": None}
+    rows = [
+        *everyone(4, 7),
+        ("u0", "i0", 5),
+        ("u0", "short", 5),
+        ("u1", "untitled", 5),
+        ("u1", "unknown", 5),
+        ("lonely", "i0", 5),
+    ]
+    statistics = build_sequences(raw(rows, titles, {"malformed_metadata_lines": 2}), Preprocess(core=3, cap=5)).statistics
+    assert statistics["steps"] == {
+        "raw": {"users": 5, "items": 10, "interactions": 33},
+        "complete": {"users": 5, "items": 10, "interactions": 33},
+        "deduplicated": {"users": 5, "items": 10, "interactions": 32},
+        "titled": {"users": 5, "items": 7, "interactions": 29},
+        "3-core": {"users": 4, "items": 7, "interactions": 28},
+        "last 5": {"users": 4, "items": 5, "interactions": 20},
+    }
+    assert (statistics["users"], statistics["items"], statistics["interactions"]) == (4, 5, 20)
+    assert statistics["density"] == 1.0
+    assert statistics["interactions_per_user"] == 5.0
+    assert statistics["duplicate_interactions"] == 1
+    assert statistics["malformed_metadata_lines"] == 2
+
+
+def test_the_first_title_of_an_item_counts() -> None:
+    interactions = raw(everyone(3, 3)).interactions
+    items = pl.DataFrame({"item_id": ["i0", "i1", "i2", "i0"], "title": ["first", "b2", "c3", "second"]})
+    assert build_sequences(Raw(interactions, items), Preprocess(core=3)).items["title"].to_list() == ["first", "b2", "c3"]
+
+
+def test_texts_are_unescaped_titles() -> None:
+    titles = {"i0": "Salt &amp; Pepper", "i1": "caf&eacute; &#x1F600;", "i2": "&amp;amp;"}
+    made = build_sequences(raw(everyone(3, 3), titles), Preprocess(core=3)).items
+    assert made["title"].to_list() == list(titles.values())
+    assert made["text"].to_list() == [html.unescape(title) for title in titles.values()] == ["Salt & Pepper", "café 😀", "&amp;"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "titles", "step"),
+    [
+        ([], {}, "raw"),
+        (everyone(3, 3), {"i0": "x", "i1": None}, "titled"),
+        (everyone(4, 4), None, "5-core"),
+    ],
+)
+def test_nothing_left_names_the_filter(rows: list[Row], titles: dict[str, str | None] | None, step: str) -> None:
+    with pytest.raises(
+        UserError, match=rf"no interactions are left after the filter '{step}' \({len(rows)} before it\)"
+    ) as caught:
+        build_sequences(raw(rows, titles), Preprocess(core=5))
+    assert "\n" not in str(caught.value)
+
+
+def test_texts_are_the_template_filled_with_the_sources_fields() -> None:
+    made = raw(everyone(3, 3), {"i0": "Salt &amp; Pepper", "i1": "Mill", "i2": "Pan"})
+    made.items = made.items.with_columns(brand=pl.Series(["Alder &quot;A&quot;", None, "Quill"]))
+    items = build_sequences(made, Preprocess(core=3), "{title}. {brand}").items
+    assert items["text"].to_list() == ['Salt & Pepper. Alder "A"', "Mill", "Pan. Quill"]
+    assert items.columns == ["item_id", "title", "text"]
+
+
+def test_a_field_that_the_source_lacks_is_one_line_with_those_it_has() -> None:
+    with pytest.raises(UserError, match=r"^templates.x: the items have no field 'color'; valid: title$"):
+        build_sequences(raw(everyone(3, 3), {"i0": "Pan"}), Preprocess(core=3), "{title} {color}", "templates.x")

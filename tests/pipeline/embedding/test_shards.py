@@ -1,0 +1,295 @@
+"""Shards: any number of processes, killed anywhere, give the bytes of one process that nobody disturbed."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import psutil
+import pytest
+import yaml
+
+from common.errors import UserError
+from pipeline.artifacts import write_json
+from pipeline.embedding import encoder as encoder_module
+from pipeline.embedding.encoder import TextEncoder, encode
+from pipeline.embedding.processes import Processes
+from pipeline.embedding.shards import Shards
+from pipeline.params import Encoder
+
+ROOT = Path(__file__).parents[3]
+WORDS = ("red", "green", "blue", "tent", "kettle", "unheard")
+
+
+def texts(count: int) -> list[str]:
+    rng = np.random.default_rng(0)
+    return [" ".join(rng.choice(WORDS, size=rng.integers(1, 30))) for _ in range(count)]
+
+
+@pytest.fixture
+def options(llama: Path) -> Encoder:
+    return Encoder(model=str(llama), batch_tokens=60)
+
+
+@pytest.fixture(autouse=True)
+def own_scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPECTRAN_SCRATCH", str(tmp_path / "scratch"))
+
+
+def shards(options: Encoder, some: list[str] | None = None) -> Shards:
+    return Shards(some or texts(100), options, Processes())
+
+
+def saved(made: Shards, path: Path) -> bytes:
+    made.save(path)
+    return path.read_bytes()
+
+
+# ----------------------------------------------------------------------------------------------------------------- one process
+
+
+def test_shards_together_are_what_encode_makes_in_memory(options: Encoder, tmp_path: Path) -> None:
+    made = shards(options)
+    seen = made.embed()
+    assert seen["shards"] == seen["embedded_now"]["shards"] > 3
+    assert made.save(tmp_path / "e.npy") == (100, 16)
+    expected, counted = encode(texts(100), options)
+    np.testing.assert_array_equal(np.load(tmp_path / "e.npy"), expected)
+    assert seen["tokens"] == seen["embedded_now"]["tokens"] == counted["tokens"]
+    made.remove()
+    assert not made.directory.exists()
+
+
+@pytest.mark.parametrize("damage", [None, b"", b"\x93NUMPY", "short"])
+def test_only_missing_and_damaged_shards_are_made_again(options: Encoder, tmp_path: Path, damage: bytes | str | None) -> None:
+    made = shards(options)
+    made.embed()
+    whole = saved(made, tmp_path / "first.npy")
+    victim = sorted(made.directory.iterdir())[2]
+    if damage is None:
+        victim.unlink()
+    elif damage == "short":
+        np.save(victim, np.load(victim)[:-1])
+    else:
+        victim.write_bytes(damage)
+    before = {path.name: path.stat().st_mtime_ns for path in made.directory.iterdir() if path != victim}
+    again = shards(options)
+    assert again.embed()["embedded_now"]["shards"] == 1
+    assert {path.name: path.stat().st_mtime_ns for path in made.directory.iterdir() if path != victim} == before
+    assert saved(again, tmp_path / "second.npy") == whole
+
+
+def test_finished_shards_need_no_model(options: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    shards(options).embed()
+    monkeypatch.setattr(TextEncoder, "model", property(lambda self: pytest.fail("the model was loaded")))
+    assert shards(options).embed()["embedded_now"]["shards"] == 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"pooling": "last"},
+        {"pool_special_tokens": False},
+        {"revision": "another"},
+        {"normalise": False},
+        {"dtype": "bfloat16"},
+        {"prompt": "red "},
+        {"max_length": 5},
+        {"batch_tokens": 61},
+    ],
+)
+def test_shards_of_other_settings_are_never_used(options: Encoder, change: dict[str, Any]) -> None:
+    assert shards(options).directory != shards(options.model_copy(update=change)).directory
+
+
+def test_shards_of_other_texts_or_weights_or_code_are_never_used(
+    options: Encoder, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = {shards(options).directory, shards(options, [*texts(99), "red"]).directory}
+    for change in ("model.safetensors", "tokenizer_config.json"):
+        folder = tmp_path / change
+        folder.mkdir()
+        for file in llama.iterdir():
+            content = file.read_bytes()
+            (folder / file.name).write_bytes(
+                content.replace(b"}", b"} ", 1) if file.name == change == "tokenizer_config.json" else content
+            )
+        if change == "model.safetensors":
+            from safetensors.numpy import load_file, save_file
+
+            weights = load_file(folder / change)
+            weights["norm.weight"] = weights["norm.weight"] * 2
+            save_file(weights, folder / change, metadata={"format": "pt"})
+        seen.add(shards(options.model_copy(update={"model": str(folder)})).directory)
+    identity = TextEncoder(options).identity
+    monkeypatch.setattr("pipeline.embedding.shards.file_sha256", lambda path: "other code")
+    seen.add(shards(options).directory)
+    assert len(seen) == 5
+    assert TextEncoder(options).identity == identity
+
+
+def test_shards_that_another_run_of_the_same_embedding_removes_are_made_again(
+    options: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two people start the same embedding; the first to finish tidies up."""
+    reference = shards(options)
+    reference.embed()
+    whole = saved(reference, tmp_path / "first.npy")
+    reference.remove()
+    made, make, removed = shards(options), Shards._make, []
+
+    def make_and_lose(self: Shards, share: list[int]) -> None:
+        make(self, share)
+        if not removed:
+            removed.append(self.remove())
+
+    monkeypatch.setattr(Shards, "_make", make_and_lose)
+    made.embed()
+    assert saved(made, tmp_path / "second.npy") == whole
+
+
+def test_a_device_map_is_refused_with_several_processes(options: Encoder) -> None:
+    processes = Processes()
+    processes.count = 2
+    with pytest.raises(UserError, match="device_map: auto spreads one model over all GPUs: start one process, found 2"):
+        Shards(texts(3), options.model_copy(update={"device_map": "auto"}), processes)
+
+
+def test_out_of_memory_in_one_shard_leaves_the_others_as_they_are(
+    options: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Halves are forgotten at a shard's end: what one shard went through does not show in the next."""
+    forward = TextEncoder._forward
+    sizes: list[int] = []
+
+    def tight(self: TextEncoder, tokens: Any, batch: np.ndarray) -> np.ndarray:
+        sizes.append(len(batch))
+        if len(sizes) == 1:
+            raise encoder_module.torch.OutOfMemoryError("CUDA out of memory.")
+        return forward(self, tokens, batch)
+
+    def rows(made: Shards) -> list[np.ndarray]:
+        made.embed()
+        found = [np.load(path) for path in sorted(made.directory.iterdir())]
+        made.remove()
+        return found
+
+    expected = rows(shards(options))
+    monkeypatch.setattr(TextEncoder, "_forward", tight)
+    found = rows(shards(options))
+    np.testing.assert_allclose(found[0], expected[0], atol=1e-5)
+    for mine, usual in zip(found[1:], expected[1:], strict=True):
+        np.testing.assert_array_equal(mine, usual)
+    assert sizes[1] == -(-sizes[0] // 2)
+
+
+# ----------------------------------------------------------------------------------------------------------- stages, as users run
+
+
+@pytest.fixture
+def run(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., subprocess.Popen]:
+    """Start `stages.embed mine tiny` on 3,000 texts in a project of its own, by python or by accelerate in two processes.
+
+    Without a GPU, `--multi_gpu` starts processes that take the CPU; `--cpu` alone would start one.
+    """
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params["sources"]["mine"] = {"kind": "files", "interactions": "log.csv", "items": "items.csv"}
+    params["encoders"]["tiny"] = {"model": str(llama), "batch_tokens": 60}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    items = tmp_path / "data/sequences/mine"
+    items.mkdir(parents=True)
+    pl.DataFrame({"text": texts(3000)}).write_parquet(items / "items.parquet")
+    write_json(items / "sidecar.json", {"template": "{title}"})
+    monkeypatch.chdir(tmp_path)
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+
+    def start(processes: int = 1, **more: str) -> subprocess.Popen:
+        launcher = [
+            "-m",
+            "accelerate.commands.launch",
+            "--multi_gpu",
+            "--num_machines=1",
+            "--mixed_precision=no",
+            "--dynamo_backend=no",
+        ]
+        launcher += [f"--num_processes={processes}", "--main_process_port=0"]
+        command = [sys.executable, *(launcher if processes > 1 else []), "-m", "stages.embed", "mine", "tiny"]
+        return subprocess.Popen(
+            command, env=environment | more, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+
+    return start
+
+
+def finish(process: subprocess.Popen) -> str:
+    printed, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    return printed
+
+
+def kill(process: subprocess.Popen, rank: int | None = None) -> None:
+    """Kill -9 the process, or one rank of several, when some of its shards are there; wait for the end."""
+    scratch = Path(os.environ["SPECTRAN_SCRATCH"]) / "embeddings"
+    deadline = time.monotonic() + 120
+    while len(list(scratch.glob("*/[0-9]*.npy"))) < 10:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    victims = [process.pid]
+    if rank is not None:
+        children = psutil.Process(process.pid).children(recursive=True)
+        victims = [child.pid for child in children if child.environ().get("LOCAL_RANK") == str(rank)]
+    assert len(victims) == 1
+    os.kill(victims[0], signal.SIGKILL)
+    process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert not Path("data/embeddings/mine/tiny").exists()
+
+
+def taken() -> dict[str, bytes]:
+    """The artifact; gone from its place afterwards."""
+    folder = Path("data/embeddings/mine/tiny")
+    content = {path.name: path.read_bytes() for path in folder.iterdir()}
+    shutil.rmtree(folder)
+    return content
+
+
+def test_killed_and_started_again_gives_the_same_bytes(run: Callable[..., subprocess.Popen]) -> None:
+    assert "mine: 3,000 items x 16" in finish(run())
+    undisturbed = taken()
+    sidecar = json.loads(undisturbed["sidecar.json"])
+    assert (sidecar["template"], sidecar["encoder"]["pooling"]) == ("{title}", "mean")
+    assert list(Path(os.environ["SPECTRAN_SCRATCH"], "embeddings").iterdir()) == [], "finished: its shards are gone"
+    kill(run())
+    assert "shards from an earlier run" in finish(run())
+    assert taken() == undisturbed
+
+
+@pytest.mark.parametrize("rank", [1, pytest.param(0, marks=pytest.mark.slow)])
+def test_two_processes_make_the_bytes_of_one_also_when_one_of_them_dies(run: Callable[..., subprocess.Popen], rank: int) -> None:
+    finish(run())
+    undisturbed = taken()
+    assert finish(run(2)).count("mine: 3,000 items x 16") == 1, "one process speaks"
+    assert json.loads(Path("data/runs/embed-mine-tiny.json").read_text())["processes"] == 2
+    assert taken() == undisturbed
+    kill(run(2), rank)
+    assert "shards from an earlier run" in finish(run(2 if rank else 1))
+    assert taken() == undisturbed
+
+
+def test_a_process_that_fails_makes_the_launch_fail_and_leaves_the_shards(run: Callable[..., subprocess.Popen]) -> None:
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    params["encoders"]["tiny"]["device_map"] = "auto"
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+    process = run(2)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "embed: device_map: auto spreads one model over all GPUs" in errors

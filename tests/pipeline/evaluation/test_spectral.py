@@ -1,0 +1,59 @@
+"""Spectral figures against numpy and closed forms."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from models.core.recommender import Recommender
+from pipeline.evaluation.evaluate import analyse
+from pipeline.evaluation.spectral import covariance_spectrum, cumulative_share, effective_rank, top_share
+
+
+@pytest.fixture
+def table() -> torch.Tensor:
+    rng = np.random.default_rng(0)
+    return torch.from_numpy(5 + rng.normal(size=(200, 16)) * np.geomspace(1, 0.01, 16)).float()
+
+
+def test_spectrum_is_that_of_numpys_covariance(table: torch.Tensor) -> None:
+    expected = np.linalg.svd(np.cov(table.double().numpy(), rowvar=False), compute_uv=False)
+    np.testing.assert_allclose(covariance_spectrum(table), expected, rtol=1e-8)
+
+
+def test_figures_are_those_of_numpy(table: torch.Tensor) -> None:
+    share = np.linalg.svd(np.cov(table.double().numpy(), rowvar=False), compute_uv=False)
+    share = share / share.sum()
+    values = covariance_spectrum(table)
+    np.testing.assert_allclose(cumulative_share(values), share.cumsum(), rtol=1e-8)
+    assert effective_rank(values) == pytest.approx(np.exp(-(share * np.log(share)).sum()))
+    assert top_share(values) == pytest.approx(share[:10].sum())
+    assert top_share(values, 3) == pytest.approx(share[:3].sum())
+
+
+@pytest.mark.parametrize("directions", [1, 4, 16])
+def test_k_equal_directions_have_effective_rank_k(directions: int) -> None:
+    values = torch.tensor([2.0] * directions + [0.0] * (16 - directions), dtype=torch.float64)
+    assert effective_rank(values) == pytest.approx(directions)
+
+
+def test_equal_rows_have_no_direction() -> None:
+    values = covariance_spectrum(torch.full((10, 4), 3.0))
+    assert effective_rank(values) == 0
+    assert cumulative_share(values).tolist() == [0, 0, 0, 0]
+
+
+def test_alphafuse_semantics_are_flat(make: Callable[..., Recommender]) -> None:
+    """Standardised components have equal variances: effective rank d, a share of m / d in m of them."""
+    analysis = analyse(make("alphafuse", dim=16))
+    assert analysis["effective_rank"] == pytest.approx(16, rel=1e-4)
+    assert analysis["top10_share"] == pytest.approx(10 / 16, rel=1e-4)
+    np.testing.assert_allclose(analysis["semantic_table"]["cumulative_share"], np.arange(1, 17) / 16, atol=1e-5)
+
+
+def test_an_adapter_without_text_is_shown_by_its_whole_table(make: Callable[..., Recommender]) -> None:
+    analysis = analyse(make("base"))
+    assert analysis["semantic_table"] is None
+    assert analysis["effective_rank"] == analysis["table"]["effective_rank"]
+    assert analysis["trainable_parameters"] == make("base").n_trainable()

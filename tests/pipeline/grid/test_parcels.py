@@ -1,0 +1,149 @@
+"""From the driver to a node and back, with a list for the object store; and what a grid refuses before there is a cluster."""
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from common.errors import UserError
+from pipeline.grid import cluster, parcels
+from pipeline.grid.cluster import Cluster
+from pipeline.grid.node import Parcel, fetch, packed, put, unpack
+from pipeline.grid.parcels import checksum, pack, place_of
+from pipeline.grid.tasks import grid_lock
+from pipeline.params import Resources
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(autouse=True)
+def small_pieces(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parcels, "PIECE", 10_000)
+
+
+def sent(path: Path) -> Parcel:
+    place = place_of(path)
+    return pack(path, place, checksum(path, place), lambda piece: piece.copy())
+
+
+def content(directory: Path) -> dict[str, bytes]:
+    return {file.relative_to(directory).as_posix(): file.read_bytes() for file in directory.rglob("*") if file.is_file()}
+
+
+def test_a_spectrum_arrives_in_pieces_as_it_was(tmp_path: Path) -> None:
+    spectrum = Path("data/spectrum/tiny/random")
+    parcel = sent(spectrum)
+    assert len(parcel.pieces) > 2
+    assert sum(piece.nbytes for piece in parcel.pieces) == parcel.bytes
+    assert fetch(parcel, tmp_path / "inputs", np.asarray)
+    put(parcel, tmp_path / "inputs", tmp_path / "task")
+    assert content(tmp_path / "task/data/spectrum/tiny/random") == content(spectrum)
+
+
+def test_files_that_dvc_links_to_its_cache_arrive_as_files(tmp_path: Path) -> None:
+    (tmp_path / "cached").write_bytes(b"numbers")
+    Path("data/sequences/linked").mkdir()
+    Path("data/sequences/linked/file").symlink_to(tmp_path / "cached")
+    fetch(parcel := sent(Path("data/sequences/linked")), tmp_path / "inputs", np.asarray)
+    (tmp_path / "cached").unlink()
+    assert (tmp_path / "inputs" / parcel.checksum / "linked/file").read_bytes() == b"numbers"
+
+
+def test_tasks_of_one_node_send_for_a_parcel_once(tmp_path: Path) -> None:
+    parcel = sent(Path("data/sequences/tiny"))
+    asked: list[int] = []
+
+    def slowly(piece: np.ndarray) -> np.ndarray:
+        asked.append(1)
+        threading.Event().wait(0.02)
+        return piece
+
+    outcomes: list[bool] = []
+    tasks = [threading.Thread(target=lambda: outcomes.append(fetch(parcel, tmp_path, slowly))) for _ in range(4)]
+    for task in tasks:
+        task.start()
+    for task in tasks:
+        task.join()
+    assert sorted(outcomes) == [False, False, False, True]
+    assert len(asked) == len(parcel.pieces)
+
+
+def test_a_parcel_whose_sending_was_cut_off_is_sent_for_again(tmp_path: Path) -> None:
+    parcel = sent(Path("data/sequences/tiny"))
+
+    def breaks(piece: np.ndarray) -> np.ndarray:
+        if piece is parcel.pieces[-1]:
+            raise OSError("the node is lost")
+        return piece
+
+    with pytest.raises(OSError, match="the node is lost"):
+        fetch(parcel, tmp_path, breaks)
+    assert fetch(parcel, tmp_path, np.asarray)
+    assert content(tmp_path / parcel.checksum / "tiny") == content(Path("data/sequences/tiny"))
+
+
+def test_a_checksum_changes_with_the_content_and_the_place() -> None:
+    here, there = Path("models"), Path("pipeline")
+    here.mkdir()
+    (here / "a.py").write_text("1")
+    first = checksum(here, here)
+    (here / "__pycache__").mkdir()
+    (here / "__pycache__/a.pyc").write_text("made by importing")
+    assert checksum(here, here) == first
+    assert checksum(here, there) != first
+    (here / "a.py").write_text("2")
+    assert checksum(here, here) != first
+    spectrum = Path("data/spectrum/tiny/random")
+    first = checksum(spectrum, spectrum)
+    (spectrum / "sidecar.json").write_text("{}")
+    assert checksum(spectrum, spectrum) != first
+
+
+def test_an_input_in_scratch_is_the_tasks_own_copy(tmp_path: Path) -> None:
+    """A study's directory may be read and written; what the next task finds is what was sent."""
+    study = Path(".scratch/studies/one").absolute()
+    study.mkdir(parents=True)
+    (study / "trials.csv").write_text("1")
+    fetch(parcel := sent(study), tmp_path / "inputs", np.asarray)
+    for task in ("first", "second"):
+        put(parcel, tmp_path / "inputs", tmp_path / task)
+        trials = tmp_path / task / ".scratch/studies/one/trials.csv"
+        assert trials.read_text() == "1"
+        trials.write_text("2")
+        put(parcel, tmp_path / "inputs", tmp_path / task)
+        assert trials.read_text() == "2", "a task that was cut off goes on with its own"
+
+
+def test_a_result_comes_back_as_it_was(tmp_path: Path) -> None:
+    result = packed(Path("data/spectrum/tiny/random"))
+    unpack([result], tmp_path / "back")
+    assert content(tmp_path / "back") == content(Path("data/spectrum/tiny/random"))
+
+
+def test_of_two_grids_on_one_scratch_the_second_is_refused_until_the_first_is_gone() -> None:
+    holds = "from pipeline.grid.tasks import grid_lock\nwith grid_lock():\n print(flush=True)\n input()"
+    command = [sys.executable, "-c", holds]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={"PYTHONPATH": str(ROOT)}) as first:
+        assert first.stdout
+        first.stdout.readline()
+        with pytest.raises(UserError, match=f"another grid is at work on .*process {first.pid} on "), grid_lock():
+            pass
+        first.kill()
+    with grid_lock():
+        pass
+
+
+def test_without_the_package_the_extra_is_unique_items(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "find_spec", lambda _: None)
+    with pytest.raises(UserError, match=r"pip install '\.\[ray\]'"):
+        Cluster(Resources())
+
+
+def test_gpus_come_in_shares_of_one_or_whole() -> None:
+    assert Resources(gpus=0.25).gpus == 0.25
+    assert Resources(gpus=2).gpus == 2
+    with pytest.raises(UserError, match="params: gpus: a share of one GPU, or a whole number of them"):
+        Resources.parse({"gpus": 1.5}, "params")

@@ -1,0 +1,126 @@
+"""Results in git: what is published is what the cells hold, and is enough for tables, tests and for going on elsewhere."""
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from common.errors import UserError
+from pipeline.grid import published as module
+from pipeline.grid.cells import Cell, listed_cells, read_cells
+from pipeline.grid.execution import ready
+from pipeline.grid.published import publish, published_run, restore
+from pipeline.grid.tasks import unfinished
+from pipeline.params import load_params
+from pipeline.report.results import comparisons, table_metrics
+from stages.cell import make
+from stages.publish import committed_code
+
+FOLDER = Path("docs/results/here")
+
+
+@pytest.fixture
+def cells(project: Path, set_params: Callable[..., None]) -> list[Cell]:
+    """Three cells, one over dims, made and published."""
+    lists = {"datasets": ["tiny"], "backbones": ["sasrec"], "adapters": ["spectran"], "dims": [8]}
+    set_params({"train.epochs": 1, "grid.dimensions": lists})
+    params = load_params()
+    cells = listed_cells(params.grid)
+    for cell in cells:
+        make(cell, params)
+    publish([(cell, cell.runs(params)) for cell in cells], FOLDER, "0123456789")
+    module._published.cache_clear()
+    return cells
+
+
+def compared(cells: list[Cell]) -> tuple[pl.DataFrame, pl.DataFrame]:
+    rows = read_cells(cells)
+    return rows.drop("run_directory"), comparisons(rows.filter(pl.col("over") == "seeds"), 20)
+
+
+def test_tables_and_tests_come_out_the_same_from_what_is_published(cells: list[Cell]) -> None:
+    before = compared(cells)
+    kept = {path: path.read_bytes() for cell in cells for path in cell.directory.rglob("*") if path.suffix in (".json", ".csv")}
+    shutil.rmtree("grid/cells")
+    shutil.rmtree(".scratch")
+    assert restore(FOLDER) == cells
+    after = compared(cells)
+    for was, now in zip(before, after, strict=True):
+        assert was.equals(now)
+    for path, content in kept.items():
+        if path.name != "metrics.csv":
+            assert path.read_bytes() == content, path
+    assert restore(FOLDER) == [], "cells that are there stay"
+
+
+def test_a_published_run_is_not_trained_again(cells: list[Cell], monkeypatch: pytest.MonkeyPatch) -> None:
+    params = load_params()
+    before = pl.read_csv(cells[0].directory / "metrics.csv")
+    shutil.rmtree("grid/cells")
+    shutil.rmtree(".scratch")
+    assert unfinished(params) == []
+    monkeypatch.setenv("SPECTRAN_NO_TRAINING", "1")
+    for cell in cells:
+        make(cell, params)
+    assert pl.read_csv(cells[0].directory / "metrics.csv").equals(before)
+    assert not list(Path("grid/cells").rglob("*.safetensors"))
+
+
+def test_a_run_of_other_settings_or_other_evaluation_is_not_what_is_published(
+    cells: list[Cell], set_params: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (run, *_) = cells[0].runs(load_params())
+    shutil.rmtree(".scratch")
+    assert published_run(run) == ready(run) is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "evaluation_code", lambda: "another")
+        assert published_run(run) is None
+    set_params({"train.epochs": 2})
+    (other, *_) = cells[0].runs(load_params())
+    assert published_run(other) is None
+
+
+def test_cells_of_other_settings_are_refused(cells: list[Cell], set_params: Callable[..., None]) -> None:
+    before = (FOLDER / "runs.csv").read_bytes()
+    set_params({"train.epochs": 2})
+    params = load_params()
+    with pytest.raises(
+        UserError, match=r"^grid/cells/tiny-sasrec-base is not what the code, params.yaml and its inputs make today"
+    ):
+        publish([(cell, cell.runs(params)) for cell in cells], FOLDER, "0123456789")
+    assert (FOLDER / "runs.csv").read_bytes() == before
+
+
+def test_what_is_published_is_small_and_complete(cells: list[Cell]) -> None:
+    lines = pl.read_csv(FOLDER / "runs.csv")
+    assert lines.height == 2 + 2 + 2
+    assert {*table_metrics([10, 20]), "fingerprint", "commit", "device", "threads", "torch", "epochs", "training_seconds"} <= set(
+        lines.columns
+    )
+    assert lines["fingerprint"].n_unique() == lines.height
+    found = pl.read_parquet(FOLDER / "tiny-sasrec-base.parquet")
+    assert found.schema["ranks"] == pl.List(pl.UInt16)
+    assert "user_id" not in found.columns
+    assert not list(FOLDER.rglob("*.safetensors"))
+
+
+def test_code_that_is_not_committed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="git finds no commit here"):
+        committed_code()
+    file = Path("pipeline/training/loop.py")
+    file.parent.mkdir()
+    file.write_text("a = 1\n")
+    git = ("git", "-c", "user.name=t", "-c", "user.email=t@example.org")
+    for command in (("init", "-q"), ("add", "."), ("commit", "-q", "-m", "first")):
+        subprocess.run([*git, *command], check=True)
+    head = subprocess.run(["git", "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout
+    assert head.startswith(committed_code())
+    Path("notes.md").write_text("other files may differ\n")
+    assert head.startswith(committed_code())
+    file.write_text("a = 2\n")
+    with pytest.raises(UserError, match=r"\(pipeline/training/loop.py\); commit it first"):
+        committed_code()

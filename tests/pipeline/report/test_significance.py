@@ -1,0 +1,72 @@
+"""Tests of significance against scipy, closed forms and simulations under no difference."""
+
+import numpy as np
+import pytest
+from scipy.stats import false_discovery_control, permutation_test
+
+from pipeline.report.significance import holm, improvement_intervals, sign_flip_p_values
+
+
+def test_p_values_are_scipys_paired_permutation_test() -> None:
+    rng = np.random.default_rng(1)
+    ours, theirs = rng.normal(0.2, 1, 60), rng.normal(0, 1, 60)
+    expected = permutation_test(
+        (ours, theirs), lambda a, b, axis: np.mean(a - b, axis=axis), permutation_type="samples", n_resamples=20_000, rng=2
+    ).pvalue
+    found = sign_flip_p_values((ours - theirs)[:, None], permutations=20_000)
+    assert found[0] == pytest.approx(expected, abs=4 * np.sqrt(expected * (1 - expected) / 10_000))
+
+
+def test_a_few_users_have_the_exact_p_value() -> None:
+    """Five differences of one sign: two of the 32 flips are as extreme."""
+    assert sign_flip_p_values(np.ones((5, 1)), permutations=100_000)[0] == pytest.approx(2 / 32, abs=0.004)
+
+
+def test_no_difference_at_all_has_p_one() -> None:
+    assert sign_flip_p_values(np.zeros((50, 2))).tolist() == [1, 1]
+
+
+def test_columns_are_tested_each_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    differences = np.random.default_rng(0).normal([0, 0.3, -0.3], 1, (200, 3))
+    together = sign_flip_p_values(differences)
+    assert [sign_flip_p_values(differences[:, [c]])[0] for c in range(3)] == together.tolist()
+    monkeypatch.setattr("pipeline.report.significance.AT_ONCE", 200 * 7)
+    np.testing.assert_allclose(sign_flip_p_values(differences), together, atol=0.02)
+
+
+def test_under_no_difference_five_percent_are_rejected() -> None:
+    """2,000 comparisons of two methods that hit as often; of hits alone fewer are rejected, for their sums take few values."""
+    rng = np.random.default_rng(3)
+    hits = rng.random((2, 400, 2000)) < 0.15
+    ndcg = hits / np.log2(1 + rng.integers(1, 21, hits.shape))
+    rejected = [(sign_flip_p_values(one - other, permutations=2_000) <= 0.05).mean() for one, other in (ndcg, hits.astype(float))]
+    assert rejected[0] == pytest.approx(0.05, abs=0.01)
+    assert rejected[1] <= rejected[0]
+
+
+def test_holm_is_the_step_down_procedure() -> None:
+    assert holm(np.array([0.01, 0.04, 0.03])).tolist() == pytest.approx([0.03, 0.06, 0.06])
+    assert holm(np.array([0.5, 0.9])).tolist() == [1, 1]
+    p_values = np.random.default_rng(0).random(8) ** 3
+    adjusted = holm(p_values)
+    assert (adjusted >= p_values).all()
+    assert (np.diff(adjusted[np.argsort(p_values)]) >= 0).all()
+    assert (adjusted >= false_discovery_control(p_values)).all(), "stricter than the false discovery rate"
+
+
+def test_the_interval_covers_the_true_improvement_as_often_as_it_says() -> None:
+    """Log-normal figures whose means differ by 10 %: 90 % intervals of 300 samples of 200 users."""
+    rng = np.random.default_rng(5)
+    covered = 0
+    for trial in range(300):
+        common = rng.lognormal(0, 0.5, 200)
+        ours, theirs = 1.1 * common * rng.lognormal(0, 0.2, 200), common * rng.lognormal(0, 0.2, 200)
+        ((low, high),) = improvement_intervals(ours, theirs[:, None], level=0.9, seed=trial, resamples=400)
+        covered += low <= 0.1 <= high
+    assert covered / 300 == pytest.approx(0.9, abs=0.05)
+
+
+def test_a_baseline_that_hardly_or_never_hits_does_no_harm() -> None:
+    rarely, never = improvement_intervals(np.ones(20), np.c_[np.r_[np.ones(1), np.zeros(19)], np.zeros(20)], resamples=200)
+    assert 0 < rarely[0] <= rarely[1]
+    assert np.isnan(never).all()

@@ -1,0 +1,82 @@
+"""Leave-one-out split and left padding, on users that can be checked by eye."""
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+
+from common.errors import UserError
+from pipeline.training.batches import load_sequences, popularity, read_artifact
+
+USERS = {"short": [4, 2, 0], "middle": [1, 3, 5, 7, 2], "long": [0, 1, 2, 3, 4, 5, 6, 7]}
+N = 8  # items; also the padding
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def artifact(tmp_path: Path) -> Path:
+    users = pl.DataFrame({"user_id": list(USERS), "items": list(USERS.values())}, schema_overrides={"items": pl.List(pl.Int32)})
+    users.write_parquet(tmp_path / "sequences.parquet")
+    pl.DataFrame({"item_id": [f"i{i}" for i in range(N)]}).write_parquet(tmp_path / "items.parquet")
+    return tmp_path
+
+
+def test_the_last_item_tests_the_one_before_validates_the_rest_trains(artifact: Path) -> None:
+    split = load_sequences(artifact, 3, CPU)
+    assert split.n_items == N
+    assert split.user_ids == list(USERS)
+    assert split.test_target.tolist() == [0, 2, 7]
+    assert split.valid_target.tolist() == [2, 7, 6]
+    assert split.test_history.tolist() == [[N, 4, 2], [3, 5, 7], [4, 5, 6]], "the test history includes the validation item"
+    assert split.valid_history.tolist() == [[N, N, 4], [1, 3, 5], [3, 4, 5]]
+    assert split.train.tolist() == [[N, N, N, 4], [N, 1, 3, 5], [2, 3, 4, 5]]
+    assert split.n_training_targets == 0 + 2 + 3
+
+
+@pytest.mark.parametrize("history", [1, 2, 5, 10, 20])
+def test_against_slices_of_python_lists(artifact: Path, history: int) -> None:
+    def left_padded(items: list[int], width: int) -> list[int]:
+        return [N] * (width - len(items[-width:])) + items[-width:]
+
+    split = load_sequences(artifact, history, CPU)
+    assert split.train.tolist() == [left_padded(items[:-2], history + 1) for items in USERS.values()]
+    assert split.valid_history.tolist() == [left_padded(items[:-2], history) for items in USERS.values()]
+    assert split.test_history.tolist() == [left_padded(items[:-1], history) for items in USERS.values()]
+    assert split.train.dtype == split.test_target.dtype == torch.int64
+
+
+def test_what_a_user_had_is_left_out_where_asked_however_short_the_history(artifact: Path) -> None:
+    assert load_sequences(artifact, 1, CPU).test_excluded is None
+    split = load_sequences(artifact, 1, CPU, exclude_history=True)
+    for excluded, held_out in ((split.valid_excluded, 2), (split.test_excluded, 1)):
+        assert [[item for item in row if item != N] for row in excluded.tolist()] == [u[:-held_out] for u in USERS.values()]
+
+
+def test_no_held_out_item_is_trained_on(tmp_path: Path) -> None:
+    """Every interaction has an id of its own: held-out ones must not turn up where the model learns."""
+    lengths = [3, 9, 13, 4]
+    ids = iter(range(sum(lengths)))
+    items = [[next(ids) for _ in range(length)] for length in lengths]
+    pl.DataFrame({"user_id": list("abcd"), "items": items}).write_parquet(tmp_path / "sequences.parquet")
+    pl.DataFrame({"item_id": range(sum(lengths))}).write_parquet(tmp_path / "items.parquet")
+    split = load_sequences(tmp_path, 10, CPU)
+    held_out = {item for user in items for item in user[-2:]}
+    assert not held_out & set(split.train.flatten().tolist())
+    assert not held_out & set(split.valid_history.flatten().tolist())
+    assert not set(split.test_target.tolist()) & set(split.test_history.flatten().tolist())
+    assert [row[-1] for row in split.test_history.tolist()] == split.valid_target.tolist()
+
+
+def test_popularity_counts_training_interactions_only(artifact: Path) -> None:
+    users, n_items = read_artifact(artifact)
+    counts = popularity(users, n_items)
+    assert counts.tolist() == [1, 2, 1, 2, 2, 2, 0, 0]
+    assert counts.sum() == sum(len(items) - 2 for items in USERS.values())
+
+
+@pytest.mark.parametrize("name", ["sequences.parquet", "items.parquet"])
+def test_a_missing_file_names_the_stage_that_makes_it(artifact: Path, name: str) -> None:
+    (artifact / name).unlink()
+    with pytest.raises(UserError, match=rf"{name} is missing; `dvc repro data/dvc.yaml:preprocess@{artifact.name}`"):
+        load_sequences(artifact, 3, CPU)

@@ -1,0 +1,190 @@
+"""Ranks and metrics against sorting, scikit-learn and closed forms."""
+
+import numpy as np
+import pytest
+import pytrec_eval
+import torch
+from sklearn.metrics import ndcg_score
+
+from common.errors import UserError
+from pipeline.training.loop import ranking
+from pipeline.training.metrics import metric_names, metrics
+from pipeline.training.ranking import rank_all, target_ranks
+
+
+def sorted_ranks(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Position of each target after sorting by (score descending, index ascending), from 1."""
+    ranks = []
+    for row, target in zip(scores, targets, strict=True):
+        order = np.lexsort((np.arange(len(row)), -row))
+        ranks.append(int(np.flatnonzero(order == target)[0]) + 1)
+    return np.array(ranks)
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("levels", [1, 2, 5, 1000])
+def test_ranks_are_those_of_a_stable_sort(monkeypatch: pytest.MonkeyPatch, seed: int, levels: int) -> None:
+    """Whole-number vectors: scores are exact and, with few levels, full of ties. Items in several blocks."""
+    monkeypatch.setattr(ranking, "ITEMS", {"cpu": 8 * (1 + seed % 3)})
+    rng = np.random.default_rng(seed)
+    users, items, dim = rng.integers(1, 40), rng.integers(1, 60), 4
+    states = rng.integers(0, levels, size=(users, dim)).astype(np.float32)
+    table = rng.integers(0, levels, size=(items, dim)).astype(np.float32)
+    targets = rng.integers(items, size=users)
+    ranks = target_ranks(*(torch.from_numpy(x) for x in (states, table, targets)))
+    np.testing.assert_array_equal(ranks.numpy(), sorted_ranks(states @ table.T, targets))
+
+
+def test_metrics_are_those_of_trec_eval() -> None:
+    """Scores without ties, ranked and averaged by NIST's program."""
+    torch.manual_seed(0)
+    states, table = torch.randn(200, 16), torch.randn(80, 16)
+    targets = torch.randint(80, (200,))
+    scores = (states @ table.T).double().numpy()
+    assert all(len(set(row)) == 80 for row in scores.astype(np.float32))
+    relevant = {str(u): {str(int(t)): 1} for u, t in enumerate(targets)}
+    run = {str(u): {str(i): float(s) for i, s in enumerate(row)} for u, row in enumerate(scores)}
+    judged = pytrec_eval.RelevanceEvaluator(relevant, {"success.10,20", "ndcg_cut.10,20", "recip_rank"}).evaluate(run).values()
+    found = metrics(target_ranks(states, table, targets).numpy(), [10, 20])
+    names = {
+        "success_10": "HR@10",
+        "success_20": "HR@20",
+        "ndcg_cut_10": "NDCG@10",
+        "ndcg_cut_20": "NDCG@20",
+        "recip_rank": "MRR",
+    }
+    for theirs, ours in names.items():
+        assert found[ours] == pytest.approx(np.mean([user[theirs] for user in judged]), abs=1e-12)
+
+
+def test_constant_scores_rank_by_index() -> None:
+    ranks = target_ranks(torch.ones(5, 2), torch.ones(5, 2), torch.arange(5))
+    assert ranks.tolist() == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("items", [999, 1025, 3001, 5119])
+def test_equal_items_share_their_score_whatever_their_place(items: int) -> None:
+    """Duplicate titles give duplicate rows: the lower index goes first, and nothing else may decide, no edge either."""
+    torch.manual_seed(0)
+    table = torch.nn.functional.normalize(torch.randn(1, 128), dim=-1).expand(items, 128).contiguous()
+    states = torch.nn.functional.normalize(torch.randn(30, 128), dim=-1)
+    targets = torch.randint(items, (30,))
+    assert target_ranks(states, table, targets).tolist() == (targets + 1).tolist()
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64, 1000, None])
+def test_ranks_do_not_depend_on_the_size_of_the_chunks(batch_size: int | None) -> None:
+    rng = np.random.default_rng(0)
+    states = torch.from_numpy(rng.integers(-9, 9, size=(300, 8)).astype(np.float32))
+    table = torch.from_numpy(rng.integers(-9, 9, size=(50, 8)).astype(np.float32))
+    targets = torch.from_numpy(rng.integers(50, size=300))
+    history = torch.arange(300)[:, None]
+    ranks = rank_all(lambda h: states[h[:, 0]], table, history, targets, batch_size)
+    np.testing.assert_array_equal(ranks, target_ranks(states, table, targets).numpy())
+    assert ranks.dtype == np.int64
+
+
+@pytest.mark.parametrize(("users", "items"), [(2000, 100), (300, 3000)])
+def test_scores_stay_within_their_memory(monkeypatch: pytest.MonkeyPatch, users: int, items: int) -> None:
+    """Few items at a time for a few users; of those that targets are among, some more are kept until targets are known."""
+    kept = 20_000
+    for name, value in (("ITEMS", 64), ("USERS", 500), ("HELD", kept)):
+        monkeypatch.setattr(ranking, name, {"cpu": value})
+    blocks, chunks, products = [], [], ranking._scores
+    monkeypatch.setattr(ranking, "_scores", lambda s, rows, w: (blocks.append((len(s), len(rows))), products(s, rows, w))[1])
+    targets = torch.arange(users) * 7919 % items
+
+    def states_of(history: torch.Tensor) -> torch.Tensor:
+        chunks.append(len(history))
+        return torch.ones(len(history), 2)
+
+    ranks = rank_all(states_of, torch.ones(items, 2), torch.zeros(users, 1), targets)
+    assert ranks.tolist() == (targets + 1).tolist()
+    assert sum(chunks) == users
+    assert max(chunks) <= 500
+    assert max(rows for _, rows in blocks) == 64
+    assert max(some * items * some / users for some, _ in blocks) <= kept + items, "targets of B users are among N B / U items"
+    assert sum(some * rows for some, rows in blocks) == users * items, "every score is made once"
+
+
+@pytest.mark.parametrize("where", ["table", "states"])
+def test_scores_that_are_not_numbers_are_refused_and_never_a_perfect_rank(where: str) -> None:
+    """NaN is above nothing and equal to nothing: counted naively, a diverged model would rank every target first."""
+    states, table = torch.ones(3, 2), torch.ones(5, 2)
+    (table if where == "table" else states)[1, 0] = float("nan")
+    with pytest.raises(UserError, match="NaN") as caught:
+        rank_all(lambda h: states[: len(h)], table, torch.zeros(3, 1), torch.tensor([1, 1, 1]))
+    assert "\n" not in str(caught.value)
+
+
+def test_metrics_by_hand() -> None:
+    found = metrics(np.array([1, 3, 10, 11, 20, 21]), [10, 20])
+    assert found == pytest.approx(
+        {
+            "HR@10": 3 / 6,
+            "HR@20": 5 / 6,
+            "NDCG@10": (1 + 1 / 2 + 1 / np.log2(11)) / 6,
+            "NDCG@20": (1 + 1 / 2 + 1 / np.log2(11) + 1 / np.log2(12) + 1 / np.log2(21)) / 6,
+            "MRR": (1 + 1 / 3 + 1 / 10 + 1 / 11 + 1 / 20 + 1 / 21) / 6,
+        },
+        abs=1e-15,
+    )
+    assert list(found) == metric_names([10, 20])
+
+
+@pytest.mark.parametrize("cutoff", [1, 5, 10, 20])
+def test_ndcg_is_scikit_learns(cutoff: int) -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=(200, 40))
+    targets = rng.integers(40, size=200)
+    relevance = np.zeros_like(scores)
+    relevance[np.arange(200), targets] = 1
+    ours = metrics(sorted_ranks(scores, targets), [cutoff])
+    assert ours[f"NDCG@{cutoff}"] == pytest.approx(ndcg_score(relevance, scores, k=cutoff), abs=1e-12)
+    top = np.argsort(-scores, axis=1)[:, :cutoff]
+    assert ours[f"HR@{cutoff}"] == pytest.approx((top == targets[:, None]).any(1).mean(), abs=1e-12)
+
+
+def test_a_perfect_model_scores_one_and_the_worst_nothing() -> None:
+    table = torch.eye(50)
+    targets = torch.arange(50)
+    best = rank_all(lambda h: table[h[:, 0]], table, targets[:, None], targets)
+    assert set(metrics(best, [10, 20]).values()) == {1.0}
+    worst = metrics(rank_all(lambda h: -table[h[:, 0]], table, targets[:, None], targets), [10, 20])
+    assert worst == {"HR@10": 0, "HR@20": 0, "NDCG@10": 0, "NDCG@20": 0, "MRR": 1 / 50}
+
+
+def test_random_scores_hit_as_often_as_chance() -> None:
+    torch.manual_seed(0)
+    n_items, users = 500, 4000
+    table, states = torch.randn(n_items, 16), torch.randn(users, 16)
+    ranks = rank_all(lambda h: states[h[:, 0]], table, torch.arange(users)[:, None], torch.randint(n_items, (users,)))
+    chance = 20 / n_items
+    assert metrics(ranks, [20])["HR@20"] == pytest.approx(chance, abs=4 * (chance * (1 - chance) / users) ** 0.5)
+    assert ranks.mean() == pytest.approx((n_items + 1) / 2, rel=0.05)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, None])
+def test_items_that_are_left_out_are_ahead_of_nobody(batch_size: int | None) -> None:
+    """A target among them takes part all the same: it may come again."""
+    rng = np.random.default_rng(0)
+    users, n_items = 60, 30
+    states, table = (rng.integers(-3, 4, size=(rows, 4)).astype(np.float32) for rows in (users, n_items))
+    targets = rng.integers(n_items, size=users)
+    excluded = rng.integers(n_items + 1, size=(users, 9))  # n_items: none
+    excluded[::4, 3] = targets[::4]
+    scores = states @ table.T
+    for row, out, target in zip(scores, excluded, targets, strict=True):
+        kept = row[target]
+        row[out[out < n_items]] = -np.inf
+        row[target] = kept
+    given = (torch.from_numpy(x) for x in (table, np.arange(users)[:, None], targets))
+    ranks = rank_all(lambda h: torch.from_numpy(states)[h[:, 0]], *given, batch_size, torch.from_numpy(excluded))
+    np.testing.assert_array_equal(ranks, sorted_ranks(scores, targets))
+
+
+@pytest.mark.parametrize("items", [1, 7, 8, 2039, 2040, 2041, 5000])
+def test_counts_carry_nothing_from_byte_to_byte(items: int) -> None:
+    """All items ahead of the last one: eight flags a number, 255 numbers a sum."""
+    ranks = target_ranks(torch.ones(3, 2), torch.ones(items, 2), torch.full((3,), items - 1))
+    assert ranks.tolist() == [items] * 3
