@@ -6,8 +6,9 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from common.section import Section
-from models.core.adapter import Adapter, Spectrum
+from models.core.adapter import Adapter, InputScale, Spectrum
 from models.core.attention import Attention
+from models.core.dropout import dropout
 from models.core.fusion import half
 from models.core.layout import Layout
 
@@ -15,15 +16,22 @@ HEADS = 2
 
 
 class LLMESR(Adapter):
-    """T = [E_id ; W_2 (W_1 s + b_1) + b_2], d / 2 each; W_1: l -> l / 2, no activation in between.
+    """T = [E_id ; W_2 (W_1 s + b_1) + b_2], d / 2 each; s a row of sqrt(l) E, W_1: l -> l / 2, no activation in between.
 
-    E_id starts as the scores of the centred principal components. Along the sequence, id' = CA(q = text, kv = IDs) and
+    E_id starts as the scores of the centred principal components. Along the sequence, both views are first given an order:
+    v = Dropout(sqrt(d / 2) v + p), p the learned position, the same for both. Then id' = CA(q = text, kv = IDs) and
     text' = CA(q = IDs, kv = text), two heads, no residual; [id' ; text'] goes through a linear layer into the backbone.
+    Source: the authors' models/DualLLMSRS.py, positions Xavier-normal as there; one backbone of width d takes the place of two
+    passes of a backbone of width d / 2.
     Left out: the self-distillation between similar users, which needs a language model's embeddings of users.
     """
 
     class Config(Section):
+        input_scale: InputScale = Field(
+            "sqrt_width", description="multiply the text embeddings by sqrt(width), or leave unit rows"
+        )
         cross_attention: bool = Field(True, description="let the views attend to each other before the backbone")
+        dropout: float = Field(0.2, ge=0, lt=1, description="on both views with their positions, before the cross-attention")
 
     per_item = ("E", "id_embedding")
 
@@ -33,12 +41,8 @@ class LLMESR(Adapter):
         if config.cross_attention and view % HEADS:
             raise UserError(f"adapter llm_esr: dim is {dim}, but {HEADS} heads of cross-attention need a multiple of {2 * HEADS}")
         centred = spectrum.centred
-        if view > centred.rank:
-            raise UserError(
-                f"adapter llm_esr: dim is {dim}, but its half is to hold principal components and the centred embeddings have "
-                f"rank {centred.rank}; choose dim <= {2 * centred.rank}"
-            )
-        E = spectrum.embeddings()
+        centred.require_rank(dim, "llm_esr", 2)
+        E = spectrum.inputs(config.input_scale)
         self.register_buffer("E", E, persistent=False)  # (N, l)
         self.id_embedding = nn.Parameter(centred.U[:, :view] * centred.sigma[:view])  # (N, d / 2)
         self.inner = nn.Linear(E.shape[1], E.shape[1] // 2)
@@ -48,6 +52,7 @@ class LLMESR(Adapter):
             self.to_text = Attention(view, HEADS, bias=False)
             self.join = nn.Linear(dim, dim)
         self.crosses = config.cross_attention
+        self.dropout = config.dropout
 
     E: Tensor
 
@@ -59,8 +64,13 @@ class LLMESR(Adapter):
     def table(self) -> Tensor:
         return torch.cat([self.id_embedding, self.semantic_table()], dim=1)
 
+    def prepare_mix(self, positions: int) -> None:
+        if self.crosses:
+            self.position = nn.Parameter(nn.init.xavier_normal_(torch.empty(positions, self.dim // 2)))  # p (P, d / 2)
+
     def mix(self, x: Tensor, layout: Layout) -> Tensor:
         if not self.crosses:
             return x
-        ids, text = x.chunk(2, dim=-1)  # (T, d / 2) each
+        views = x.unflatten(-1, (2, -1)) * (self.dim // 2) ** 0.5 + self.position[layout.position].unsqueeze(1)  # (T, 2, d / 2)
+        ids, text = dropout(views, self.dropout, self.training).unbind(1)
         return self.join(torch.cat([self.to_ids(text, ids, layout), self.to_text(ids, text, layout)], dim=-1))

@@ -10,11 +10,17 @@ from models.core.adapter import Adapter, Spectrum
 
 
 class LLMInit(Adapter):
-    """T = E_id, at first E[:, c]: c are the d columns of E with the largest variance over the items, in ascending order."""
+    """T = E_id, at first E[:, c]: c are the d columns of E with the largest variance over the items, in ascending order.
+
+    The authors' code takes the variance over the 20 % most popular items (contgcn.py, var_sample); `popular_share` does.
+    """
 
     class Config(Section):
         std: float | None = Field(
             None, gt=0, description="rescale the initial table to this standard deviation; as it is if empty"
+        )
+        popular_share: float | None = Field(
+            None, gt=0, le=1, description="share of the items, the most popular in training, that variances are of; all if empty"
         )
 
     per_item = ("id_embedding",)
@@ -24,7 +30,8 @@ class LLMInit(Adapter):
         E = spectrum.embeddings()
         if dim > E.shape[1]:
             raise UserError(f"adapter llminit: dim is {dim}, but the embeddings have {E.shape[1]} columns to choose from")
-        chosen = E.double().var(dim=0).topk(dim).indices.sort().values  # (d,)
+        measured = E if config.popular_share is None else E[most_popular(spectrum, config.popular_share)]
+        chosen = measured.double().var(dim=0).topk(dim).indices.sort().values  # (d,)
         start = E[:, chosen]
         if config.std is not None:
             start = start * (config.std / start.std())
@@ -39,3 +46,9 @@ class LLMInit(Adapter):
     @torch.no_grad()
     def report(self) -> dict[str, object]:
         return {"id_rms": self.id_embedding.square().mean().sqrt().item()}
+
+
+def most_popular(spectrum: Spectrum, share: float) -> Tensor:
+    """The floor(share N) items with the most training interactions, at least two; of equally popular ones the first. (k,)"""
+    count = max(2, int(share * spectrum.n_items))
+    return spectrum.popularity.sort(descending=True, stable=True).indices[:count]

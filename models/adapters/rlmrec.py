@@ -8,42 +8,53 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.section import Section
-from models.core.adapter import Spectrum
+from models.core.adapter import InputScale, Spectrum
 from models.core.fusion import FusedAdapter
 
 
 class RLMRec(FusedAdapter):
-    """f(s) = W_2 LeakyReLU(W_1 s + b_1) + b_2, hidden width (l + d_s) // 2; loss += beta (1 - mean_i cos(f(s_i), e_i)).
+    """loss += beta (1 - mean_i cos) over all N items. s_i is a row of sqrt(l) E, e_i one of the IDs (N x d_s).
 
-    The contrastive variant in the form of AlphaFuse's sequential port: the mean is over all N items.
+    con: cos(f(s_i), e_i), f: l -> h -> d_s. gen: cos(g(e_i), s_i), g: d_s -> h -> l, which reconstructs the text from the IDs.
+    f and g: Linear, LeakyReLU, Linear; h = (l + d_s) // 2. E_s = f(s), where the text is fused.
+    Source: AlphaFuse's sequential port (backbone_SASRec.py) of RLMRec-Con and RLMRec-Gen, without negatives and masked nodes.
     """
 
     class Config(Section):
+        input_scale: InputScale = Field(
+            "sqrt_width", description="multiply the text embeddings by sqrt(width), or leave unit rows"
+        )
         fusion: Literal["id", "add", "concat"] = Field(
             "concat", description="IDs alone (the text acts through the loss only), text added, or text beside them in halves"
         )
-        beta: float = Field(0.1, ge=0, description="weight of the alignment loss")
+        objective: Literal["con", "gen"] = Field(
+            "con", description="align the projected text with the IDs, or reconstruct the text from the IDs"
+        )
+        beta: float = Field(0.1, ge=0, description="weight of the auxiliary loss")
         id_std: float = Field(0.02, gt=0, description="standard deviation of the initial ID embeddings")
 
     def __init__(self, config: Config, spectrum: Spectrum, dim: int) -> None:
         super().__init__("rlmrec", config.fusion, spectrum.n_items, dim, config.id_std)
         self.beta = config.beta
-        E = spectrum.embeddings()
+        E = spectrum.inputs(config.input_scale)
         self.register_buffer("E", E, persistent=False)  # (N, l)
         width = E.shape[1]
         hidden = (width + self.semantic_dim) // 2
-        self.inner = nn.Linear(width, hidden)
-        self.outer = nn.Linear(hidden, self.semantic_dim)
-        for layer in (self.inner, self.outer):
-            nn.init.xavier_uniform_(layer.weight)
+        generates = config.objective == "gen"
+        unused = generates and config.fusion == "id"
+        self.projection = None if unused else mlp(width, hidden, self.semantic_dim)  # f
+        self.reconstruction = mlp(self.semantic_dim, hidden, width) if generates else None  # g
         self._projected: Tensor | None = None
 
     E: Tensor
 
     def project(self) -> Tensor:
-        """f(E), (N, d_s); kept for the loss of this step."""
-        self._projected = self.outer(F.leaky_relu(self.inner(self.E), 0.01))
-        return self._projected
+        """f(E), (N, d_s); without f, where only the loss uses the text, E itself."""
+        return self.E if self.projection is None else self.projection(self.E)
+
+    def table(self) -> Tensor:
+        self._projected = self.project()  # for the loss of this step
+        return self.fuse(self._projected)
 
     def auxiliary_loss(self) -> Tensor | None:
         projected, self._projected = self._projected, None
@@ -52,9 +63,21 @@ class RLMRec(FusedAdapter):
         return self.beta * self.misalignment(projected)
 
     def misalignment(self, projected: Tensor) -> Tensor:
-        """1 - mean_i cos(f(s_i), e_i), in [0, 2]."""
-        return 1 - F.cosine_similarity(projected, self.id_embedding, dim=1, eps=1e-8).mean()
+        """con: 1 - mean_i cos(f(s_i), e_i); gen: 1 - mean_i cos(g(e_i), s_i). In [0, 2]."""
+        if self.reconstruction is None:
+            cosines = F.cosine_similarity(projected, self.id_embedding, dim=1, eps=1e-8)
+        else:
+            cosines = F.cosine_similarity(self.reconstruction(self.id_embedding), self.E, dim=1, eps=1e-8)
+        return 1 - cosines.mean()
 
     @torch.no_grad()
     def report(self) -> dict[str, object]:
         return {"misalignment": self.misalignment(self.project()).item()}
+
+
+def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    """Linear, LeakyReLU(0.01), Linear; weights Xavier-uniform."""
+    first, second = nn.Linear(inputs, hidden), nn.Linear(hidden, outputs)
+    for layer in (first, second):
+        nn.init.xavier_uniform_(layer.weight)
+    return nn.Sequential(first, nn.LeakyReLU(0.01), second)

@@ -7,41 +7,51 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from common.section import Section
-from models.core.adapter import Adapter, Spectrum, id_embedding
+from models.core.adapter import Spectrum
+from models.core.fusion import FusedAdapter
 
 Variant = Literal["full", "without_attention", "principal_sigma", "principal_identity", "without_encoding"]
 
 
-class SpecTran(Adapter):
+class SpecTran(FusedAdapter):
     """T = E_id + E_s, E_s = U W^T, W = softshrink_lambda(Q K^T) + [diag(D), 0]  (SpecTran, Eqs. 7-11).
 
-    U: (N, r) frozen; Q: (d, k), K: (r, k), k = d; lambda >= 0 learned.
+    U: (N, r) frozen; Q: (d, k), K: (r, k), k = d; lambda >= 0 learned. With fusion none, T = E_s; with concat, T = [E_id ; E_s],
+    and E_s is made for d / 2 columns in place of d.
     D_i = sigma_1 * sum_k alpha_k (sigma_i / sigma_1)^k: a Taylor polynomial of the normalised spectrum.
     """
 
     class Config(Section):
         variant: Variant = Field("full", description="the ablations of the paper's Table 3")
+        fusion: Literal["add", "none", "concat"] = Field(
+            "add", description="IDs added to the text, text alone, or IDs beside it in halves"
+        )
         order: int = Field(3, ge=0, le=8, description="n, the order of the Taylor polynomial")
         alpha: Literal["shared", "per_dim"] = Field("shared", description="one polynomial, or one per output dimension")
         center: bool = Field(False, description="read the centred spectrum instead of the plain one")
-        id_std: float = Field(0.02, ge=0, description="standard deviation of the initial ID embeddings")
+        id_std: float = Field(0.02, ge=0, description="standard deviation of the initial ID embeddings, where IDs are fused")
+        decay_all: bool = Field(
+            False,
+            description="let weight decay act on lambda and alpha too, which it spares otherwise: our choice, not the paper's",
+        )
 
     per_item = ("U", "id_embedding")
 
     def __init__(self, config: Config, spectrum: Spectrum, dim: int) -> None:
-        super().__init__(spectrum.n_items, dim)
+        super().__init__("spectran", config.fusion, spectrum.n_items, dim, config.id_std)
         used = spectrum.centred if config.center else spectrum
-        used.require_rank(dim, "spectran")
+        width = self.semantic_dim  # d, or d / 2 for concat
+        used.require_rank(dim, "spectran", dim // width)
         self.variant = config.variant
+        self.decay_all = config.decay_all
         self.register_buffer("U", used.U, persistent=False)  # (N, r)
-        self.register_buffer("sigma", used.sigma[:dim].clone(), persistent=False)  # (d,)
-        self.id_embedding = id_embedding(spectrum.n_items, dim, config.id_std)
+        self.register_buffer("sigma", used.sigma[:width].clone(), persistent=False)  # (d,)
         if self.attends:
-            self.query = nn.Parameter(torch.randn(dim, dim) * 0.1)  # Q (d, k)
-            self.key = nn.Parameter(torch.randn(used.rank, dim) * 0.1)  # K (r, k)
+            self.query = nn.Parameter(torch.randn(width, width) * 0.1)  # Q (d, k)
+            self.key = nn.Parameter(torch.randn(used.rank, width) * 0.1)  # K (r, k)
             self.threshold = nn.Parameter(torch.zeros(()))  # lambda
         if self.encodes:
-            rows = (dim,) if config.alpha == "per_dim" else ()
+            rows = (width,) if config.alpha == "per_dim" else ()
             self.alpha = nn.Parameter(torch.ones(*rows, config.order + 1))
 
     U: Tensor
@@ -83,17 +93,19 @@ class SpecTran(Adapter):
 
     def weights(self) -> Tensor:
         """W, (d, r)."""
-        return self.attention() + nn.functional.pad(self.principal().diag(), (0, self.U.shape[1] - self.dim))
+        return self.attention() + nn.functional.pad(self.principal().diag(), (0, self.U.shape[1] - self.semantic_dim))
 
-    def semantic_table(self) -> Tensor:
-        return self.U @ self.weights().T if self.attends else self.U[:, : self.dim] * self.principal()
+    def project(self) -> Tensor:
+        return self.U @ self.weights().T if self.attends else self.U[:, : self.semantic_dim] * self.principal()
 
     def table(self) -> Tensor:
-        if self.attends:
-            return torch.addmm(self.id_embedding, self.U, self.weights().T)
-        return self.id_embedding + self.semantic_table()
+        if self.fusion == "add" and self.attends:
+            return torch.addmm(self.id_embedding, self.U, self.weights().T)  # one pass over the table less
+        return super().table()
 
     def undecayed_parameters(self) -> list[nn.Parameter]:
+        if self.decay_all:
+            return []
         return [getattr(self, name) for name in ("threshold", "alpha") if hasattr(self, name)]
 
     @torch.no_grad()
@@ -113,5 +125,5 @@ class SpecTran(Adapter):
             result["threshold"] = self.threshold.item()
             result["zero_share"] = (phi == 0).float().mean().item()
             result["principal_weight"] = (principal + phi.diagonal()).mean().item()
-            result["subordinate_weight"] = phi[:, self.dim :].abs().sum(1).mean().item()
+            result["subordinate_weight"] = phi[:, self.semantic_dim :].abs().sum(1).mean().item()
         return result

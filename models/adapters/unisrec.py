@@ -8,18 +8,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.section import Section
-from models.core.adapter import Spectrum
+from models.core.adapter import InputScale, Spectrum
 from models.core.fusion import FusedAdapter
 
 
 class UniSRec(FusedAdapter):
     """E_s = sum_e g_e z_e, z_e = (Dropout(x) - b_e) W_e, g = softmax(x W_g + eps * (softplus(x W_n) + 0.01)).
 
+    x is a row of sqrt(l) E: the authors' code normalises its input to entries of about that size.
     eps ~ N(0, 1) per item and expert, in training only. All experts take part, as in the authors' code. One table per step: an
     item has the same noise wherever it occurs in that step. One dropout draw serves all experts, so that they are one GEMM.
     """
 
     class Config(Section):
+        input_scale: InputScale = Field(
+            "sqrt_width", description="multiply the text embeddings by sqrt(width), or leave unit rows"
+        )
         fusion: Literal["none", "add", "concat"] = Field(
             "concat", description="text alone, IDs added, or IDs beside it in halves"
         )
@@ -31,7 +35,7 @@ class UniSRec(FusedAdapter):
 
     def __init__(self, config: Config, spectrum: Spectrum, dim: int) -> None:
         super().__init__("unisrec", config.fusion, spectrum.n_items, dim, config.id_std)
-        E = spectrum.embeddings()
+        E = spectrum.inputs(config.input_scale)
         self.register_buffer("E", E, persistent=False)  # (N, l)
         width = E.shape[1]
         self.weight = nn.Parameter(torch.randn(width, config.experts, self.semantic_dim) * 0.02)  # W (l, e, d_s)

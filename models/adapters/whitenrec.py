@@ -14,15 +14,18 @@ from models.core.fusion import FusedAdapter
 class WhitenRec(FusedAdapter):
     """E_s = head(X_w), X_w = sqrt(N - 1) U_c[:, :w]: mean 0, covariance I.
 
-    PCA whitening; ZCA is a rotation of it, which the head's first layer absorbs. Whitening all directions would make every two
-    items equally far apart where N <= l, so w defaults to a quarter of the items at most.
+    PCA whitening; ZCA is a rotation of it, which the head's first layer absorbs. As in the sources, w is the full rank, but for
+    small catalogues: where N <= l, whitening all directions makes every two items equally far apart, and where N is not much
+    larger, nearly so. With N <= 2 l, w is therefore a quarter of the items at most.
     mlp: Dropout, Linear, ReLU, Dropout, Linear, ReLU. linear: Linear, GELU.
     """
 
     class Config(Section):
         fusion: Literal["none", "add", "concat"] = Field("none", description="text alone, IDs added, or IDs beside it in halves")
         head: Literal["mlp", "linear"] = Field("mlp", description="projection of the whitened text")
-        whiten_rank: int | None = Field(None, ge=1, description="directions kept, w; min(rank, N // 4) if empty")
+        whiten_rank: int | None = Field(
+            None, ge=1, description="directions kept, w; if empty, the centred rank, and at most N // 4 where N <= 2 l"
+        )
         dropout: float = Field(0.2, ge=0, lt=1, description="before each layer of the mlp head")
         id_std: float = Field(0.02, ge=0, description="standard deviation of the initial ID embeddings, where IDs are fused")
 
@@ -31,7 +34,7 @@ class WhitenRec(FusedAdapter):
     def __init__(self, config: Config, spectrum: Spectrum, dim: int) -> None:
         super().__init__("whitenrec", config.fusion, spectrum.n_items, dim, config.id_std)
         centred = spectrum.centred
-        rank = config.whiten_rank or max(1, min(centred.rank, spectrum.n_items // 4))
+        rank = config.whiten_rank or default_rank(centred)
         if rank > centred.rank:
             raise UserError(
                 f"adapter whitenrec: whiten_rank is {rank}, but the centred embeddings have rank {centred.rank}; "
@@ -58,3 +61,9 @@ class WhitenRec(FusedAdapter):
 
     def report(self) -> dict[str, object]:
         return {"whiten_rank": self.whitened.shape[1]}
+
+
+def default_rank(centred: Spectrum) -> int:
+    """The rank of the centred embeddings; at most a quarter of the items where these are no more than twice the width."""
+    small = centred.n_items <= 2 * centred.V.shape[0]
+    return max(1, min(centred.rank, centred.n_items // 4)) if small else centred.rank

@@ -39,13 +39,18 @@ class Block(nn.Module):
 
 
 class HSTU(CausalBackbone):
-    """Left-padded history, learned positions, `blocks` blocks; every position predicts its successor."""
+    """Left-padded history, sqrt(d) x + learned positions, `blocks` blocks; every position predicts its successor.
+
+    The positions start with a standard deviation of 1 / sqrt(d), which drowns IDs that start at 0.02. The factor is that of the
+    official code (research/modeling/sequential/input_features_preprocessors.py).
+    """
 
     class Config(Section):
         blocks: int = Field(2, ge=1, description="HSTU blocks")
         heads: int = Field(1, ge=1, description="attention heads; must divide dim")
         dropout: float = Field(0.2, ge=0, lt=1, description="on the input and on the gated output of every block")
         relative_bias: bool = Field(True, description="a learned bias by distance on the attention scores")
+        scale_input: bool = Field(True, description="multiply the item vectors by sqrt(dim) before positions are added")
 
     def __init__(self, config: Config, n_items: int, dim: int, max_history: int) -> None:
         super().__init__(n_items, max_history)
@@ -55,9 +60,10 @@ class HSTU(CausalBackbone):
             Block(dim, config.heads, config.dropout, max_history, config.relative_bias) for _ in range(config.blocks)
         )
         self.dropout = config.dropout
+        self.scale = dim**0.5 if config.scale_input else 1.0
 
     def forward(self, x: Tensor, layout: Layout, query_layout: Layout) -> Tensor:
-        x = dropout(x + self.position[layout.position], self.dropout, self.training)
+        x = dropout(x * self.scale + self.position[layout.position], self.dropout, self.training)
         for block in self.blocks[:-1]:
             x = block(x, layout)
         x = self.blocks[-1](x, query_layout)

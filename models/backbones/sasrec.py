@@ -1,5 +1,7 @@
 """SASRec (Kang & McAuley 2018): a causal transformer over the history."""
 
+from typing import Literal
+
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -10,15 +12,19 @@ from models.core.backbone import CausalBackbone
 from models.core.dropout import dropout
 from models.core.layout import Layout
 
+FeedForwardResidual = Literal["normalised", "plain"]
+
 
 class Block(nn.Module):
-    """q = LN(x); x = q + MHA(q, x, x); x = x + FFN(LN(x)): attention's residual is the normalised query, as in the original code.
+    """q = LN(x); x = q + MHA(q, x, x); then the feed-forward layer, whose residual is an option.
 
-    True pre-norm, x + MHA(LN(x)), did better for the ID-only model on Office's validation, but with few steps an epoch it can
-    stop early on a plateau, near the popularity ranking (docs/results.md). The layout that always learns is the one kept.
+    normalised: y = LN(x); x = y + FFN(y), as in the original code. plain: x = x + FFN(LN(x)).
+    Attention's residual is always the normalised query, as in the original code. True pre-norm, x + MHA(LN(x)), did better for
+    the ID-only model on Office's validation, but with few steps an epoch it can stop early on a plateau, near the popularity
+    ranking (docs/results.md).
     """
 
-    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+    def __init__(self, dim: int, heads: int, dropout: float, feed_forward_residual: FeedForwardResidual) -> None:
         super().__init__()
         self.norm_attention = nn.LayerNorm(dim, eps=1e-8)
         self.attention = Attention(dim, heads, dropout)
@@ -26,12 +32,14 @@ class Block(nn.Module):
         self.inner = nn.Linear(dim, dim)
         self.outer = nn.Linear(dim, dim)
         self.dropout = dropout
+        self.feed_forward_residual = feed_forward_residual
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         query = self.norm_attention(layout.queries(x))
         x = query + self._drop(self.attention(query, x, layout))
         y = self.norm_feed_forward(x)
-        return x + self._drop(self.outer(self._drop(self.inner(y).relu())))
+        residual = y if self.feed_forward_residual == "normalised" else x
+        return residual + self._drop(self.outer(self._drop(self.inner(y).relu())))
 
     def _drop(self, x: Tensor) -> Tensor:
         return dropout(x, self.dropout, self.training)
@@ -44,12 +52,18 @@ class SASRec(CausalBackbone):
         blocks: int = Field(2, ge=1, description="transformer blocks")
         heads: int = Field(1, ge=1, description="attention heads; must divide dim")
         dropout: float = Field(0.2, ge=0, lt=1, description="on the input, attention weights and both sublayers")
+        feed_forward_residual: FeedForwardResidual = Field(
+            "plain",
+            description="what the feed-forward layer adds to: its normalised input, as in the original code, or the plain one",
+        )
 
     def __init__(self, config: Config, n_items: int, dim: int, max_history: int) -> None:
         super().__init__(n_items, max_history)
         check_heads("backbone sasrec", config.heads, dim)
         self.position = nn.Parameter(torch.randn(max_history, dim) * 0.02)
-        self.blocks = nn.ModuleList(Block(dim, config.heads, config.dropout) for _ in range(config.blocks))
+        self.blocks = nn.ModuleList(
+            Block(dim, config.heads, config.dropout, config.feed_forward_residual) for _ in range(config.blocks)
+        )
         self.norm = nn.LayerNorm(dim, eps=1e-8)
         self.dropout = config.dropout
 

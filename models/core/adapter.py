@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +16,15 @@ from common.errors import UserError
 from common.section import Section
 from models.core.layout import Layout
 
+InputScale = Literal["sqrt_width", "unit"]
+
 
 @dataclass
 class Spectrum:
     """Thin SVD of the item embeddings, E = U diag(sigma) V^T, and of the centred ones, E - 1 mean^T.
 
     U: (N, r), orthonormal columns. sigma: (r,), decreasing. V: (l, r). mean: (l,), zeros for the uncentred spectrum.
+    load_centred and load_popularity: functions that load what few adapters need.
     """
 
     U: Tensor
@@ -29,6 +32,7 @@ class Spectrum:
     V: Tensor
     mean: Tensor
     load_centred: Callable[[], Spectrum] | None = None
+    load_popularity: Callable[[], Tensor] | None = None
 
     @property
     def n_items(self) -> int:
@@ -45,17 +49,34 @@ class Spectrum:
             raise UserError("this spectrum was made without its centred twin; run `dvc repro` for the svd stage again")
         return self.load_centred()
 
-    def require_rank(self, dim: int, adapter: str) -> None:
-        """Raise UserError where `dim` leading directions are asked for and fewer exist."""
-        if dim > self.rank:
+    @cached_property
+    def popularity(self) -> Tensor:
+        """Training interactions of every item, (N,) int64, loaded when first asked for; UserError where they are not given."""
+        if self.load_popularity is None:
+            raise UserError("this spectrum was given without the items' training interactions, which the adapter's options need")
+        return self.load_popularity()
+
+    def require_rank(self, dim: int, adapter: str, parts: int = 1) -> None:
+        """Raise UserError where dim / parts leading directions are asked for and fewer exist."""
+        if dim > parts * self.rank:
+            needs = "" if parts == 1 else ", half of which is to hold directions of the text"
             raise UserError(
-                f"adapter {adapter}: dim is {dim}, but the embeddings have rank {self.rank}; "
-                f"choose dim <= {self.rank} or an encoder with a wider spectrum"
+                f"adapter {adapter}: dim is {dim}{needs}, but the embeddings have rank {self.rank}; "
+                f"choose dim <= {parts * self.rank} or an encoder with a wider spectrum"
             )
 
     def embeddings(self) -> Tensor:
         """E = U diag(sigma) V^T + 1 mean^T, (N, l) float32."""
         return (self.U * self.sigma) @ self.V.T + self.mean
+
+    def inputs(self, scale: InputScale) -> Tensor:
+        """What a layer that learns from the embeddings reads, (N, l) float32: sqrt(l) E for `sqrt_width`, E for `unit`.
+
+        Rows of E have length 1 and hence entries of root mean square 1 / sqrt(l), which leave such a layer almost blind at
+        first; sqrt(l) E has entries of root mean square 1, as AlphaFuse's code scales the input of these methods.
+        """
+        embeddings = self.embeddings()
+        return embeddings.mul_(embeddings.shape[1] ** 0.5) if scale == "sqrt_width" else embeddings
 
 
 class Adapter(nn.Module):
@@ -93,6 +114,9 @@ class Adapter(nn.Module):
     def auxiliary_loss(self) -> Tensor | None:
         """A scalar added to the recommendation loss, from what the last `table()` computed; None where there is none."""
         return None
+
+    def prepare_mix(self, positions: int) -> None:
+        """Make what `mix` needs. Called once, after construction; positions: the number P of token positions of the backbone."""
 
     def mix(self, x: Tensor, layout: Layout) -> Tensor:
         """Hook between item lookup and backbone. x: (T, d), rows of `layout`, zero at padding."""

@@ -129,12 +129,15 @@ def build_recommender(
     backbone_class = BACKBONES.load(backbone)
     adapter_config = adapter_class.Config.parse(adapter_options, f"params.yaml: adapters.{adapter}")
     backbone_config = backbone_class.Config.parse(backbone_options, f"params.yaml: backbones.{backbone}")
-    # The adapter is built first and the backbone from a seed of its own: methods that share a seed share their backbone's start.
+    # Adapter and backbone start from the seed each: methods that share a seed share their backbone's start.
     seed = torch.initial_seed()
+    torch.manual_seed(seed)
+    made_backbone = backbone_class(backbone_config, spectrum.n_items, dim, max_history)
+    torch.manual_seed(seed)
     made = adapter_class(adapter_config, spectrum, dim)
+    made.prepare_mix(made_backbone.positions)
     if sparse and not made.per_item:
         raise UserError(
             f"adapter {adapter} looks at every item in every step: train.optimiser sparse_adam is not for it; use adam"
         )
-    torch.manual_seed(seed)
-    return Recommender(made, backbone_class(backbone_config, spectrum.n_items, dim, max_history), objective, sparse)
+    return Recommender(made, made_backbone, objective, sparse)

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -29,6 +29,7 @@ from pipeline.training.batches import SplitSequences, load_sequences
 from pipeline.training.inputs import load_spectrum
 from pipeline.training.metrics import metrics
 from pipeline.training.ranking import rank_all
+from pipeline.training.sequences import popularity, read_sequences
 from pipeline.training.steps import NO_CUDA_GRAPH, Steps, cuda_graph, random_states, set_random_states
 
 MONITOR = "NDCG@20"
@@ -93,6 +94,7 @@ def use_deterministic_kernels() -> None:
 
 def build(run: Run, spectrum: Spectrum) -> Recommender:
     """The untrained recommender of a run, on the CPU's random state."""
+    spectrum = replace(spectrum, load_popularity=lambda: torch.from_numpy(popularity(*read_sequences(run.sequences))))
     train = run.settings["train"]
     return build_recommender(
         spectrum,

@@ -32,6 +32,10 @@ def test_cross_attention_needs_two_heads_in_a_half(make: Make) -> None:
     make("llm_esr", dim=6, cross_attention=False)
 
 
+def test_popularity_that_nobody_gave_is_asked_for_in_one_line(make: Make) -> None:
+    assert "training interactions" in message(make, "llminit", popular_share=0.2)
+
+
 @pytest.mark.parametrize("adapter", ["alphafuse", "spectran", "llminit"])
 def test_dim_above_what_the_text_has_is_refused(make: Make, adapter: str) -> None:
     text = message(make, adapter, dim=64)
@@ -48,11 +52,12 @@ def test_dim_above_the_number_of_items_is_refused(
     make(adapter, on=few, dim=10)
 
 
-def test_half_of_dim_above_the_centred_rank_is_refused(make: Make) -> None:
-    text = message(make, "llm_esr", dim=64)
-    assert text.startswith("adapter llm_esr: dim is 64")
-    assert text.endswith("choose dim <= 48")
-    make("llm_esr", dim=48)
+@pytest.mark.parametrize(("adapter", "options"), [("llm_esr", {}), ("spectran", {"fusion": "concat"})])
+def test_half_of_dim_above_the_rank_is_refused(make: Make, adapter: str, options: dict[str, object]) -> None:
+    text = message(make, adapter, dim=64, **options)
+    assert text.startswith(f"adapter {adapter}: dim is 64, half of which")
+    assert "choose dim <= 48 or" in text
+    make(adapter, dim=48, **options)
 
 
 @pytest.mark.parametrize(

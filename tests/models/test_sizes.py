@@ -23,23 +23,24 @@ def cross_attention(width: int) -> int:
     return 3 * width**2 + linear(width, width)
 
 
-def whiten_rank(n: int, rank: int) -> int:
-    return min(rank, n // 4)
+def whiten_rank(n: int, width: int, rank: int) -> int:
+    return rank if n > 2 * width else min(rank, n // 4)
 
 
-# N items, w columns (embedding width), r and c the ranks of the plain and the centred embeddings, d = dim; documented defaults.
-ADAPTER_SIZES: dict[str, Callable[[int, int, int, int, int], int]] = {
-    "base": lambda n, w, r, c, d: n * d,
-    "morec": lambda n, w, r, c, d: linear(w, d),
-    "unisrec": lambda n, w, r, c, d: n * d // 2 + 8 * (w * d // 2 + w) + 2 * 8 * w,
-    "llm_esr": lambda n, w, r, c, d: (
-        n * d // 2 + linear(w, w // 2) + linear(w // 2, d // 2) + 2 * cross_attention(d // 2) + linear(d, d)
+# N items, w columns (embedding width), r and c the ranks of the plain and the centred embeddings, d = dim, p positions of tokens;
+# documented defaults.
+ADAPTER_SIZES: dict[str, Callable[[int, int, int, int, int, int], int]] = {
+    "base": lambda n, w, r, c, d, p: n * d,
+    "morec": lambda n, w, r, c, d, p: linear(w, d),
+    "unisrec": lambda n, w, r, c, d, p: n * d // 2 + 8 * (w * d // 2 + w) + 2 * 8 * w,
+    "llm_esr": lambda n, w, r, c, d, p: (
+        n * d // 2 + linear(w, w // 2) + linear(w // 2, d // 2) + 2 * cross_attention(d // 2) + linear(d, d) + p * d // 2
     ),
-    "rlmrec": lambda n, w, r, c, d: n * d // 2 + linear(w, (w + d // 2) // 2) + linear((w + d // 2) // 2, d // 2),
-    "whitenrec": lambda n, w, r, c, d: linear(whiten_rank(n, c), d) + linear(d, d),
-    "llminit": lambda n, w, r, c, d: n * d,
-    "alphafuse": lambda n, w, r, c, d: n * d // 2,
-    "spectran": lambda n, w, r, c, d: n * d + d * (d + r) + 1 + 4,
+    "rlmrec": lambda n, w, r, c, d, p: n * d // 2 + linear(w, (w + d // 2) // 2) + linear((w + d // 2) // 2, d // 2),
+    "whitenrec": lambda n, w, r, c, d, p: linear(whiten_rank(n, w, c), d) + linear(d, d),
+    "llminit": lambda n, w, r, c, d, p: n * d,
+    "alphafuse": lambda n, w, r, c, d, p: n * d // 2,
+    "spectran": lambda n, w, r, c, d, p: n * d + d * (d + r) + 1 + 4,
 }
 
 
@@ -62,7 +63,8 @@ def test_trainable_parameters_are_the_closed_formula(
     make: Make, spectrum: Spectrum, adapter: str, backbone: str, dim: int
 ) -> None:
     n, w, r, c = spectrum.n_items, spectrum.V.shape[0], spectrum.rank, spectrum.centred.rank
-    expected = ADAPTER_SIZES[adapter](n, w, r, c, dim) + BACKBONE_SIZES[backbone](dim, 5)
+    positions = 5 + (backbone == "bert4rec")  # a history of 5 items and, for BERT4Rec, the item to come
+    expected = ADAPTER_SIZES[adapter](n, w, r, c, dim, positions) + BACKBONE_SIZES[backbone](dim, 5)
     assert make(adapter, backbone, dim=dim).n_trainable() == expected
 
 
@@ -87,8 +89,10 @@ def toys() -> Spectrum:
         ("unisrec", {"fusion": "add"}, 128, 5_998_336),
         ("rlmrec", {}, 64, 9_608_160),
         ("rlmrec", {"fusion": "id"}, 128, 10_629_056),
-        ("llm_esr", {}, 64, 9_524_416),
-        ("whitenrec", {"whiten_rank": 4096}, 0, 741_632),
+        # The reverse MLP 128 -> 2112 -> 4096 in place of 4096 -> 2112 -> 128: its biases are 4096 - 128 more.
+        ("rlmrec", {"fusion": "id", "objective": "gen"}, 128, 10_629_056 + 4096 - 128),
+        ("llm_esr", {}, 64, 9_524_416 + 10 * 64),
+        ("whitenrec", {}, 0, 741_632),
         ("llminit", {}, 128, 1_705_728),
         ("alphafuse", {}, 64, 953_216),
         ("spectran", {"order": 3}, 128, 1_705_728 + 128 * (128 + 4096) + 1 + 4),
@@ -129,6 +133,14 @@ def test_backbone_sizes_at_dim_128(make: Make, backbone: str, size: int) -> None
 )
 def test_an_ablation_loses_exactly_the_parameters_of_its_part(make: Make, variant: str, fewer: int) -> None:
     assert make("spectran").n_trainable() - make("spectran", variant=variant).n_trainable() == fewer
+
+
+@pytest.mark.parametrize(
+    ("fusion", "size"), [("add", 60 * 8 + 8 * (8 + 24)), ("none", 8 * (8 + 24)), ("concat", 60 * 4 + 4 * (4 + 24))]
+)
+def test_fusion_decides_the_size_of_spectrans_ids_and_attention(make: Make, fusion: str, size: int) -> None:
+    """IDs of N x d_s and Q, K of d_s (d_s + r), beside lambda and four coefficients."""
+    assert sum(p.numel() for p in make("spectran", fusion=fusion).adapter.parameters()) == size + 1 + 4
 
 
 def test_a_polynomial_per_dimension_costs_dim_times_as_many_coefficients(make: Make) -> None:

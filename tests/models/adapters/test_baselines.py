@@ -1,6 +1,7 @@
 """The eight baselines against closed forms, float64 references and their authors' own routes."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -38,6 +39,18 @@ def test_spectrum_gives_the_embeddings_back(spectrum: Spectrum, embeddings: np.n
     np.testing.assert_allclose(numbers(spectrum.centred.embeddings()), embeddings, atol=1e-6)
 
 
+# sqrt(l) E
+
+
+@pytest.mark.parametrize("adapter", ["morec", "unisrec", "rlmrec", "llm_esr"])
+def test_layers_on_the_text_read_entries_of_root_mean_square_one(make: Make, embeddings: np.ndarray, adapter: str) -> None:
+    """Unit rows of width 24 have entries of root mean square 1 / sqrt(24)."""
+    read = numbers(make(adapter).adapter.E)
+    np.testing.assert_allclose(read, np.sqrt(24) * embeddings, atol=1e-5)
+    assert np.sqrt((read**2).mean()) == pytest.approx(1, rel=1e-5)
+    np.testing.assert_allclose(numbers(make(adapter, input_scale="unit").adapter.E), embeddings, atol=1e-6)
+
+
 # Base
 
 
@@ -53,8 +66,8 @@ def test_base_table_is_the_embedding_weight_itself(make: Make) -> None:
 def test_morec_is_gelu_of_a_linear_map(make: Make, embeddings: np.ndarray) -> None:
     adapter = make("morec").adapter
     torch.nn.init.normal_(adapter.dense.bias)
-    z = embeddings @ numbers(adapter.dense.weight).T + numbers(adapter.dense.bias)
-    np.testing.assert_allclose(numbers(adapter.table()), z * (1 + erf(z / np.sqrt(2))) / 2, atol=1e-6)
+    z = np.sqrt(24) * embeddings @ numbers(adapter.dense.weight).T + numbers(adapter.dense.bias)
+    np.testing.assert_allclose(numbers(adapter.table()), z * (1 + erf(z / np.sqrt(2))) / 2, atol=1e-5)
 
 
 def test_morec_entries_stay_above_the_minimum_of_gelu(make: Make, sequences: torch.Tensor) -> None:
@@ -65,7 +78,7 @@ def test_morec_entries_stay_above_the_minimum_of_gelu(make: Make, sequences: tor
     assert float(table.max()) > 0.1700, "the table has moved"
 
 
-@pytest.mark.parametrize("adapter", ["morec", "unisrec", "rlmrec", "whitenrec"])
+@pytest.mark.parametrize("adapter", ["morec", "unisrec", "rlmrec", "whitenrec", "spectran"])
 def test_fusion_adds_or_concatenates_the_same_text(make: Make, adapter: str) -> None:
     added = make(adapter, fusion="add").adapter.eval()
     torch.testing.assert_close(added.table(), added.id_embedding + added.semantic_table())
@@ -107,11 +120,12 @@ def test_unisrec_is_the_gated_sum_of_its_experts(make: Make, embeddings: np.ndar
     steps(model, sequences)
     adapter = model.adapter.eval()
     weight, bias = numbers(adapter.weight), numbers(adapter.bias)
-    logits = np.exp(embeddings @ numbers(adapter.gate))
+    x = np.sqrt(24) * embeddings
+    logits = np.exp(x @ numbers(adapter.gate))
     gates = logits / logits.sum(1, keepdims=True)
-    expected = sum(gates[:, [e]] * ((embeddings - bias[e]) @ weight[:, e]) for e in range(3))
+    expected = sum(gates[:, [e]] * ((x - bias[e]) @ weight[:, e]) for e in range(3))
     assert np.abs(bias).min(1).max() > 0, "the biases have moved"
-    np.testing.assert_allclose(numbers(adapter.semantic_table()), expected, atol=1e-6)
+    np.testing.assert_allclose(numbers(adapter.semantic_table()), expected, atol=1e-5)
 
 
 # RLMRec
@@ -119,8 +133,9 @@ def test_unisrec_is_the_gated_sum_of_its_experts(make: Make, embeddings: np.ndar
 
 def test_rlmrec_projects_by_two_layers_with_a_leaky_relu(make: Make, embeddings: np.ndarray) -> None:
     adapter = make("rlmrec").adapter
-    inner = embeddings @ numbers(adapter.inner.weight).T + numbers(adapter.inner.bias)
-    expected = np.where(inner > 0, inner, 0.01 * inner) @ numbers(adapter.outer.weight).T + numbers(adapter.outer.bias)
+    inner = np.sqrt(24) * embeddings @ numbers(adapter.projection[0].weight).T + numbers(adapter.projection[0].bias)
+    leaky = np.where(inner > 0, inner, 0.01 * inner)
+    expected = leaky @ numbers(adapter.projection[2].weight).T + numbers(adapter.projection[2].bias)
     np.testing.assert_allclose(numbers(adapter.semantic_table()), expected, atol=1e-6)
 
 
@@ -133,6 +148,47 @@ def test_rlmrec_loss_is_one_minus_the_mean_cosine_of_all_items(make: Make, fusio
     loss = adapter.auxiliary_loss()
     assert loss.item() == pytest.approx(1 - cosines.mean(), abs=1e-6)
     assert 0 <= loss.item() <= 2
+
+
+@pytest.mark.parametrize("fusion", ["id", "add", "concat"])
+def test_rlmrec_can_reconstruct_the_text_from_the_ids(make: Make, embeddings: np.ndarray, fusion: str) -> None:
+    """1 - mean cos(g(e_i), s_i) over the items, g: d_s -> (l + d_s) // 2 -> l, in float64 from the unit rows."""
+    adapter = make("rlmrec", objective="gen", fusion=fusion, beta=1.0).adapter
+    width = 4 if fusion == "concat" else 8
+    first, _, second = adapter.reconstruction
+    assert [tuple(layer.weight.shape) for layer in (first, second)] == [((24 + width) // 2, width), (24, (24 + width) // 2)]
+    inner = numbers(adapter.id_embedding) @ numbers(first.weight).T + numbers(first.bias)
+    made = np.where(inner > 0, inner, 0.01 * inner) @ numbers(second.weight).T + numbers(second.bias)
+    cosines = (made * embeddings).sum(1) / np.linalg.norm(made, axis=1)
+    adapter.table()
+    assert adapter.auxiliary_loss().item() == pytest.approx(1 - cosines.mean(), abs=1e-6)
+    assert adapter.report()["misalignment"] == pytest.approx(1 - cosines.mean(), abs=1e-6)
+
+
+def test_rlmrec_reconstruction_improves_by_its_own_loss(make: Make) -> None:
+    """IDs of 8 columns can tell 60 items apart; the loss is to fall far below that of any one direction for all items."""
+    adapter = make("rlmrec", objective="gen", fusion="id", beta=1.0).adapter.train()
+    optimiser = torch.optim.Adam(adapter.parameters(), lr=1e-2)
+    centre = numbers(adapter.E).mean(0)
+    one_direction = 1 - (numbers(adapter.E) @ centre / np.linalg.norm(numbers(adapter.E), axis=1) / np.linalg.norm(centre)).mean()
+    for _ in range(200):
+        optimiser.zero_grad()
+        adapter.table()
+        adapter.auxiliary_loss().backward()
+        optimiser.step()
+    assert adapter.report()["misalignment"] < one_direction / 2
+
+
+@pytest.mark.parametrize("fusion", ["id", "add", "concat"])
+@pytest.mark.parametrize("objective", ["con", "gen"])
+def test_rlmrec_trains_every_parameter_it_has(
+    make: Make, sequences: torch.Tensor, generator: torch.Generator, fusion: str, objective: str
+) -> None:
+    model = make("rlmrec", fusion=fusion, objective=objective).train()
+    model.loss(sequences, generator)[0].backward()
+    for name, parameter in model.adapter.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().max() > 0, name
 
 
 @pytest.mark.parametrize(("scale", "expected"), [(3.0, 0.0), (-0.1, 2.0)])
@@ -200,8 +256,8 @@ def test_llm_esr_without_cross_attention_is_a_plain_concatenation(make: Make, se
 
 
 def test_llm_esr_mixes_by_two_cross_attentions_without_a_residual(make: Make) -> None:
-    """Against a float64 softmax written out; hidden positions have no weight."""
-    adapter = make("llm_esr").adapter
+    """Views times sqrt(d / 2) plus positions, against a float64 softmax written out; hidden positions have no weight."""
+    adapter = make("llm_esr").adapter.eval()
     torch.manual_seed(0)
     x = torch.randn(3, 8)
     visible = np.array([[True, False, False], [True, True, False], [True, False, True]])
@@ -217,10 +273,62 @@ def test_llm_esr_mixes_by_two_cross_attentions_without_a_residual(make: Make) ->
             heads.append(scores / scores.sum(1, keepdims=True) @ v[:, columns])
         return np.hstack(heads) @ numbers(attention.output.weight).T + numbers(attention.output.bias)
 
-    ids, text = np.split(numbers(x), 2, axis=1)
+    ids, text = (2 * view + numbers(adapter.position)[:3] for view in np.split(numbers(x), 2, axis=1))  # sqrt(8 / 2) = 2
     joined = np.hstack([crossed(adapter.to_ids, text, ids), crossed(adapter.to_text, ids, text)])
     expected = joined @ numbers(adapter.join.weight).T + numbers(adapter.join.bias)
     np.testing.assert_allclose(numbers(adapter.mix(x, layout)), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("backbone", ["sasrec", "bert4rec", "hstu"])
+def test_llm_esr_has_a_position_for_every_token_of_the_backbone(make: Make, sequences: torch.Tensor, backbone: str) -> None:
+    model = make("llm_esr", backbone)
+    assert len(model.adapter.position) == model.backbone.inference_tokens(sequences[:, 1:]).shape[1]
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_llm_esr_cross_attention_knows_the_order_of_the_items(make: Make, packed: bool) -> None:
+    """The last of three rows depends on the order of the two before it; not where all positions are alike."""
+    adapter = make("llm_esr").adapter.eval()
+    layout = Layout(torch.ones(1, 3, dtype=torch.bool), causal=True, packed=packed)
+    x = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
+    swapped = x[[1, 0, 2]]
+    assert float((adapter.mix(x, layout) - adapter.mix(swapped, layout))[2].detach().abs().max()) > 1e-3
+    with torch.no_grad():
+        adapter.position.copy_(adapter.position[0].expand_as(adapter.position))
+    torch.testing.assert_close(adapter.mix(x, layout)[2], adapter.mix(swapped, layout)[2])
+
+
+def test_llm_esr_takes_positions_from_the_right_end_of_a_padded_sequence(make: Make) -> None:
+    """Two items after three paddings stand at positions 3 and 4; adding to position 0 changes nothing."""
+    model = make("llm_esr").eval()
+    history = torch.tensor([[60, 60, 60, 3, 4]])
+    table = model.adapter.table()
+    before = model.next_item_states(history, table)
+    with torch.no_grad():
+        model.adapter.position[:3] += 1.0
+    torch.testing.assert_close(model.next_item_states(history, table), before, rtol=0, atol=0)
+    with torch.no_grad():
+        model.adapter.position[3] += torch.arange(4.0)
+    assert not torch.allclose(model.next_item_states(history, table), before, atol=1e-4)
+
+
+def test_llm_esr_drops_elements_of_both_views_in_training_only(make: Make) -> None:
+    adapter = make("llm_esr", dropout=0.5).adapter.train()
+    seen: list[torch.Tensor] = []
+    adapter.to_ids.register_forward_pre_hook(lambda module, given: seen.extend(given[:2]))
+    layout = Layout(torch.ones(200, 5, dtype=torch.bool), causal=True)
+    x = torch.ones(1000, 8)
+    adapter.mix(x, layout)
+    whole = 2 * x[:, :4] + adapter.position[layout.position]
+    for view in seen:
+        kept = view != 0
+        assert float(kept.float().mean()) == pytest.approx(0.5, abs=0.04)
+        torch.testing.assert_close(view[kept], 2 * whole[kept])
+    assert not torch.equal(seen[0] != 0, seen[1] != 0)
+    seen.clear()
+    adapter.eval().mix(x, layout)
+    for view in seen:
+        torch.testing.assert_close(view, whole)
 
 
 # WhitenRec
@@ -248,8 +356,16 @@ def test_whitenrec_input_does_not_depend_on_the_scale_of_the_embeddings(
     np.testing.assert_allclose(numbers(scaled), numbers(mine), atol=1e-4)
 
 
-def test_whitenrec_keeps_a_quarter_of_the_items_at_most(make: Make, spectrum: Spectrum) -> None:
-    assert make("whitenrec").adapter.report() == {"whiten_rank": 15}  # 60 items, centred rank 24
+@pytest.mark.parametrize(("items", "rank"), [(60, 24), (49, 24), (48, 12), (20, 5), (3, 1)])
+def test_whitenrec_keeps_the_centred_rank_but_a_quarter_of_a_small_catalogue(
+    make: Make, embeddings: np.ndarray, decompose: Decompose, items: int, rank: int
+) -> None:
+    """Embeddings are 24 wide: 49 items are more than twice as many, 48 are not."""
+    assert make("whitenrec", on=decompose(embeddings[:items])).adapter.report() == {"whiten_rank": rank}
+
+
+def test_whitenrec_rank_can_be_chosen_up_to_the_centred_rank(make: Make) -> None:
+    assert make("whitenrec", whiten_rank=5).adapter.report() == {"whiten_rank": 5}
     assert make("whitenrec", whiten_rank=24).adapter.report() == {"whiten_rank": 24}
     with pytest.raises(UserError, match=r"whiten_rank is 25, but the centred embeddings have rank 24"):
         make("whitenrec", whiten_rank=25)
@@ -275,6 +391,26 @@ def test_llminit_starts_as_the_most_variable_columns_in_order(make: Make, embedd
     np.testing.assert_allclose(numbers(adapter.table()), embeddings[:, columns], atol=1e-6)
     variance = embeddings.var(0)
     assert variance[columns].min() >= np.delete(variance, columns).max()
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.2, 12), (0.05, 3), (0.001, 2), (1.0, 60)])
+def test_llminit_can_take_variances_over_the_most_popular_items(
+    make: Make, spectrum: Spectrum, embeddings: np.ndarray, share: float, count: int
+) -> None:
+    """The most popular are, by hand, those of the highest ids; numpy's variances over them choose the columns."""
+    popular = replace(spectrum, load_popularity=lambda: torch.arange(60))
+    columns = make("llminit", on=popular, popular_share=share).adapter.columns.tolist()
+    variance = embeddings[60 - count :].var(0)
+    assert columns == sorted(np.argsort(variance)[-8:].tolist())
+    assert (columns == make("llminit").adapter.columns.tolist()) == (count == 60)
+
+
+def test_llminit_takes_the_first_of_equally_popular_items(make: Make, spectrum: Spectrum, embeddings: np.ndarray) -> None:
+    counts = torch.full((60,), 5)
+    counts[40] = 6
+    popular = replace(spectrum, load_popularity=lambda: counts)
+    columns = make("llminit", on=popular, popular_share=0.1).adapter.columns.tolist()
+    assert columns == sorted(np.argsort(embeddings[[40, 0, 1, 2, 3, 4]].var(0))[-8:].tolist())
 
 
 def test_llminit_can_be_rescaled_by_one_factor(make: Make) -> None:

@@ -36,6 +36,29 @@ def test_forward_is_equations_7_to_11(make: Make, spectrum: Spectrum) -> None:
     np.testing.assert_allclose(numbers(adapter.table()), numbers(adapter.id_embedding) + U @ W.T, atol=1e-6)
 
 
+@pytest.mark.parametrize(("fusion", "width"), [("none", 8), ("concat", 4)])
+def test_without_added_ids_the_text_is_the_table_or_its_right_half(
+    make: Make, spectrum: Spectrum, fusion: str, width: int
+) -> None:
+    """Equations 7 to 11 for `width` columns, in float64; the threshold cuts some entries."""
+    adapter = make("spectran", fusion=fusion).adapter
+    with torch.no_grad():
+        adapter.threshold.fill_(0.01)
+    U, sigma = numbers(spectrum.U), numbers(spectrum.sigma)
+    assert adapter.query.shape == (width, width)
+    assert adapter.key.shape == (24, width)
+    product = numbers(adapter.query) @ numbers(adapter.key).T
+    W = np.sign(product) * np.maximum(np.abs(product) - 0.01, 0)
+    x = sigma[:width] / sigma[0]
+    W[:, :width] += np.diag(sigma[0] * (1 + x + x**2 + x**3))
+    table = numbers(adapter.table())
+    np.testing.assert_allclose(table[:, 8 - width :], U @ W.T, atol=1e-6)
+    if fusion == "none":
+        assert not hasattr(adapter, "id_embedding")
+    else:
+        np.testing.assert_array_equal(table[:, :4], numbers(adapter.id_embedding))
+
+
 def test_principal_sigma_without_attention_is_the_projection_on_v(make: Make, embeddings: np.ndarray, spectrum: Spectrum) -> None:
     adapter = make("spectran", variant="principal_sigma").adapter
     with torch.no_grad():
@@ -130,6 +153,22 @@ def test_weight_decay_spares_threshold_and_alpha(make: Make) -> None:
     assert decayed["weight_decay"] == 0.1
     assert spared["weight_decay"] == 0
     assert {id(p) for p in spared["params"]} == {id(model.adapter.threshold), id(model.adapter.alpha)}
+
+
+def test_weight_decay_can_act_on_threshold_and_alpha_too(make: Make) -> None:
+    """One step of Adam on a zero gradient moves a parameter if and only if it is decayed."""
+    for decay_all in (False, True):
+        model = make("spectran", decay_all=decay_all)
+        learned = (model.adapter.threshold, model.adapter.alpha)
+        with torch.no_grad():
+            model.adapter.threshold.fill_(0.5)
+        before = [parameter.detach().clone() for parameter in learned]
+        optimiser = torch.optim.Adam(model.parameter_groups(0.1), lr=1e-3)
+        for parameter in model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        optimiser.step()
+        moved = [not torch.equal(parameter, old) for parameter, old in zip(learned, before, strict=True)]
+        assert moved == [decay_all, decay_all]
 
 
 def test_encoding_at_the_start(make: Make, spectrum: Spectrum) -> None:

@@ -65,17 +65,39 @@ def test_bert4rec_block_is_torchs_post_norm_encoder_layer(layout: Layout) -> Non
     torch.testing.assert_close(ours(layout.rows(x), layout), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_sasrec_block_has_the_original_residual_layout(layout: Layout) -> None:
-    """q = LN(x); x = q + MHA(q, x, x); x + W_2 ReLU(W_1 LN(x)), on torch's own attention."""
+@pytest.mark.parametrize("residual", ["normalised", "plain"])
+def test_sasrec_block_has_the_chosen_residual_layout(layout: Layout, residual: str) -> None:
+    """q = LN(x); z = q + MHA(q, x, x); y = LN(z); then y + W_2 ReLU(W_1 y), or z + W_2 ReLU(W_1 y); in float64 by numpy."""
     torch.manual_seed(0)
-    ours = sasrec.Block(8, 1, 0.0)
-    theirs = nn.MultiheadAttention(8, 1, batch_first=True)
-    copy_attention(theirs, ours.attention)
+    ours = sasrec.Block(8, 1, 0.0, residual)
+    for norm in (ours.norm_attention, ours.norm_feed_forward):
+        nn.init.normal_(norm.weight)
+        nn.init.normal_(norm.bias)
     x = torch.randn(3, 4, 8)
-    q = nn.functional.layer_norm(x, (8,), eps=1e-8)
-    y = q + theirs(q, x, x, attn_mask=HIDDEN)[0]
-    expected = y + ours.outer(ours.inner(nn.functional.layer_norm(y, (8,), eps=1e-8)).clamp(min=0))
-    torch.testing.assert_close(ours(layout.rows(x), layout), layout.rows(expected))
+
+    def linear(layer: nn.Linear, z: np.ndarray) -> np.ndarray:
+        return z @ numbers(layer.weight).T + numbers(layer.bias)
+
+    def norm(layer: nn.LayerNorm, z: np.ndarray) -> np.ndarray:
+        scaled = (z - z.mean(-1, keepdims=True)) / np.sqrt(z.var(-1, keepdims=True) + 1e-8)
+        return scaled * numbers(layer.weight) + numbers(layer.bias)
+
+    q = norm(ours.norm_attention, numbers(x))
+    key, value = np.split(linear(ours.attention.key_value, numbers(x)), 2, axis=-1)
+    products = linear(ours.attention.query, q) @ key.transpose(0, 2, 1) / np.sqrt(8)
+    weights = np.where(HIDDEN.numpy(), 0, np.exp(products))
+    attended = weights / weights.sum(-1, keepdims=True) @ value
+    z = q + linear(ours.attention.output, attended)
+    y = norm(ours.norm_feed_forward, z)
+    expected = (y if residual == "normalised" else z) + linear(ours.outer, np.maximum(linear(ours.inner, y), 0))
+    actual = numbers(ours(layout.rows(x), layout))
+    np.testing.assert_allclose(actual, numbers(layout.rows(torch.from_numpy(expected))), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("residual", ["normalised", "plain"])
+def test_sasrec_gives_every_block_its_residual_layout(make: Make, residual: str) -> None:
+    blocks = make("base", backbone_options={"feed_forward_residual": residual}).backbone.blocks
+    assert [block.feed_forward_residual for block in blocks] == [residual, residual]
 
 
 @pytest.mark.parametrize("packed", [True, False])
@@ -121,6 +143,20 @@ def test_hstu_relative_bias_belongs_to_distances(packed: bool) -> None:
     assert float(difference[2].detach()) == pytest.approx(0, abs=1e-6), "two steps on, the bias is zero and so is the weight"
 
 
+@pytest.mark.parametrize(("scaled", "factor"), [(True, 8**0.5), (False, 1.0)])
+def test_hstu_reads_item_vectors_times_root_d_plus_positions(make: Make, scaled: bool, factor: float) -> None:
+    """With output maps of zero, blocks add nothing: the states are the input."""
+    model = make("base", "hstu", backbone_options={"scale_input": scaled}).eval()
+    with torch.no_grad():
+        for block in model.backbone.blocks:
+            block.output.weight.zero_()
+            block.output.bias.zero_()
+    items = torch.tensor([[7, 8, 9, 1, 2]])
+    table = model.adapter.table()
+    expected = factor * numbers(table)[items[0]] + numbers(model.backbone.position)
+    np.testing.assert_allclose(numbers(model.encode(items, table))[0], expected, rtol=1e-5, atol=1e-6)
+
+
 def test_hstu_can_do_without_relative_bias(make: Make) -> None:
     model = make("base", "hstu", backbone_options={"relative_bias": False})
     assert not [name for name, _ in model.named_parameters() if name.endswith("bias") and "output" not in name]
@@ -157,7 +193,8 @@ def test_rows_without_padding_and_with_it_give_the_same_loss_and_gradients(
     monkeypatch.setattr("models.losses.info_nce.draw_negatives", lambda t, n, m, g: (t[:, None] + torch.arange(1, 1 + m)) % n)
     found = []
     for packed in (True, False):
-        model = make(adapter, backbone, backbone_options={"dropout": 0.0, "heads": heads})
+        options = {"dropout": 0.0} if adapter == "llm_esr" else {}
+        model = make(adapter, backbone, backbone_options={"dropout": 0.0, "heads": heads}, **options)
         monkeypatch.setattr(
             model, "layout", lambda tokens, m=model, p=packed: Layout(tokens != PADDING, m.backbone.causal, packed=p)
         )

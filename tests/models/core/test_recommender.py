@@ -18,9 +18,15 @@ Make = Callable[..., Recommender]
 BY_ROW = [name for name in ADAPTERS if ADAPTERS.load(name).per_item]
 OPTIONS: list[tuple[str, dict[str, Any]]] = [
     *((name, {}) for name in BY_ROW),
-    *((name, {"fusion": fusion}) for name in ("morec", "unisrec", "whitenrec") for fusion in ("none", "add", "concat")),
+    *(
+        (name, {"fusion": fusion})
+        for name in ("morec", "unisrec", "whitenrec", "spectran")
+        for fusion in ("none", "add", "concat")
+    ),
     *(("spectran", {"variant": v}) for v in ("without_attention", "principal_sigma", "principal_identity", "without_encoding")),
     ("spectran", {"center": True}),
+    ("spectran", {"fusion": "concat", "variant": "without_attention"}),
+    *((name, {"input_scale": "unit"}) for name in ("morec", "unisrec", "llm_esr")),
     ("whitenrec", {"head": "linear"}),
     ("llm_esr", {"cross_attention": False}),
 ]

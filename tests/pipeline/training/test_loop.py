@@ -506,3 +506,19 @@ def test_heads_that_do_not_divide_dim_are_one_line(selected: Callable[..., Run],
     set_params({"backbones.sasrec.heads": 3})
     with pytest.raises(UserError, match=r"heads.*3.*dim.*16"):
         trained(selected())
+
+
+def test_llminit_counts_popularity_in_the_training_part_alone(selected: Callable[..., Run]) -> None:
+    """Interactions counted by hand, without the two that every user is validated and tested with; numpy's variances."""
+    run = selected(adapter="llminit", changes={"adapter": {"popular_share": 0.1}})
+    histories = pl.read_parquet(run.sequences / "sequences.parquet")["items"].to_list()
+    spectrum = load_spectrum(run.spectrum)
+    counts = np.zeros(spectrum.n_items)
+    for items in histories:
+        for item in items[:-2]:
+            counts[item] += 1
+    popular = np.argsort(-counts, kind="stable")[: int(0.1 * spectrum.n_items)]
+    variance = spectrum.embeddings().double().numpy()[popular].var(0)
+    columns = training.build(run, spectrum).adapter.columns.tolist()
+    assert columns == sorted(np.argsort(variance)[-run.dim :].tolist())
+    assert columns != training.build(selected(adapter="llminit"), spectrum).adapter.columns.tolist()
