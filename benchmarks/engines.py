@@ -23,9 +23,10 @@ import ray
 from ray.cluster_utils import Cluster as Processes
 
 from pipeline.artifacts import scratch, sha256
+from pipeline.grid import cluster
 from pipeline.grid.cells import listed_cells
 from pipeline.grid.cluster import Cluster
-from pipeline.grid.tasks import Engine, Local, Task, cluster, run_all, training
+from pipeline.grid.tasks import Engine, Local, Task, run_all, training
 from pipeline.params import Resources, load_params
 
 LOOKER = """

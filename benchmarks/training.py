@@ -27,9 +27,10 @@ from torch.utils.data import DataLoader, Dataset
 from pipeline.device import select_device
 from pipeline.params import load_params
 from pipeline.runs import Run
-from pipeline.training.batches import Sequences, load_sequences, read_artifact
+from pipeline.training.batches import SplitSequences, load_sequences
 from pipeline.training.inputs import load_spectrum
 from pipeline.training.loop import build, make_optimisers, use_deterministic_kernels
+from pipeline.training.sequences import read_sequences
 from pipeline.training.steps import Steps
 
 CPU = torch.device("cpu")
@@ -39,7 +40,7 @@ NEGATIVES, TEMPERATURE = 64, 0.07
 class Users(Dataset):
     """A sample is a user: a padded sequence and, for each of its targets, negatives that are not the target."""
 
-    def __init__(self, sequences: Sequences) -> None:
+    def __init__(self, sequences: SplitSequences) -> None:
         self.rows, self.n_items = sequences.train, sequences.n_items
 
     def __len__(self) -> int:
@@ -121,7 +122,7 @@ def row_rate(n_items: int, dim: int) -> float:
     return 4 * dim * chosen.numel() / best(lambda: F.embedding_bag(chosen, table, mode="sum"))
 
 
-def floor(sequences: Sequences, dim: int, parameters: int, batches: int, blocks: int = 2) -> dict[str, float]:
+def floor(sequences: SplitSequences, dim: int, parameters: int, batches: int, blocks: int = 2) -> dict[str, float]:
     """Seconds of an epoch that this machine's rates ask for, by part, without padding and without whatever else a model computes.
 
     products: q, k, v, output and feed-forward of every target's row, forward and twice backward. optimiser: Adam reads weight,
@@ -147,7 +148,7 @@ def timed(function, *arguments) -> float:  # type: ignore[no-untyped-def]
 
 def peer(name: str, python: str, dataset: str, epochs: int, loss: str = "") -> dict:
     """Run a peer's script in its environment on a CSV of the training items; RecBole holds two items a user out by itself."""
-    users, _ = read_artifact(Path("data/sequences") / dataset)
+    users, _ = read_sequences(Path("data/sequences") / dataset)
     whole = users if name == "recbole" else users.with_columns(pl.col("items").list.head(pl.col("items").list.len() - 2))
     flat = whole.select(pl.col("user_id").cast(pl.Categorical).to_physical().alias("user"), pl.col("items").alias("item"))
     flat = flat.explode("item").with_columns(time=pl.datetime(2014, 1, 1) + pl.duration(seconds=pl.int_range(pl.len())))

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from common.errors import UserError
-from pipeline.data.interactions import Sequences, build_sequences
+from pipeline.data.interactions import Dataset, build_sequences
 from pipeline.data.sources import Raw
 from pipeline.params import Preprocess
 
@@ -27,7 +27,7 @@ def raw(rows: list[Row], titles: dict[str, str | None] | None = None, counts: di
     )
 
 
-def by_name(made: Sequences) -> dict[str, list[str]]:
+def by_name(made: Dataset) -> dict[str, list[str]]:
     """Each user's items by their own ids, oldest first."""
     names = made.items["item_id"].to_list()
     return {user: [names[i] for i in items] for user, items in zip(made.users["user_id"], made.users["items"], strict=True)}

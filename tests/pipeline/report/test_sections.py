@@ -10,18 +10,16 @@ import polars as pl
 import pytest
 
 from pipeline.params import load_params
+from pipeline.report import formats, results, tables
 from pipeline.report.figures import GROUND, INK, Figures
 from pipeline.report.html import report_html
 from pipeline.report.sections import (
     Section,
     best_at_first,
     conclusions,
-    formats,
     headline_metric,
     report_markdown,
-    results,
     sections,
-    tables,
     verdict,
     with_a_stronger_loss,
 )

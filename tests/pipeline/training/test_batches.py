@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from common.errors import UserError
-from pipeline.training.batches import load_sequences, popularity, read_artifact
+from pipeline.training.batches import load_sequences
+from pipeline.training.sequences import popularity, read_sequences
 
 USERS = {"short": [4, 2, 0], "middle": [1, 3, 5, 7, 2], "long": [0, 1, 2, 3, 4, 5, 6, 7]}
 N = 8  # items; also the padding
@@ -69,7 +70,7 @@ def test_no_held_out_item_is_trained_on(tmp_path: Path) -> None:
 
 
 def test_popularity_counts_training_interactions_only(artifact: Path) -> None:
-    users, n_items = read_artifact(artifact)
+    users, n_items = read_sequences(artifact)
     counts = popularity(users, n_items)
     assert counts.tolist() == [1, 2, 1, 2, 2, 2, 0, 0]
     assert counts.sum() == sum(len(items) - 2 for items in USERS.values())

@@ -21,13 +21,13 @@ from common.errors import UserError
 from models.adapters.base import Base
 from pipeline.artifacts import atomic_directory, write_json
 from pipeline.embedding.spectrum import decompose
-from pipeline.evaluation.evaluate import evaluate as evaluation
+from pipeline.evaluation import evaluate as evaluation
 from pipeline.grid.execution import evaluated, trained
 from pipeline.params import load_params
 from pipeline.runs import Run
+from pipeline.training import loop as training
 from pipeline.training.batches import load_sequences
 from pipeline.training.inputs import load_spectrum
-from pipeline.training.loop import loop as training
 from pipeline.training.metrics import metrics
 from pipeline.training.steps import Steps
 

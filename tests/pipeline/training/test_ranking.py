@@ -7,7 +7,7 @@ import torch
 from sklearn.metrics import ndcg_score
 
 from common.errors import UserError
-from pipeline.training.loop import ranking
+from pipeline.training import ranking
 from pipeline.training.metrics import metric_names, metrics
 from pipeline.training.ranking import rank_all, target_ranks
 

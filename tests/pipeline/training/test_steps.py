@@ -13,7 +13,7 @@ from common.errors import UserError
 from models.core.adapter import Spectrum
 from models.core.recommender import build_recommender
 from models.losses import LOSSES
-from pipeline.training.loop import steps as module
+from pipeline.training import steps as module
 from pipeline.training.steps import Step, Steps, cuda_graph
 
 N_ITEMS, BATCH = 40, 8
