@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import common.code
 import pipeline.runs
 from common.errors import UserError
 from models.adapters.base import Base
@@ -292,8 +293,13 @@ def test_a_run_on_other_inputs_is_another_run(selected: Callable[..., Run], trai
         ("models/adapters/base.py", True),
         ("models/adapters/spectran.py", False),
         ("models/backbones/sasrec.py", True),
+        ("models/backbones/hstu.py", False),
+        ("models/losses/info_nce.py", True),
+        ("models/losses/cross_entropy.py", False),
         ("pipeline/report/tables.py", False),
-        *((file, True) for file in pipeline.runs.CODE),
+        ("models/core/attention.py", True),
+        ("pipeline/device.py", True),
+        ("pipeline/training/inputs.py", True),
     ],
 )
 def test_code_that_decides_the_numbers_makes_another_run(
@@ -309,7 +315,12 @@ def test_code_that_decides_the_numbers_makes_another_run(
         shutil.copytree(pipeline.runs.ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(pipeline.runs, "ROOT", copy)
     trained(selected())
-    (copy / file).write_text((copy / file).read_text() + "\n# changed\n")
+    (copy / file).write_text((copy / file).read_text() + "\n# a comment\n")
+    common.code._fingerprint.cache_clear()
+    trained(selected())
+    assert len(trainings) == 1, "a comment never trains anew"
+    (copy / file).write_text((copy / file).read_text() + "\nCHANGED = True\n")
+    common.code._fingerprint.cache_clear()
     trained(selected())
     assert len(trainings) == 1 + trains
 
