@@ -44,10 +44,14 @@ class Demo(Section):
     users: int = Field(2000, ge=50, description="shoppers")
 
 
+Ties = Literal["item", "shuffled", "file"]
+
+
 class Files(Section):
     kind: Literal["files"]
     interactions: str = Field(description="Parquet or CSV: user_id, item_id, timestamp (seconds)")
     items: str = Field(description="Parquet or CSV: item_id, title; its other columns are fields for the template")
+    ties: Ties = Field("file", description="instead of `preprocess.ties`: the order of a log's rows is information")
 
 
 Source = Annotated[Amazon2014 | Demo | Files, Field(discriminator="kind")]
@@ -61,6 +65,11 @@ class Preprocess(Section):
         "leave-one-out needs a training, a validation and a test item",
     )
     cap: int = Field(13, ge=4, description="keep each user's most recent interactions")
+    ties: Ties = Field(
+        "shuffled",
+        description="order of a user's interactions with the same timestamp: by item id, which an ID model learns; shuffled by a "
+        "hash of user and item; or as in the source's file",
+    )
 
 
 class Encoder(Section):
@@ -98,7 +107,6 @@ class Train(Section):
         "float32", description="of matrix products in training; parameters, losses and rankings are float32 in any case"
     )
     max_history: int = Field(10, ge=1, description="most recent items that a backbone sees")
-    exclude_history: bool = Field(False, description="rank, in validation and test, only items that the user has not had yet")
     optimiser: Literal["adam", "sparse_adam"] = Field(
         "adam", description="sparse_adam: rows of the catalogue that a step does not touch stay as they are, moments and all"
     )
@@ -117,8 +125,21 @@ class Train(Section):
         return self
 
 
+Similarity = Literal["cosine", "dot"]
+
+
 class Evaluate(Section):
     cutoffs: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)
+    similarity: Similarity = Field(
+        "cosine",
+        description="of user state and item, by which validation, which chooses the weights, and test rank; training is on the "
+        "cosine. The test ranks under the other one are written too",
+    )
+    exclude_history: bool = Field(
+        False,
+        description="whether the test figures in the tables rank only items that the user has not had; both are written. "
+        "Validation ranks all items",
+    )
 
 
 Variant = Literal["full", "without_attention", "principal_sigma", "principal_identity", "without_encoding"]
@@ -211,6 +232,11 @@ class Params(Section):
     evaluate: Evaluate
     resources: Resources
     grid: Grid
+
+    def preprocessing(self, dataset: str) -> Preprocess:
+        """How a dataset is preprocessed: as `preprocess` says, ties as the dataset's source says if it does."""
+        source = self.sources[check_name("dataset", dataset, self.sources)]
+        return self.preprocess.model_copy(update={"ties": source.ties}) if isinstance(source, Files) else self.preprocess
 
     def check_cell(self, dataset: str, backbone: str, adapter: str) -> None:
         """Raise UserError for a name that is not there, with the nearest that is."""

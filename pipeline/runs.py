@@ -53,6 +53,7 @@ class Run:
             "train": params.train.model_dump(),
             "backbone": params.backbones[chosen["backbone"]],
             "adapter": params.adapters[chosen["adapter"]],
+            "evaluate": {"similarity": params.evaluate.similarity},  # validation chooses the weights by it
         }
         for section, changed in choice.get("changes", {}).items():
             settings[section] = settings[section] | changed

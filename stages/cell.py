@@ -67,9 +67,7 @@ def make(cell: Cell, params: Params) -> str:
     if missing and os.environ.get(NO_TRAINING):
         raise UserError(f"{NO_TRAINING} is set and {len(missing)} of {len(runs)} runs are not trained")
     run_directories = evaluated_together(runs)
-    rows = [
-        run_summary(one, run_directory, params.evaluate.cutoffs) for one, run_directory in zip(runs, run_directories, strict=True)
-    ]
+    rows = [run_summary(one, made, params.evaluate) for one, made in zip(runs, run_directories, strict=True)]
     write_cell(cell, rows, run_directories)
     names = metric_names(params.evaluate.cutoffs)
     shown = ", ".join(f"{name} {sum(row[name] for row in rows) / len(rows):.4f}" for name in names)

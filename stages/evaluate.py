@@ -6,7 +6,7 @@ from pipeline.artifacts import RUNS, atomic_file, write_json
 from pipeline.grid.execution import verify_inputs
 from pipeline.params import load_params
 from pipeline.runs import CHECKPOINT, Run
-from pipeline.training.metrics import metrics
+from pipeline.training.metrics import metrics_by_ranking
 from stages import run
 
 COMPARED = ("effective_rank", "top10_share")
@@ -21,12 +21,16 @@ def main() -> str:
 
     evaluation = evaluate_checkpoint(CHECKPOINT, selected)
     ranks = evaluation.ranks
-    figures = metrics(ranks["rank"].to_numpy(), params.evaluate.cutoffs)
+    by_ranking = metrics_by_ranking(ranks, params.evaluate.cutoffs, params.evaluate.exclude_history)
+    figures = by_ranking.pop("")
+    # Each is a column of `dvc exp show`: of the other rankings only what is compared.
+    compared = [f"{name}@{max(params.evaluate.cutoffs)}" for name in ("NDCG", "HR")]
+    others = {ranking: {name: found[name] for name in compared} for ranking, found in by_ranking.items()}
     with atomic_file(Path("data/ranks/selected.parquet")) as partial:
         ranks.write_parquet(partial)
     write_json(RUNS / "evaluate-selected.json", {"seconds": evaluation.seconds})
     write_json(Path("data/analysis/selected.json"), evaluation.analysis)
-    write_json(Path("metrics/evaluation.json"), figures)
+    write_json(Path("metrics/evaluation.json"), figures | {"others": others})
     write_json(Path("metrics/analysis.json"), {name: evaluation.analysis[name] for name in COMPARED})
     with atomic_file(Path("metrics/spectrum.csv")) as partial:
         evaluation.spectrum.write_csv(partial)

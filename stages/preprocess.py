@@ -3,7 +3,6 @@
 from argparse import ArgumentParser
 from pathlib import Path
 
-from common.names import check_name
 from pipeline.artifacts import SIDECAR, atomic_directory, read_json, write_json
 from pipeline.data.interactions import build_sequences
 from pipeline.data.sources import source_module
@@ -18,17 +17,18 @@ def main() -> str:
     add_dataset(parser)
     dataset = parser.parse_args().dataset
     params = load_params()
-    source = params.sources[check_name("dataset", dataset, params.sources)]
+    options = params.preprocessing(dataset)
+    source = params.sources[dataset]
     raw = Path("data/raw") / dataset
     template = params.templates.get(dataset, TITLE)
     made_from = {
         "dataset": dataset,
-        "preprocess": params.preprocess.model_dump(),
+        "preprocess": options.model_dump(),
         "template": template,
         "raw": read_json(raw / SIDECAR, f"`python -m stages.download {dataset}`"),
     }
     read = source_module(source.kind).read(source, raw)
-    sequences = build_sequences(read, params.preprocess, template, f"params.yaml: templates.{dataset}")
+    sequences = build_sequences(read, options, template, f"params.yaml: templates.{dataset}")
     target = sequences_directory(dataset)
     with atomic_directory(target, made_from) as directory:
         sequences.users.write_parquet(directory / "sequences.parquet")

@@ -84,6 +84,15 @@ def test_an_experiment_reruns_training_only_and_metrics_diff_shows_it(project: P
     assert ran == ["validate", "train", "evaluate", "aggregate"]
 
 
+def test_another_choice_of_history_only_evaluates_again(project: Project) -> None:
+    project.run("git", "checkout", "-q", "params.yaml")
+    project.run("dvc", "exp", "run", "evaluate")
+    before = project.metrics()
+    ran = project.ran(project.run("dvc", "exp", "run", "evaluate", "-S", "evaluate.exclude_history=true"))
+    assert ran == ["evaluate"]
+    assert project.metrics()["HR@20"] == before["others"]["without_history"]["HR@20"]
+
+
 def test_the_grid_stays_as_it_is_while_the_selected_run_changes(project: Project) -> None:
     project.run("git", "checkout", "-q", "params.yaml")
     ran = project.ran(project.run("dvc", "exp", "run", "-S", "dim=8", "grid/dvc.yaml"))

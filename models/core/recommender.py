@@ -16,7 +16,7 @@ ROWS_FROM = 3  # items of the catalogue for each that a batch names, from which 
 
 
 class Recommender(nn.Module):
-    """Any adapter on any backbone. Scores are cosines between a state and the rows of T, in training and in ranking.
+    """Any adapter on any backbone. Scores are cosines between a state and the rows of T; a ranking may take dot products.
 
     sparse: gradients of rows of the catalogue are sparse tensors of the rows that a batch names (`sparse_adam`).
     """

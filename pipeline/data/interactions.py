@@ -1,13 +1,18 @@
 """From raw records to filtered, capped, ordered sequences."""
 
+import hashlib
 from dataclasses import dataclass
 
+import numpy as np
 import polars as pl
 
 from common.errors import UserError
 from pipeline.data.sources import Raw
-from pipeline.params import Preprocess
+from pipeline.params import Preprocess, Ties
 from pipeline.texts import TITLE, check_fields, fill
+
+SHUFFLE = b"ties 0"  # key of the hash that orders ties: another key, another order
+KEYS = ["user_id", "item_id", "timestamp"]
 
 
 @dataclass
@@ -24,7 +29,11 @@ def build_sequences(raw: Raw, options: Preprocess, template: str = TITLE, where:
 
     Exact duplicates are dropped; items without a title of at least two characters; then users and items with fewer than `core`
     interactions, until none is left. Each user keeps the first `cap` of (time descending, item id ascending); only then are
-    sequences ordered by (time, item id) and items numbered. The order matters: timestamps are days and ties are everywhere.
+    sequences ordered by time, and items numbered. Interactions of a user with the same timestamp are ordered by `options.ties`:
+
+    * `item`: by item id. The next item is then always the one with the higher id, which an ID model learns.
+    * `shuffled`: by a hash of user and item, after the same cap. It tells nothing, and is the same on every machine.
+    * `file`: as in the source, at the cap too, where the later rows are the more recent.
 
     An item's text is `template`, filled with the fields that the source has; one that it has not raises UserError (`where`).
     """
@@ -47,11 +56,12 @@ def build_sequences(raw: Raw, options: Preprocess, template: str = TITLE, where:
 
     table = count("raw", raw.interactions)
     table = count("complete", table.drop_nulls())
-    table = count("deduplicated", table.unique())
+    table = count("deduplicated", _without_duplicates(table, options.ties))
     titled = raw.items.unique("item_id", keep="first", maintain_order=True).filter(pl.col("title").str.len_chars() > 1)
     table = count("titled", table.join(titled.select("item_id"), on="item_id", how="semi"))
     table = count(f"{options.core}-core", _core(table, options.core))
-    table = table.sort(["user_id", "timestamp", "item_id"], descending=[False, True, False])
+    by_row = options.ties == "file"
+    table = table.sort(["user_id", "timestamp", "row" if by_row else "item_id"], descending=[False, True, by_row])
     table = count(f"last {options.cap}", table.group_by("user_id", maintain_order=True).head(options.cap))
     # The cap takes whole interactions away from a user, never below `cap`, so no user falls under three.
     items = titled.join(table.select("item_id").unique(), on="item_id", how="semi").sort("item_id")
@@ -60,8 +70,8 @@ def build_sequences(raw: Raw, options: Preprocess, template: str = TITLE, where:
     items = items.select("item_id", "title", text=pl.Series(texts, dtype=pl.String))
     index = items.select("item_id").with_row_index("item").with_columns(pl.col("item").cast(pl.Int32))
     users = (
-        table.join(index, on="item_id")
-        .sort(["user_id", "timestamp", "item_id"])
+        _ordered(table, options.ties)
+        .join(index, on="item_id", maintain_order="left")
         .group_by("user_id", maintain_order=True)
         .agg(items=pl.col("item"), timestamps=pl.col("timestamp"))
     )
@@ -71,10 +81,57 @@ def build_sequences(raw: Raw, options: Preprocess, template: str = TITLE, where:
         "density": size["interactions"] / (size["users"] * size["items"]),
         "interactions_per_user": size["interactions"] / size["users"],
         "duplicate_interactions": steps["complete"]["interactions"] - steps["deduplicated"]["interactions"],
+        "tied": tied_shares(users["timestamps"]),
         **raw.counts,
         "steps": steps,
     }
     return Dataset(users, items, statistics)
+
+
+def _without_duplicates(table: pl.DataFrame, ties: Ties) -> pl.DataFrame:
+    """Drop repeated (user, item, time); with `file`, keep the first of them and number the source's rows in a column `row`."""
+    if ties == "file":
+        return table.with_row_index("row").unique(KEYS, keep="first", maintain_order=True)
+    return table.unique()
+
+
+def _ordered(table: pl.DataFrame, ties: Ties) -> pl.DataFrame:
+    """Interactions by user and time, equal times as `ties` says."""
+    if ties == "file":
+        return table.sort(["user_id", "timestamp", "row"])
+    table = table.sort(["user_id", "timestamp", "item_id"])
+    if ties == "item":
+        return table
+    day = table.select(pl.struct("user_id", "timestamp").rle_id().alias("day"))["day"]
+    alone = day.is_unique()
+    digests = np.zeros(table.height, dtype=np.uint64)
+    some = (~alone).to_numpy()
+    digests[some] = [shuffle_key(user, item) for user, item in table.filter(~alone).select("user_id", "item_id").iter_rows()]
+    return table.with_columns(digest=pl.Series(digests)).sort(["user_id", "timestamp", "digest", "item_id"]).drop("digest")
+
+
+def shuffle_key(user_id: str, item_id: str) -> int:
+    """Where `shuffled` puts an item among a user's others of the same time: the lower of 64 bits first."""
+    return int.from_bytes(hashlib.blake2b(f"{user_id}\t{item_id}".encode(), digest_size=8, key=SHUFFLE).digest())
+
+
+def tied_shares(timestamps: pl.Series) -> dict[str, float]:
+    """Shares of items that have the timestamp of the item before them, and so are ordered by `preprocess.ties` alone.
+
+    timestamps: a list per user, oldest first, of at least three. `steps`: of the steps from one training item to the next;
+    `validation` and `test`: of those items.
+    """
+    ends = timestamps.list.len().to_numpy().astype(np.int64).cumsum()
+    flat = timestamps.explode().to_numpy()
+    same = np.concatenate([[False], flat[1:] == flat[:-1]])
+    same[ends[:-1]] = False  # a user's first item has none before it
+    validation, test = same[ends - 2], same[ends - 1]
+    steps = len(flat) - 3 * len(ends)
+    return {
+        "steps": float((same.sum() - validation.sum() - test.sum()) / max(1, steps)),
+        "validation": float(validation.mean()),
+        "test": float(test.mean()),
+    }
 
 
 def _core(table: pl.DataFrame, core: int) -> pl.DataFrame:

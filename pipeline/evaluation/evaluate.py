@@ -12,15 +12,20 @@ from models.core.recommender import Recommender
 from pipeline.artifacts import atomic_file, write_json
 from pipeline.device import select_device
 from pipeline.evaluation.spectral import covariance_spectrum, cumulative_share, effective_rank, top_share
+from pipeline.params import Similarity
 from pipeline.runs import Run, evaluation_code
-from pipeline.training.batches import load_sequences
+from pipeline.training.batches import items_before_test, load_sequences
 from pipeline.training.inputs import load_spectrum
 from pipeline.training.loop import evaluate_ranks, load_checkpoint, use_deterministic_kernels
 
 
 @dataclass
 class Evaluation:
-    """Test rank of every user (user_id, rank), the seconds that ranking took, and the analysis of the trained adapter."""
+    """Test ranks of every user, the seconds that the first ranking took, and the analysis of the trained adapter.
+
+    ranks: user_id; `rank`, among all items by the run's similarity; `rank_without_history`, among the items that the user has not
+    had; and `rank_dot` (`rank_cosine` where the run ranks by dot product), among all items by the other similarity.
+    """
 
     ranks: pl.DataFrame
     seconds: float
@@ -34,18 +39,20 @@ class Evaluation:
 
 
 def evaluate_checkpoint(directory: Path, run: Run) -> Evaluation:
-    """Test and analyse a trained run. Raises UserError for a foreign checkpoint."""
+    """Test and analyse a trained run. Raises UserError for a checkpoint of another run or validated by another similarity."""
     device = select_device()
     use_deterministic_kernels()
-    train = run.settings["train"]
-    sequences = load_sequences(run.sequences, train["max_history"], device, train["exclude_history"])
+    sequences = load_sequences(run.sequences, run.settings["train"]["max_history"], device)
+    similarity: Similarity = run.settings["evaluate"]["similarity"]
+    other: Similarity = "dot" if similarity == "cosine" else "cosine"
     model = load_checkpoint(directory, run, load_spectrum(run.spectrum, device)).to(device)
+    test = (model, sequences.test_history, sequences.test_target)
     start = time.perf_counter()
-    ranks = evaluate_ranks(model, sequences.test_history, sequences.test_target, sequences.test_excluded)
+    ranks = evaluate_ranks(*test, similarity, items_before_test(run.sequences))
     seconds = time.perf_counter() - start
-    smallest = pl.UInt16 if sequences.n_items < 2**16 else pl.UInt32
-    frame = pl.DataFrame({"user_id": sequences.user_ids, "rank": pl.Series(ranks).cast(smallest)})
-    return Evaluation(frame, seconds, analyse(model))
+    columns = {"rank": ranks[0], "rank_without_history": ranks[1], f"rank_{other}": evaluate_ranks(*test, other)}
+    frame = pl.DataFrame(columns).cast(pl.UInt16 if sequences.n_items < 2**16 else pl.UInt32)
+    return Evaluation(frame.insert_column(0, pl.Series("user_id", sequences.user_ids)), seconds, analyse(model))
 
 
 @torch.no_grad()

@@ -6,13 +6,17 @@ from typing import Any
 import polars as pl
 
 from pipeline.artifacts import read_json
+from pipeline.params import Evaluate
 from pipeline.runs import Run
-from pipeline.training.metrics import metrics
+from pipeline.training.metrics import metrics_by_ranking
 
 
-def run_summary(run: Run, directory: Path, cutoffs: list[int]) -> dict[str, Any]:
-    """One run of a cell: names, test metrics, validation, cost. `directory` is the evaluated run's scratch directory."""
-    ranks = pl.read_parquet(directory / "ranks.parquet")["rank"].to_numpy()
+def run_summary(run: Run, directory: Path, evaluate: Evaluate) -> dict[str, Any]:
+    """One run of a cell: names, test metrics, validation, cost. `directory` is the evaluated run's scratch directory.
+
+    Metrics of the other rankings have their name before: `without_history_NDCG@20`, `dot_NDCG@20`.
+    """
+    by_ranking = metrics_by_ranking(pl.read_parquet(directory / "ranks.parquet"), evaluate.cutoffs, evaluate.exclude_history)
     training = read_json(directory / "training.json", "training")
     cost = read_json(directory / "run.json", "training")
     analysis = read_json(directory / "analysis.json", "evaluation")
@@ -20,7 +24,7 @@ def run_summary(run: Run, directory: Path, cutoffs: list[int]) -> dict[str, Any]
         **{key: getattr(run, key) for key in ("dataset", "backbone", "adapter", "encoder", "dim", "seed")},
         "variant": run.settings["adapter"].get("variant"),
         "loss": run.settings["train"]["loss"],
-        **metrics(ranks, cutoffs),
+        **by_ranking.pop(""),
         "validation_NDCG@20": training["validation"]["NDCG@20"],
         "epochs": training["epochs"],
         "best_epoch": training["best_epoch"],
@@ -32,4 +36,7 @@ def run_summary(run: Run, directory: Path, cutoffs: list[int]) -> dict[str, Any]
         "inference_seconds": analysis["inference_seconds"],
         "device": cost["device"],
         "threads": cost["threads"],
+        "similarity": evaluate.similarity,
+        "exclude_history": evaluate.exclude_history,
+        **{f"{ranking}_{name}": value for ranking, found in by_ranking.items() for name, value in found.items()},
     }

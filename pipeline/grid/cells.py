@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import polars as pl
+import polars.selectors as cs
 
 from common.errors import UserError
 from pipeline.artifacts import atomic_directory, remove_directory, scratch
@@ -89,7 +90,7 @@ def write_cell(cell: Cell, rows: list[dict[str, Any]], run_directories: list[Pat
                 shutil.copyfile(run_directory / WEIGHTS, target / WEIGHTS)
         pl.concat(
             pl.read_parquet(run_directory / "ranks.parquet").select(
-                *(pl.lit(row[name]).alias(name) for name in ("variant", "dim", "seed")), "user_id", "rank"
+                *(pl.lit(row[name]).alias(name) for name in ("variant", "dim", "seed")), "user_id", cs.starts_with("rank")
             )
             for row, run_directory in zip(rows, run_directories, strict=True)
         ).write_parquet(directory / "ranks.parquet")

@@ -1,8 +1,9 @@
 """Results that are kept in git, so that anyone can recheck them and a long grid can go on elsewhere: runs without their weights.
 
 docs/results/<name>/ holds runs.csv (a line per run: names, fingerprint, commit, machine, epochs, seconds, metrics), and per cell
-a Parquet file with a row per run: `ranks`, the test rank of every user, and the contents of the run's files by their names. The
-users, in the order of the ranks, stand once per dataset in users-<dataset>.parquet.
+a Parquet file with a row per run: the test ranks of every user (`ranks`, `ranks_dot` and so on, for `rank`, `rank_dot` of
+ranks.parquet; older files have `ranks` alone), and the contents of the run's files by their names. The users, in the order of the
+ranks, stand once per dataset in users-<dataset>.parquet.
 """
 
 import json
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import polars.selectors as cs
 
 from common.errors import UserError
 from common.names import check_form
@@ -49,9 +51,9 @@ def publish(cells: list[tuple[Cell, list[Run]]], folder: Path, commit: str) -> p
                 "torch": json.loads(texts["run.json"])["torch"],
             }
             lines.append(row | about)
-            frames.append(pl.DataFrame({"fingerprint": run.fingerprint} | texts | {"ranks": [part["rank"].to_list()]}))
-        smallest = ranks.schema["rank"]
-        _write(pl.concat(frames).cast({"ranks": pl.List(smallest)}), folder / f"{cell.name}.parquet")
+            found = part.select(cs.starts_with("rank").name.replace("^rank", "ranks").implode())
+            frames.append(pl.DataFrame({"fingerprint": run.fingerprint} | texts).hstack(found))
+        _write(pl.concat(frames), folder / f"{cell.name}.parquet")
         _write(users.to_frame(), folder / f"users-{cell.dataset}.parquet")
     found = pl.DataFrame(lines, infer_schema_length=None)
     with atomic_file(folder / RUNS) as partial:
@@ -120,5 +122,6 @@ def unpack(file: Path, fingerprint: str, dataset: str) -> Path:
         with atomic_directory(run_directory) as directory:
             for name in RUN_FILES:
                 (directory / name).write_text(row[name][0], encoding="utf-8")
-            users.with_columns(rank=row["ranks"].explode()).write_parquet(directory / "ranks.parquet")
+            ranks = row.select(cs.starts_with("ranks").explode().name.replace("^ranks", "rank"))
+            users.hstack(ranks).write_parquet(directory / "ranks.parquet")
     return run_directory

@@ -12,6 +12,7 @@ from pipeline.grid.cells import KEYS, OURS
 from pipeline.params import Grid
 from pipeline.report.significance import holm, improvement_intervals, sign_flip_p_values
 from pipeline.runs import sequences_directory
+from pipeline.training.metrics import headline
 from pipeline.training.sequences import popularity, read_sequences
 
 PAPER = Path(__file__).parents[2] / "metrics/paper"
@@ -194,7 +195,8 @@ def user_figures(row: dict, cutoff: int) -> pl.DataFrame:
     file = Path(row["run_directory"]).parent / "ranks.parquet"
     if not file.is_file():
         raise UserError(f"{file} is missing; `dvc repro grid/dvc.yaml` makes the cell again")
-    rank, hit = pl.col("rank").cast(pl.Float64), (pl.col("rank") <= cutoff).cast(pl.Float64)
+    column = pl.col(headline(bool(row.get("exclude_history"))))  # absent in cells published before both were written
+    rank, hit = column.cast(pl.Float64), (column <= cutoff).cast(pl.Float64)
     gain = hit / (rank + 1).log(2)
     return pl.read_parquet(file).select("seed", "user_id", gain.alias(f"NDCG@{cutoff}"), hit.alias(f"HR@{cutoff}"))
 

@@ -300,7 +300,8 @@ def settings(params: Params, rows: pl.DataFrame) -> str:
     against = "full softmax," if train.loss == "cross_entropy" else f"{train.negatives} negatives a target,"
     seeds = rows["seed"].n_unique()
     optimiser = "Adam" if train.optimiser == "adam" else "lazy Adam for rows of items (sparse_adam), Adam for the rest"
-    ranked = "all items that the user has not had" if train.exclude_history else "all items"
+    ranked = "all items that the user has not had" if params.evaluate.exclude_history else "all items"
+    ranked += f", by {'cosine' if params.evaluate.similarity == 'cosine' else 'dot product'}"
     return (
         f"Encoder {rows['encoder'][0]}, dim {rows['dim'][0]}, {seeds} seed{'s' if seeds > 1 else ''}. One budget for every "
         f"method: {optimiser}, learning rate {train.learning_rate:g}, weight decay {train.weight_decay:g}, batches of "

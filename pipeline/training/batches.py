@@ -1,9 +1,11 @@
 """The sequences artifact on a device: leave-one-out split, left padding."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import torch
 from torch import Tensor
 
@@ -15,8 +17,7 @@ class SplitSequences:
     """Every user's padded histories and targets; padding is N, on the left.
 
     train: (U, L + 1), of which every item predicts its successor. valid_history, test_history: (U, L). Targets: (U,).
-    The test history includes the validation item. valid_excluded, test_excluded: (U, H), all that a user had before the target,
-    where that is to take no part in the ranking.
+    The test history includes the validation item.
     """
 
     n_items: int
@@ -26,8 +27,6 @@ class SplitSequences:
     valid_target: Tensor
     test_history: Tensor
     test_target: Tensor
-    valid_excluded: Tensor | None = None
-    test_excluded: Tensor | None = None
 
     @property
     def n_training_targets(self) -> int:
@@ -35,23 +34,17 @@ class SplitSequences:
         return int((self.train[:, :-1] != self.n_items).sum())
 
 
-def load_sequences(directory: Path, max_history: int, device: torch.device, exclude_history: bool = False) -> SplitSequences:
+def load_sequences(directory: Path, max_history: int, device: torch.device) -> SplitSequences:
     """Read the artifact and split it leave-one-out: the last item tests, the one before validates, the rest trains."""
     users, n_items = read_sequences(directory)
-    lengths = users["items"].list.len().to_numpy().astype(np.int64)
-    flat = users["items"].explode().to_numpy().astype(np.int64)
-    ends = lengths.cumsum()
+    flat, starts, ends = _flat(users)
 
     def window(stop: np.ndarray, width: int) -> Tensor:
-        """The `width` items before position `stop` (exclusive, in `flat`) of each user, left-padded. (U, width)"""
-        position = stop[:, None] - np.arange(width, 0, -1)
-        inside = position >= (ends - lengths)[:, None]
-        return torch.from_numpy(np.where(inside, flat[np.maximum(position, 0)], n_items)).to(device)
+        return torch.from_numpy(_window(flat, starts, stop, width, n_items)).to(device)
 
     def item(position: np.ndarray) -> Tensor:
         return torch.from_numpy(flat[position]).to(device)
 
-    longest = int(lengths.max())
     return SplitSequences(
         n_items=n_items,
         user_ids=users["user_id"].to_list(),
@@ -60,6 +53,32 @@ def load_sequences(directory: Path, max_history: int, device: torch.device, excl
         valid_target=item(ends - 2),
         test_history=window(ends - 1, max_history),
         test_target=item(ends - 1),
-        valid_excluded=window(ends - 2, longest - 2) if exclude_history else None,
-        test_excluded=window(ends - 1, longest - 1) if exclude_history else None,
     )
+
+
+def items_before_test(directory: Path) -> Callable[[Tensor], Tensor]:
+    """A function that returns all items that some users had before their test item, padded with N: (B,) -> (B, H).
+
+    H is what the longest history of those users wants, for histories that are not capped may be long.
+    """
+    users, n_items = read_sequences(directory)
+    flat, starts, ends = _flat(users)
+
+    def items(users: Tensor) -> Tensor:
+        chosen = users.cpu().numpy()
+        start, stop = starts[chosen], ends[chosen] - 1
+        return torch.from_numpy(_window(flat, start, stop, int((stop - start).max()), n_items)).to(users.device)
+
+    return items
+
+
+def _flat(users: pl.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All users' items one after another, (I,), and where each user's start and end (exclusive), (U,). int64"""
+    ends = users["items"].list.len().to_numpy().astype(np.int64).cumsum()
+    return users["items"].explode().to_numpy().astype(np.int64), np.concatenate([[0], ends[:-1]]), ends
+
+
+def _window(flat: np.ndarray, starts: np.ndarray, stops: np.ndarray, width: int, padding: int) -> np.ndarray:
+    """The `width` items of each user before position `stop` (exclusive, in `flat`), left-padded. (U, width)"""
+    position = stops[:, None] - np.arange(width, 0, -1)
+    return np.where(position >= starts[:, None], flat[np.maximum(position, 0)], padding)

@@ -24,6 +24,7 @@ from models.core.recommender import Recommender, build_recommender
 from models.losses import LOSSES
 from pipeline.artifacts import atomic_directory, atomic_file, read_json, remove_directory, scratch, write_json
 from pipeline.device import environment, select_device, training_precision
+from pipeline.params import Similarity
 from pipeline.runs import Run
 from pipeline.training.batches import SplitSequences, load_sequences
 from pipeline.training.inputs import load_spectrum
@@ -55,7 +56,7 @@ def train_run(run: Run, should_prune: Callable[[History], bool] = lambda history
     device = select_device()
     use_deterministic_kernels()
     train = run.settings["train"]
-    sequences = load_sequences(run.sequences, train["max_history"], device, train["exclude_history"])
+    sequences = load_sequences(run.sequences, train["max_history"], device)
     spectrum = load_spectrum(run.spectrum, device)
     if sequences.n_items != spectrum.n_items:
         raise UserError(
@@ -161,7 +162,7 @@ def fit(
             if not losses.isfinite().all():
                 raise _stopped(run, losses, progress)
             loss = float((losses * targets).sum() / targets.sum().clamp(min=1))
-            ranks = evaluate_ranks(model, sequences.valid_history, sequences.valid_target, sequences.valid_excluded)
+            ranks = evaluate_ranks(model, sequences.valid_history, sequences.valid_target, run.settings["evaluate"]["similarity"])
             row = {"epoch": progress.epoch + 1, "loss": loss} | metrics(ranks, VALIDATION_CUTOFFS)
             progress.history.append(row)
             if row[MONITOR] > progress.best[MONITOR]:
@@ -229,24 +230,40 @@ def _stopped(run: Run, losses: torch.Tensor, progress: Progress) -> DivergedErro
 
 
 @torch.inference_mode()
-def evaluate_ranks(model: Recommender, history: torch.Tensor, targets: torch.Tensor, excluded: torch.Tensor | None = None) -> Any:
-    """Rank of every user's target among all items but those excluded, the item table built once.
+def evaluate_ranks(
+    model: Recommender,
+    history: torch.Tensor,
+    targets: torch.Tensor,
+    similarity: Similarity = "cosine",
+    excluded: Callable[[torch.Tensor], torch.Tensor] | None = None,
+) -> Any:
+    """Rank of every user's target among all items by cosine or dot product, the item table built once.
 
-    history: (U, L); targets: (U,); excluded: (U, H), N for none -> (U,).
+    history: (U, L); targets: (U,) -> (U,); with excluded, (B,) users -> (B, H) items, (2, U): the second row without those.
     """
     model.eval()
     table = model.adapter.table()
-    return rank_all(lambda h: model.next_item_states(h, table), normalised(table), history, targets, excluded=excluded)
+    # States are of length 1 either way: a user's own factor changes none of that user's ranks.
+    rows = normalised(table) if similarity == "cosine" else table
+    return rank_all(lambda h: model.next_item_states(h, table), rows, history, targets, excluded=excluded)
+
+
+def _flat(config: dict[str, Any]) -> dict[str, Any]:
+    """A run's config by the names of params.yaml: `train.loss`, and `adapter.alpha` for an option of the run's adapter."""
+    options = {
+        f"{section}.{name}": value for section, chosen in config.get("settings", {}).items() for name, value in chosen.items()
+    }
+    return {name: value for name, value in config.items() if name != "settings"} | options
 
 
 def load_checkpoint(directory: Path, run: Run, spectrum: Spectrum) -> Recommender:
     """Rebuild a trained recommender; raise UserError where the checkpoint belongs to another run."""
-    config = read_json(directory / "config.json", "the train stage")
-    expected = json.loads(json.dumps(run.config()))
-    for name in ("dataset", "encoder", "backbone", "adapter", "dim", "seed", "settings"):
-        if config.get(name) != expected[name]:
+    found = _flat(read_json(directory / "config.json", "the train stage"))
+    expected = _flat(json.loads(json.dumps(run.config())))
+    for name in expected | found:
+        if name != "fingerprint" and found.get(name) != expected.get(name):
             raise UserError(
-                f"{directory} holds a checkpoint with {name} {config.get(name)!r}, params.yaml says {expected[name]!r}; "
+                f"{directory} holds a checkpoint with {name} {found.get(name)!r}, params.yaml says {expected.get(name)!r}; "
                 "`dvc repro` trains it again"
             )
     model = build(run, spectrum)

@@ -1,6 +1,25 @@
 """Metrics from ranks."""
 
 import numpy as np
+import polars as pl
+
+ALL_ITEMS, NEW_ITEMS = "rank", "rank_without_history"  # columns of ranks.parquet, by the run's similarity
+
+
+def headline(exclude_history: bool) -> str:
+    """The column of ranks.parquet whose metrics the tables show."""
+    return NEW_ITEMS if exclude_history else ALL_ITEMS
+
+
+def metrics_by_ranking(ranks: pl.DataFrame, cutoffs: list[int], exclude_history: bool) -> dict[str, dict[str, float]]:
+    """Metrics of every column of ranks.parquet, the headline's first and under "".
+
+    The others are named for what they do otherwise: `without_history` (or `with_history`), `dot` (or `cosine`).
+    """
+    chosen = headline(exclude_history)
+    columns = [chosen, *(name for name in ranks.columns if name.startswith("rank") and name != chosen)]
+    names = ["", *("with_history" if name == ALL_ITEMS else name.removeprefix("rank_") for name in columns[1:])]
+    return {name: metrics(ranks[column].to_numpy(), cutoffs) for name, column in zip(names, columns, strict=True)}
 
 
 def metric_names(cutoffs: list[int]) -> list[str]:

@@ -56,6 +56,7 @@ def tiny_run(project: Path) -> Callable[..., Run]:
             "train": run.settings["train"] | {"epochs": 1, "batch_size": 32, "max_history": 5} | (train or {}),
             "backbone": run.settings["backbone"],
             "adapter": run.settings["adapter"] | options,
+            "evaluate": run.settings["evaluate"],
         }
         return Run("tiny", "minilm", backbone, adapter, 8, 0, settings)
 

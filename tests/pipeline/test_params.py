@@ -14,7 +14,7 @@ from common.errors import UserError
 from models.adapters import ADAPTERS, spectran
 from models.backbones import BACKBONES
 from pipeline.grid.cells import listed_cells
-from pipeline.params import Params, Variant, choose_grid, load_params
+from pipeline.params import Params, Preprocess, Variant, choose_grid, load_params
 
 ROOT = Path(__file__).parents[2]
 REPOSITORY = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
@@ -176,11 +176,14 @@ def test_an_unknown_option_of_an_adapter_or_backbone_is_refused_by_its_class(sec
         ("grid.dimensions.dims", [16, 8, 16], "grid: dimensions.dims lists 16 twice"),
         ("grid.ablations.variants", ["without"], "grid.ablations.variants.0: .*'without_attention'.*found 'without'"),
         ("evaluate.cutoffs", [10, 0], "evaluate.cutoffs.1: .*found 0"),
+        ("evaluate.similarity", "cos", "evaluate.similarity: .*'cosine' or 'dot'.*found 'cos'"),
+        ("train.exclude_history", True, "train: unknown parameter 'exclude_history'"),
         ("train.learning_rate", float("nan"), "train.learning_rate: .*finite.*found nan"),
         ("train.temperature", 0.0, "train.temperature: .*found 0.0"),
         ("train", None, "train: "),
         ("preprocess.core", 2, "preprocess.core: .*found 2"),
         ("preprocess.cap", 3, "preprocess.cap: .*found 3"),
+        ("preprocess.ties", "random", "preprocess.ties: .*found 'random'"),
         ("svd.rank_rtol", 1.0, "svd.rank_rtol: .*found 1.0"),
         ("sources.demo.kind", "dmo", "sources.demo: .*'dmo'.*'demo'"),
         ("sources.toys", {"kind": "amazon2014"}, "sources.toys.amazon2014.name: .*required"),
@@ -235,3 +238,16 @@ def test_importing_parameters_and_runs_imports_nothing_heavy() -> None:
     code = f"import sys, pipeline.params, pipeline.runs; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_own_files_keep_the_order_of_their_rows_unless_their_section_says_otherwise() -> None:
+    own = {"kind": "files", "interactions": "log.csv", "items": "items.csv"}
+    values = with_value("sources.mine", own)
+    values["sources"]["other"] = own | {"ties": "item"}
+    values["preprocess"]["cap"] = 20
+    params = Params.parse(values, "params.yaml")
+    assert params.preprocessing("mine") == Preprocess(core=5, cap=20, ties="file")
+    assert params.preprocessing("other").ties == "item"
+    assert params.preprocessing("office").ties == params.preprocess.ties == "shuffled"
+    with pytest.raises(UserError, match="unknown dataset 'mime'; did you mean 'mine'"):
+        params.preprocessing("mime")

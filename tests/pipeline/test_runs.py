@@ -111,8 +111,10 @@ GRID = {
 def test_train_and_cell_name_every_parameter_that_a_run_reads(file: str, name: str) -> None:
     read = {param.replace("item.", "").replace(".spectran", ".${adapter}") for param in stage(file, name)["params"]}
     assert {"encoder", "train", "backbones.${backbone}", "adapters.${adapter}"} <= read
-    chosen = {"dataset", "backbone", "adapter", "dim", "seed"} if name == "train" else {"grid.seeds", "evaluate", *GRID[name]}
+    names = {"dataset", "backbone", "adapter", "dim", "seed"}
+    chosen = {*names, "evaluate.similarity"} if name == "train" else {"grid.seeds", "evaluate", *GRID[name]}
     assert chosen <= read
+    assert name != "train" or "evaluate" not in read, "other cutoffs, and whether history is ranked, train nothing again"
     assert not read & {"download", "sources", "preprocess"}, "those reach a run through its inputs"
 
 
@@ -146,4 +148,5 @@ def test_a_run_reads_the_sections_of_its_own_adapter_and_backbone() -> None:
         "train": params.train.model_dump(),
         "backbone": params.backbones["sasrec"],
         "adapter": params.adapters["spectran"],
+        "evaluate": {"similarity": "cosine"},
     }

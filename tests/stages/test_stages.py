@@ -146,7 +146,7 @@ def test_the_data_stages_bring_a_dataset_from_a_mirror_to_sequences() -> None:
         assert len(done.stdout.splitlines()) == 1
     assert "mini: 30 users, 10 items, 300 interactions in data/sequences/mini" in done.stdout
     sidecar = json.loads(Path("data/sequences/mini/sidecar.json").read_text())
-    assert sidecar["preprocess"] == {"core": 5, "cap": 13}
+    assert sidecar["preprocess"] == {"core": 5, "cap": 13, "ties": "shuffled"}
     assert set(sidecar["files"]) == {"sequences.parquet", "items.parquet", "statistics.json"}
     assert sidecar["raw"]["source"] == {"kind": "amazon2014", "name": "Mini"}
 
@@ -406,11 +406,21 @@ def test_the_selected_run_from_training_to_its_table(set_params: SetParams) -> N
         outputs.append(done.stdout)
     assert "train: tiny-sasrec-base dim 16 seed 0: validation NDCG@20 0." in outputs[0]
     figures = json.loads(Path("metrics/evaluation.json").read_text())
-    assert list(figures) == ["HR@10", "HR@20", "NDCG@10", "NDCG@20", "MRR"]
+    assert list(figures) == ["HR@10", "HR@20", "NDCG@10", "NDCG@20", "MRR", "others"]
     assert f"NDCG@20 {figures['NDCG@20']:.4f}" in outputs[1]
     assert f"{figures['MRR']:.4f}" in Path("metrics/selected.md").read_text()
     ranks = pl.read_parquet("data/ranks/selected.parquet")
     assert figures["MRR"] == pytest.approx((1 / ranks["rank"]).mean())
+    for name in ("without_history", "dot"):
+        assert figures["others"][name]["HR@20"] == pytest.approx((ranks[f"rank_{name}"] <= 20).mean())
+    set_params({"evaluate.exclude_history": True})
+    assert stage("evaluate").returncode == 0, "with the same weights"
+    turned = json.loads(Path("metrics/evaluation.json").read_text())
+    assert turned["HR@20"] == figures["others"]["without_history"]["HR@20"]
+    assert turned["others"]["with_history"] == {name: figures[name] for name in ("NDCG@20", "HR@20")}
+    set_params({"evaluate.similarity": "dot"})
+    refused("evaluate", "a checkpoint with evaluate.similarity 'cosine', params.yaml says 'dot'; `dvc repro` trains it again")
+    set_params({"evaluate.similarity": "cosine", "evaluate.exclude_history": False})
     history = pl.read_csv("metrics/history.csv")
     training = json.loads(Path("metrics/training.json").read_text())
     assert history["NDCG@20"].max() == training["validation"]["NDCG@20"]
@@ -580,3 +590,20 @@ def test_a_python_without_the_packages_is_one_line() -> None:
     assert len(done.stderr.splitlines()) == 1
     assert "is missing in" in done.stderr
     assert "make install" in done.stderr
+
+
+def test_a_log_of_ones_own_keeps_its_order_through_the_stages(project: Path, set_params: SetParams) -> None:
+    """Everything happened on one day: only the rows' order says what came first."""
+    order = ["i3", "i0", "i4", "i2", "i1"]
+    lines = [f"u{user},{item},1400000000" for item in order for user in range(6)]
+    (project / "log.csv").write_text("\n".join(["user_id,item_id,timestamp", *lines]) + "\n")
+    (project / "items.csv").write_text("item_id,title\n" + "".join(f"{item},Title {item}\n" for item in sorted(order)))
+    set_params({"sources.mine": {"kind": "files", "interactions": "log.csv", "items": "items.csv"}})
+    for command in ("download mine", "preprocess mine"):
+        done = stage(command)
+        assert (done.returncode, done.stderr) == (0, "")
+    users = pl.read_parquet("data/sequences/mine/sequences.parquet")
+    assert users["items"].to_list() == [[3, 0, 4, 2, 1]] * 6
+    assert json.loads(Path("data/sequences/mine/sidecar.json").read_text())["preprocess"]["ties"] == "file"
+    statistics = json.loads(Path("data/sequences/mine/statistics.json").read_text())
+    assert statistics["tied"] == {"steps": 1.0, "validation": 1.0, "test": 1.0}

@@ -1,17 +1,20 @@
 """Filters, cap, order and numbering of interactions, against a slow reference in plain Python."""
 
+import hashlib
 import html
 import random
 from collections import Counter
-from typing import Any
+from itertools import permutations
+from typing import Any, get_args
 
 import polars as pl
 import pytest
+from scipy.stats import chi2
 
 from common.errors import UserError
-from pipeline.data.interactions import Dataset, build_sequences
+from pipeline.data.interactions import Dataset, build_sequences, shuffle_key
 from pipeline.data.sources import Raw
-from pipeline.params import Preprocess
+from pipeline.params import Preprocess, Ties
 
 Row = tuple[str, str, int]
 
@@ -33,8 +36,12 @@ def by_name(made: Dataset) -> dict[str, list[str]]:
     return {user: [names[i] for i in items] for user, items in zip(made.users["user_id"], made.users["items"], strict=True)}
 
 
-def reference(rows: list[Row], titles: dict[str, str | None], core: int, cap: int) -> dict[str, Any]:
-    """Methods, section 12.1, one sentence a statement."""
+def digest(user: str, item: str) -> bytes:
+    return hashlib.blake2b(f"{user}\t{item}".encode(), key=b"ties 0", digest_size=8).digest()
+
+
+def reference(rows: list[Row], titles: dict[str, str | None], core: int, cap: int, ties: Ties = "item") -> dict[str, Any]:
+    """Methods, section 12.1 and correction 2, one sentence a statement."""
     kept = set(rows)
     kept = {row for row in kept if len(titles.get(row[1]) or "") > 1}
     while True:
@@ -47,8 +54,12 @@ def reference(rows: list[Row], titles: dict[str, str | None], core: int, cap: in
     sequences = {}
     for user in sorted({user for user, _, _ in kept}):
         mine = [(time, item) for u, item, time in kept if u == user]
-        newest = sorted(mine, key=lambda pair: (-pair[0], pair[1]))[:cap]
-        sequences[user] = sorted(newest)
+        place = {pair: rows.index((user, pair[1], pair[0])) for pair in mine}
+        if ties == "file":
+            sequences[user] = sorted(mine, key=lambda pair: (pair[0], place[pair]))[-cap:]
+        else:
+            newest = sorted(mine, key=lambda pair: (-pair[0], pair[1]))[:cap]
+            sequences[user] = sorted(newest, key=lambda pair: (pair[0], digest(user, pair[1]) if ties == "shuffled" else pair[1]))
     items_left = sorted({item for pairs in sequences.values() for _, item in pairs})
     return {
         "items": items_left,
@@ -67,7 +78,7 @@ def test_at_the_cap_the_earlier_id_of_a_tie_is_kept_and_order_follows_the_cap() 
     days = {"a": 1, "b": 2, "c": 2, "d": 2, "e": 3, "g": 3, "f": 3}
     rows = [(user, item, day) for user in ("u0", "u1", "u2") for item, day in days.items()]
     random.Random(0).shuffle(rows)
-    made = build_sequences(raw(rows), Preprocess(core=3, cap=4))
+    made = build_sequences(raw(rows), Preprocess(core=3, cap=4, ties="item"))
     assert by_name(made)["u0"] == ["b", "e", "f", "g"]
     assert made.users["timestamps"][0].to_list() == [2, 3, 3, 3]
     assert made.items["item_id"].to_list() == ["b", "e", "f", "g"], "numbered after the cap: a, c and d have no index"
@@ -76,7 +87,57 @@ def test_at_the_cap_the_earlier_id_of_a_tie_is_kept_and_order_follows_the_cap() 
 
 def test_the_earlier_id_of_a_day_comes_first_so_the_later_one_is_the_test_item() -> None:
     rows = [(user, item, 7) for user in ("u0", "u1", "u2") for item in ("z", "B", "a")]
-    assert by_name(build_sequences(raw(rows), Preprocess(core=3)))["u1"] == ["B", "a", "z"]
+    assert by_name(build_sequences(raw(rows), Preprocess(core=3, ties="item")))["u1"] == ["B", "a", "z"]
+
+
+def test_shuffled_ties_keep_what_the_cap_keeps_and_the_order_of_days() -> None:
+    """Cap 4 keeps b of day 2, as by item id, and all of day 3; a user's order of e, f and g is its own."""
+    days = {"a": 1, "b": 2, "c": 2, "d": 2, "e": 3, "g": 3, "f": 3}
+    rows = [(f"u{u}", item, day) for u in range(60) for item, day in days.items()]
+    made = build_sequences(raw(rows), Preprocess(core=3, cap=4, ties="shuffled"))
+    sequences = by_name(made)
+    assert all(items[0] == "b" and sorted(items[1:]) == ["e", "f", "g"] for items in sequences.values())
+    assert {tuple(items[1:]) for items in sequences.values()} == set(permutations("efg"))
+    assert made.items.equals(build_sequences(raw(rows), Preprocess(core=3, cap=4, ties="item")).items)
+
+
+def test_shuffling_depends_on_user_and_item_alone_and_is_known() -> None:
+    """Fixed: the same order on every machine and in every version of every library."""
+    assert shuffle_key("A2CX7LUOHB2NDG", "B00005N7P0") == 4_121_238_801_609_252_339
+    assert shuffle_key("u", "é") == int.from_bytes(digest("u", "é"), "big")
+
+
+def test_shuffling_is_uniform() -> None:
+    """Of four tied items every one is the last of a quarter of the users, and every order as frequent: chi-square, 23 degrees."""
+    users = 4800
+    orders = Counter(tuple(sorted("wxyz", key=lambda item: shuffle_key(f"user{u}", item))) for u in range(users))
+    expected = users / 24
+    assert sum((orders[order] - expected) ** 2 / expected for order in permutations("wxyz")) < chi2.ppf(0.999, 23)
+    later = sum(shuffle_key(f"user{u}", "a") < shuffle_key(f"user{u}", "b") for u in range(users))
+    assert later == pytest.approx(users / 2, abs=3.3 * (users / 4) ** 0.5), "the higher id tells nothing"
+
+
+def test_ties_of_a_file_keep_its_order_and_at_the_cap_its_later_rows() -> None:
+    """Eight rows on three days, not in order of time; cap 5 leaves room for two of day 2's three, which are its later rows."""
+    log = [("q", 3), ("m", 2), ("z", 1), ("b", 3), ("k", 2), ("a", 2), ("q", 3), ("c", 3)]
+    rows = [(f"u{u}", item, day) for u in range(3) for item, day in log]
+    made = build_sequences(raw(rows), Preprocess(core=3, cap=5, ties="file"))
+    assert by_name(made)["u1"] == ["k", "a", "q", "b", "c"], "q stands where the first of its two equal rows does"
+    assert made.statistics["duplicate_interactions"] == 3
+
+
+def test_shares_of_ties_by_hand() -> None:
+    """u: two of three training steps, and the test item. v: validation and test. That v ends on the day w starts is no tie."""
+    times = {"u": [1, 1, 2, 2, 3, 3], "v": [8, 9, 9, 9], "w": [9, 10, 11]}
+    rows = [(user, f"i{place}", time) for user, days in times.items() for place, time in enumerate(days)]
+    rows += [(f"x{x}", f"i{place}", x + 100 * place) for x in range(5) for place in range(6)]
+    made = build_sequences(raw(rows), Preprocess(core=3))
+    assert made.users["user_id"].to_list() == ["u", "v", "w", *(f"x{x}" for x in range(5))]
+    assert made.statistics["tied"] == {"steps": 2 / (3 + 1 + 0 + 5 * 3), "validation": 1 / 8, "test": 2 / 8}
+
+
+def test_without_a_single_step_no_share_of_steps_is_tied() -> None:
+    assert build_sequences(raw(everyone(3, 3)), Preprocess(core=3)).statistics["tied"] == {"steps": 0, "validation": 1, "test": 1}
 
 
 def test_items_that_only_the_cap_removes_have_counted_for_the_core() -> None:
@@ -87,8 +148,9 @@ def test_items_that_only_the_cap_removes_have_counted_for_the_core() -> None:
     assert made.statistics["steps"]["last 4"] == {"users": 3, "items": 4, "interactions": 12}
 
 
+@pytest.mark.parametrize("ties", get_args(Ties))
 @pytest.mark.parametrize("seed", range(40))
-def test_against_a_slow_reference_on_random_data_full_of_ties(seed: int) -> None:
+def test_against_a_slow_reference_on_random_data_full_of_ties(seed: int, ties: Ties) -> None:
     rng = random.Random(seed)
     n_users, n_items, days = rng.randint(4, 25), rng.randint(4, 25), rng.choice([1, 2, 5, 50])
     rows = [
@@ -101,12 +163,13 @@ def test_against_a_slow_reference_on_random_data_full_of_ties(seed: int) -> None
     for item in rng.sample(sorted(titles), k=len(titles) // 10):
         del titles[item]
     core, cap = rng.choice([3, 4, 5]), rng.choice([4, 6, 13])
-    expected = reference(rows, titles, core, cap)
+    expected = reference(rows, titles, core, cap, ties)
+    options = Preprocess(core=core, cap=cap, ties=ties)
     if not expected["items"]:
         with pytest.raises(UserError, match="no interactions are left"):
-            build_sequences(raw(rows, titles), Preprocess(core=core, cap=cap))
+            build_sequences(raw(rows, titles), options)
         return
-    made = build_sequences(raw(rows, titles), Preprocess(core=core, cap=cap))
+    made = build_sequences(raw(rows, titles), options)
     assert made.items["item_id"].to_list() == expected["items"]
     assert made.users["user_id"].to_list() == list(expected["sequences"])
     assert dict(zip(made.users["user_id"], made.users["items"].to_list(), strict=True)) == expected["sequences"]
@@ -123,12 +186,13 @@ def test_the_reference_test_is_not_all_empty() -> None:
     assert len(reference(rows, {f"i{i}": "title" for i in range(9)}, 3, 4)["items"]) > 4
 
 
-def test_the_order_of_the_input_rows_changes_nothing() -> None:
+@pytest.mark.parametrize("ties", ["item", "shuffled"])
+def test_the_order_of_the_input_rows_changes_nothing(ties: Ties) -> None:
     rng = random.Random(1)
     rows = [(f"u{rng.randrange(20)}", f"i{rng.randrange(20)}", rng.randrange(3)) for _ in range(600)]
-    first = build_sequences(raw(rows), Preprocess())
+    first = build_sequences(raw(rows), Preprocess(ties=ties))
     rng.shuffle(rows)
-    second = build_sequences(raw(rows), Preprocess())
+    second = build_sequences(raw(rows), Preprocess(ties=ties))
     assert first.users.equals(second.users)
     assert first.items.equals(second.items)
     assert first.statistics == second.statistics
@@ -136,7 +200,7 @@ def test_the_order_of_the_input_rows_changes_nothing() -> None:
 
 def test_exact_duplicates_are_dropped_and_counted_others_kept() -> None:
     rows = [*everyone(3, 3), ("u0", "i0", 5), ("u0", "i0", 5), ("u0", "i0", 6)]
-    made = build_sequences(raw(rows), Preprocess(core=3))
+    made = build_sequences(raw(rows), Preprocess(core=3, ties="item"))
     assert made.statistics["duplicate_interactions"] == 2
     assert by_name(made)["u0"] == ["i0", "i1", "i2", "i0"], "the same item on another day is another interaction"
 

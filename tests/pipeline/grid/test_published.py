@@ -56,6 +56,24 @@ def test_tables_and_tests_come_out_the_same_from_what_is_published(cells: list[C
     assert restore(FOLDER) == [], "cells that are there stay"
 
 
+def test_results_published_with_one_ranking_alone_are_still_read(cells: list[Cell]) -> None:
+    """As those of docs/results that were made before: ranks among all items, and no word of others."""
+    before = compared(cells)
+    for file in FOLDER.glob("tiny-*.parquet"):
+        table = pl.read_parquet(file)
+        assert {"ranks", "ranks_without_history", "ranks_dot"} < set(table.columns)
+        table.drop("ranks_without_history", "ranks_dot").write_parquet(file)
+    lines = pl.read_csv(FOLDER / "runs.csv")
+    others = [name for name in lines.columns if name.startswith(("without_history_", "dot_"))]
+    lines.drop("similarity", "exclude_history", *others).write_csv(FOLDER / "runs.csv")
+    shutil.rmtree("grid/cells")
+    shutil.rmtree(".scratch")
+    assert restore(FOLDER) == cells
+    after = compared(cells)
+    assert after[0].equals(before[0].drop("similarity", "exclude_history", *others))
+    assert after[1].equals(before[1])
+
+
 def test_a_published_run_is_not_trained_again(cells: list[Cell], monkeypatch: pytest.MonkeyPatch) -> None:
     params = load_params()
     before = pl.read_csv(cells[0].directory / "metrics.csv")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from common.errors import UserError
-from pipeline.training.batches import load_sequences
+from pipeline.training.batches import items_before_test, load_sequences
 from pipeline.training.sequences import popularity, read_sequences
 
 USERS = {"short": [4, 2, 0], "middle": [1, 3, 5, 7, 2], "long": [0, 1, 2, 3, 4, 5, 6, 7]}
@@ -47,11 +47,11 @@ def test_against_slices_of_python_lists(artifact: Path, history: int) -> None:
     assert split.train.dtype == split.test_target.dtype == torch.int64
 
 
-def test_what_a_user_had_is_left_out_where_asked_however_short_the_history(artifact: Path) -> None:
-    assert load_sequences(artifact, 1, CPU).test_excluded is None
-    split = load_sequences(artifact, 1, CPU, exclude_history=True)
-    for excluded, held_out in ((split.valid_excluded, 2), (split.test_excluded, 1)):
-        assert [[item for item in row if item != N] for row in excluded.tolist()] == [u[:-held_out] for u in USERS.values()]
+def test_the_items_before_the_test_item_are_all_of_them_for_any_users_in_any_order(artifact: Path) -> None:
+    before = items_before_test(artifact)
+    assert before(torch.tensor([2, 0])).tolist() == [[0, 1, 2, 3, 4, 5, 6], [N, N, N, N, N, 4, 2]]
+    assert before(torch.tensor([0])).tolist() == [[4, 2]], "no wider than these users want"
+    assert [[i for i in row if i != N] for row in before(torch.arange(3)).tolist()] == [items[:-1] for items in USERS.values()]
 
 
 def test_no_held_out_item_is_trained_on(tmp_path: Path) -> None:

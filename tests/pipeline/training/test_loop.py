@@ -23,14 +23,17 @@ from models.adapters.base import Base
 from pipeline.artifacts import atomic_directory, write_json
 from pipeline.embedding.spectrum import decompose
 from pipeline.evaluation import evaluate as evaluation
+from pipeline.grid.cells import Cell
 from pipeline.grid.execution import evaluated, trained
 from pipeline.params import load_params
+from pipeline.report.results import user_figures
 from pipeline.runs import Run
 from pipeline.training import loop as training
 from pipeline.training.batches import load_sequences
 from pipeline.training.inputs import load_spectrum
 from pipeline.training.metrics import metrics
 from pipeline.training.steps import Steps
+from stages.cell import make
 
 ROOT = Path(__file__).parents[3]
 CPU = torch.device("cpu")
@@ -165,27 +168,82 @@ def test_the_test_set_is_ranked_for_every_user_with_the_kept_weights(selected: C
     assert (ranks["rank"].to_numpy() == 1 + better.numpy()).all(), "no ties in a trained model"
 
 
-def test_a_run_that_leaves_the_history_out_validates_and_tests_without_it(selected: Callable[..., Run]) -> None:
-    run = selected(adapter="spectran", changes={"train": {"exclude_history": True, "epochs": 2}})
-    ranks = pl.read_parquet(evaluated(run) / "ranks.parquet")["rank"].to_list()
-    validated = json.loads((run.scratch / "training.json").read_text())["validation"]
+def brute_force(scores: np.ndarray, targets: list[int], without: list[list[int]] | None = None) -> list[int]:
+    """Rank of each target by sorting (score descending, item ascending), items in `without` but the target taken away before."""
+    ranks = []
+    for user, (row, target) in enumerate(zip(scores, targets, strict=True)):
+        order = np.lexsort((np.arange(len(row)), -row)).tolist()
+        gone = set(without[user]) - {target} if without else set()
+        ranks.append([item for item in order if item not in gone].index(target) + 1)
+    return ranks
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "dot"])
+def test_every_ranking_is_that_of_sorted_scores_and_validation_is_by_the_chosen_similarity(
+    selected: Callable[..., Run], set_params: SetParams, similarity: str
+) -> None:
+    """In float64, from the weights and nothing else; items of very different length, so that the similarities disagree."""
+    set_params({"evaluate.similarity": similarity, "adapters.base.id_std": 1.0, "train.epochs": 2})
+    run = selected()
+    ranks = pl.read_parquet(evaluated(run) / "ranks.parquet")
+    other = {"cosine": "dot", "dot": "cosine"}[similarity]
+    assert ranks.columns == ["user_id", "rank", "rank_without_history", f"rank_{other}"]
     model = training.load_checkpoint(run.scratch, run, load_spectrum(run.spectrum)).eval()
     users = pl.read_parquet(run.sequences / "sequences.parquet")["items"].to_list()
-    sequences = load_sequences(run.sequences, run.settings["train"]["max_history"], CPU)
     table = model.adapter.table().detach()
-    for history, targets, held_out, seen in (
-        (sequences.test_history, sequences.test_target, 1, ranks),
-        (sequences.valid_history, sequences.valid_target, 2, None),
-    ):
-        scores = model.next_item_states(history, table) @ torch.nn.functional.normalize(table, dim=-1).T
-        expected = []
-        for row, items, target in zip(scores.tolist(), users, targets.tolist(), strict=True):
-            others = set(range(len(table))) - set(items[:-held_out]) - {target}
-            expected.append(1 + sum(row[j] > row[target] or (row[j] == row[target] and j < target) for j in others))
-        if seen is None:
-            assert metrics(np.array(expected), [10, 20]) == pytest.approx(validated)
-        else:
-            assert seen == expected
+
+    def scores(held_out: int) -> dict[str, np.ndarray]:
+        rows = [items[:-held_out][-run.settings["train"]["max_history"] :] for items in users]
+        padded = torch.tensor([[len(table)] * (run.settings["train"]["max_history"] - len(row)) + row for row in rows])
+        states, items = model.next_item_states(padded, table).detach().double().numpy(), table.double().numpy()
+        return {"dot": states @ items.T, "cosine": states @ (items / np.linalg.norm(items, axis=1, keepdims=True)).T}
+
+    test, targets = scores(1), [items[-1] for items in users]
+    assert ranks["rank"].to_list() == brute_force(test[similarity], targets)
+    assert ranks[f"rank_{other}"].to_list() == brute_force(test[other], targets)
+    assert ranks["rank_without_history"].to_list() == brute_force(test[similarity], targets, [items[:-1] for items in users])
+    assert not ranks["rank"].equals(ranks[f"rank_{other}"], check_dtypes=False)
+    validated = json.loads((run.scratch / "training.json").read_text())["validation"]
+    expected = brute_force(scores(2)[similarity], [items[-2] for items in users])
+    assert validated == pytest.approx(metrics(np.array(expected), [10, 20]))
+
+
+def test_another_similarity_is_trained_again_and_another_choice_of_history_is_not(
+    selected: Callable[..., Run], set_params: SetParams
+) -> None:
+    run = selected()
+    place = evaluated(run)
+    set_params({"evaluate.exclude_history": True, "evaluate.cutoffs": [5]})
+    assert selected().fingerprint == run.fingerprint
+    set_params({"evaluate.similarity": "dot"})
+    other = selected()
+    assert other.fingerprint != run.fingerprint
+    with pytest.raises(UserError, match=r"with evaluate.similarity 'cosine', params.yaml says 'dot'; .*trains it again"):
+        training.load_checkpoint(place, other, load_spectrum(run.spectrum))
+
+
+def test_a_cell_holds_the_figures_of_every_ranking_and_its_tables_those_that_are_chosen(
+    project: Path, set_params: SetParams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell = Cell("tiny", "sasrec", "base")
+    make(cell, load_params())
+    monkeypatch.setenv("SPECTRAN_NO_TRAINING", "1")
+    before = pl.read_csv(cell.directory / "metrics.csv")
+    set_params({"evaluate.exclude_history": True})
+    make(cell, load_params())
+    after = pl.read_csv(cell.directory / "metrics.csv")
+    ranks = pl.read_parquet(cell.directory / "ranks.parquet")
+    for row, turned in zip(before.iter_rows(named=True), after.iter_rows(named=True), strict=True):
+        mine = ranks.filter(seed=row["seed"])
+        for column, name in (("rank", ""), ("rank_without_history", "without_history_"), ("rank_dot", "dot_")):
+            assert row[f"{name}HR@20"] == pytest.approx((mine[column] <= 20).mean())
+        assert turned["NDCG@20"] == row["without_history_NDCG@20"] >= turned["with_history_NDCG@20"] == row["NDCG@20"]
+        assert (turned["dot_NDCG@20"], turned["similarity"]) == (row["dot_NDCG@20"], "cosine")
+    for rows, column in ((before, "rank"), (after, "rank_without_history")):
+        row = rows.row(0, named=True) | {"place": str(cell.directory / "seed-0")}
+        hits = user_figures(row, 20).group_by("seed", maintain_order=True).agg(pl.col("HR@20").mean())
+        assert hits["HR@20"].to_list() == pytest.approx(rows["HR@20"].to_list())
+        assert user_figures(row, 20)["HR@20"].to_list() == (ranks[column] <= 20).cast(pl.Float64).to_list()
 
 
 # ------------------------------------------------------------------------------------------------------------------ divergence
@@ -251,7 +309,7 @@ def test_a_finished_run_is_not_trained_again(selected: Callable[..., Run], train
         {"train.precision": "bfloat16"},
         {"train.temperature": 0.1},
         {"train.max_history": 9},
-        {"train.exclude_history": True},
+        {"evaluate.similarity": "dot"},
         {"train.optimiser": "sparse_adam"},
     ],
 )

@@ -1,6 +1,7 @@
 """Ranks and metrics against sorting, scikit-learn and closed forms."""
 
 import numpy as np
+import polars as pl
 import pytest
 import pytrec_eval
 import torch
@@ -8,7 +9,7 @@ from sklearn.metrics import ndcg_score
 
 from common.errors import UserError
 from pipeline.training import ranking
-from pipeline.training.metrics import metric_names, metrics
+from pipeline.training.metrics import metric_names, metrics, metrics_by_ranking
 from pipeline.training.ranking import rank_all, target_ranks
 
 
@@ -165,22 +166,48 @@ def test_random_scores_hit_as_often_as_chance() -> None:
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, None])
-def test_items_that_are_left_out_are_ahead_of_nobody(batch_size: int | None) -> None:
-    """A target among them takes part all the same: it may come again."""
+def test_items_that_are_left_out_are_ahead_of_nobody(monkeypatch: pytest.MonkeyPatch, batch_size: int | None) -> None:
+    """A target among them takes part all the same: it may come again. Some are named twice. Items in several blocks."""
+    monkeypatch.setattr(ranking, "ITEMS", {"cpu": 8})
     rng = np.random.default_rng(0)
     users, n_items = 60, 30
     states, table = (rng.integers(-3, 4, size=(rows, 4)).astype(np.float32) for rows in (users, n_items))
     targets = rng.integers(n_items, size=users)
     excluded = rng.integers(n_items + 1, size=(users, 9))  # n_items: none
     excluded[::4, 3] = targets[::4]
+    excluded[::3, 1] = excluded[::3, 7]
     scores = states @ table.T
+    among_all = sorted_ranks(scores, targets)
     for row, out, target in zip(scores, excluded, targets, strict=True):
         kept = row[target]
         row[out[out < n_items]] = -np.inf
         row[target] = kept
     given = (torch.from_numpy(x) for x in (table, np.arange(users)[:, None], targets))
-    ranks = rank_all(lambda h: torch.from_numpy(states)[h[:, 0]], *given, batch_size, torch.from_numpy(excluded))
-    np.testing.assert_array_equal(ranks, sorted_ranks(scores, targets))
+    ranks = rank_all(
+        lambda h: torch.from_numpy(states)[h[:, 0]], *given, batch_size, lambda users: torch.from_numpy(excluded)[users]
+    )
+    np.testing.assert_array_equal(ranks, [among_all, sorted_ranks(scores, targets)])
+    assert (ranks[0] > ranks[1]).any()
+
+
+def test_leaving_out_is_the_same_where_users_are_halved(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(1)
+    states, table = (torch.from_numpy(rng.normal(size=(rows, 4)).astype(np.float32)) for rows in (50, 40))
+    targets, excluded = torch.from_numpy(rng.integers(40, size=50)), torch.from_numpy(rng.integers(41, size=(50, 6)))
+    whole = target_ranks(states, table, targets, excluded)
+    monkeypatch.setattr(ranking, "HELD", {"cpu": 60})
+    assert target_ranks(states, table, targets, excluded).equal(whole)
+    assert target_ranks(states, table, targets, torch.full((50, 0), 40)).equal(whole[:1].expand(2, -1)), "nobody had anything"
+
+
+def test_metrics_of_every_ranking_have_clear_names_and_the_chosen_one_comes_first() -> None:
+    ranks = pl.DataFrame({"user_id": ["a", "b"], "rank": [4, 30], "rank_without_history": [2, 21], "rank_dot": [1, 1]})
+    found = metrics_by_ranking(ranks, [20], exclude_history=False)
+    assert list(found) == ["", "without_history", "dot"]
+    assert [values["MRR"] for values in found.values()] == pytest.approx([(1 / 4 + 1 / 30) / 2, (1 / 2 + 1 / 21) / 2, 1])
+    turned = metrics_by_ranking(ranks, [20], exclude_history=True)
+    assert turned == {"": found["without_history"], "with_history": found[""], "dot": found["dot"]}
+    assert list(metrics_by_ranking(ranks.select("user_id", "rank"), [20], exclude_history=False)) == [""], "as published before"
 
 
 @pytest.mark.parametrize("items", [1, 7, 8, 2039, 2040, 2041, 5000])
