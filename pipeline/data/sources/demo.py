@@ -4,7 +4,7 @@ What is planted, so that nobody need guess:
 
 * Every product has seen attributes (product type with its department, brand, style, use) and two unseen ones: an *appeal* (a
   vector that no word reveals) and a popularity (log-normal).
-* The title names the product type always, and brand, style and use each with a probability below 1; an result_set word is noise.
+* The title names the product type always, and brand, style and use each with a probability below 1; an edition word is noise.
   So titles reveal a part of what shoppers care about.
 * A shopper has tastes over departments, brands, styles and uses, and a taste vector for the unseen appeal. Text can learn the
   first, IDs can learn both where there is data enough, text and IDs together have the advantage of both.
@@ -148,7 +148,7 @@ EDITIONS = [
     "Set of 4",
     "Mini",
     "Large",
-    "New ResultSet",
+    "New Edition",
     "Refill",
     "Compact",
     "Pro",
@@ -158,7 +158,7 @@ EDITIONS = [
 TYPES = [(department, name) for department, names in DEPARTMENTS.items() for name in names]
 DEPARTMENT = np.array([list(DEPARTMENTS).index(department) for department, _ in TYPES])
 APPEAL_WIDTH = 8
-NAMED = {"brand": 0.6, "style": 0.7, "use": 0.6, "result_set": 0.5}  # how often a title says it
+NAMED = {"brand": 0.6, "style": 0.7, "use": 0.6, "edition": 0.5}  # how often a title says it
 DECIDEDNESS = 1.4  # inverse temperature of the choices: higher, and they are easier to foresee
 LENGTHS = (6, 18)  # interactions of a shopper before any filter
 DAY = 86_400  # s
@@ -244,9 +244,9 @@ def generate(seed: int, n_items: int, n_users: int) -> tuple[pl.DataFrame, pl.Da
 
 
 def _titles(rng: np.random.Generator, kind: np.ndarray, brand: np.ndarray, style: np.ndarray, use: np.ndarray) -> list[str]:
-    """Brand, style, product, result_set, use: each but the product is sometimes left unsaid."""
+    """Brand, style, product, edition, use: each but the product is sometimes left unsaid."""
     said = {name: rng.random(len(kind)) < share for name, share in NAMED.items()}
-    result_set = rng.integers(len(EDITIONS), size=len(kind))
+    edition = rng.integers(len(EDITIONS), size=len(kind))
     return [
         " ".join(
             word
@@ -254,7 +254,7 @@ def _titles(rng: np.random.Generator, kind: np.ndarray, brand: np.ndarray, style
                 (BRANDS[brand[i]], said["brand"][i]),
                 (STYLES[style[i]], said["style"][i]),
                 (TYPES[kind[i]][1], True),
-                (EDITIONS[result_set[i]], said["result_set"][i]),
+                (EDITIONS[edition[i]], said["edition"][i]),
                 (USES[use[i]], said["use"][i]),
             )
             if is_said
