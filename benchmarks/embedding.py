@@ -16,7 +16,8 @@ import torch
 
 from common.errors import UserError
 from pipeline.device import environment, select_device
-from pipeline.embedding.encoder import TextEncoder, model_location, plan
+from pipeline.embedding.encoder import TextEncoder, plan
+from pipeline.embedding.pretrained import model_location
 from pipeline.params import Encoder, Params, load_params
 from pipeline.runs import sequences_directory
 

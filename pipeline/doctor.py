@@ -8,12 +8,16 @@ from collections.abc import Iterator
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from common.errors import UserError
 from pipeline.artifacts import SIDECAR, main_checkout, read_json
 from pipeline.params import Demo, Encoder, Params
 from pipeline.remotes import default_remote, refuse_secrets, silence
 from pipeline.runs import sequences_directory, spectrum_directory
+
+if TYPE_CHECKING:
+    from pipeline.embedding.encoder import TextEncoder
 
 PACKAGES = ("dvc", "torch", "transformers", "numpy", "polars")
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -41,7 +45,8 @@ class Examination:
             "dtype": f"embeds in {self.encoder.dtype} (encoders.{self.params.encoder}.dtype), "
             f"trains in {self.params.train.precision} (train.precision)",
             "data": self.data(),
-            "model": str(self.model) if isinstance(self.model, UserError) else f"loads offline from {self.model}",
+            "model": str(self.model) if isinstance(self.model, UserError) else f"loads offline from {self.folder}",
+            "embedding": self.embedding(),
             "cache": self.cache(),
             "remote": self.remote(),
             "secrets": self.secrets(),
@@ -65,12 +70,41 @@ class Examination:
         return f"{absent} not here: `dvc exp run evaluate --pull --allow-missing` fetches or makes them"
 
     @cached_property
-    def model(self) -> Path | UserError:
-        """The folder that the encoder loads from without network, or why it does not."""
+    def folder(self) -> Path:
+        """The folder or GGUF file that the encoder loads from without network; raises UserError where it is not here."""
+        return offline_folder(self.encoder)
+
+    @cached_property
+    def model(self) -> "TextEncoder | UserError":
+        """The encoder, loaded without network, its weights checked but not read; or why it cannot be loaded."""
+        from pipeline.embedding.encoder import TextEncoder
+
         try:
-            return offline_folder(self.encoder)
+            encoder = TextEncoder(self.encoder.model_copy(update={"model": str(self.folder)}))
+            encoder.check_weights()
         except UserError as error:
             return error
+        return encoder
+
+    def embedding(self) -> str:
+        """Whether the embeddings were made from the model that is here: DVC does not watch a model's files."""
+        from pipeline.embedding.pretrained import model_location
+
+        made_from = read_json(self.embeddings / SIDECAR, "the embed stage").get("model") if self.embeddings.is_dir() else None
+        if made_from is None:
+            return f"{self.embeddings} is not here"
+        if isinstance(self.model, UserError):
+            return f"{self.embeddings} was made from model {made_from[:12]}; no model is here to compare it with"
+        of_hub = not Path(model_location(self.encoder.model)).exists() and self.folder.is_dir()
+        today = self.folder.name if of_hub else self.model.identity  # a snapshot of the hub is named by its commit
+        if made_from == today:
+            return f"{self.embeddings} was made from this model"
+        says = (
+            f"{self.embeddings} was made from model {made_from[:12]}, here is {today[:12]}; "
+            f"`dvc repro -f -s data/dvc.yaml:embed@{self.params.dataset}` embeds anew"
+        )
+        self.troubles.append(says)
+        return says
 
     @cached_property
     def links(self) -> tuple[str, list[str], str]:
@@ -134,11 +168,8 @@ class Examination:
         return source.items if isinstance(source, Demo) else None
 
     def width(self) -> int | None:
-        """Of the embeddings, by the model's own configuration."""
-        if isinstance(self.model, UserError):
-            return None
-        config = read_json(self.model / "config.json", "the model's publisher")
-        return config.get("hidden_size") or config.get("text_config", {}).get("hidden_size")
+        """Columns of the embeddings."""
+        return None if isinstance(self.model, UserError) else self.model.width
 
 
 def artifact_bytes(items: int, width: int, dim: int) -> int:
@@ -152,15 +183,23 @@ def artifact_bytes(items: int, width: int, dim: int) -> int:
 
 
 def offline_folder(encoder: Encoder) -> Path:
-    """The folder from which an encoder loads without network; raise UserError where something of it is not on this machine."""
-    from huggingface_hub import snapshot_download
+    """The folder or GGUF file that an encoder loads from without network; raise UserError where part of it is not here."""
+    from huggingface_hub import snapshot_download, try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
-    from pipeline.embedding.encoder import model_location
+    from pipeline.embedding.pretrained import GGUF, hub_file, model_location
 
     location = model_location(encoder.model)
+    folder = Path(location)
     try:
-        folder = Path(location)
+        if folder.suffix == GGUF:
+            if folder.is_file():
+                return folder
+            repository, file = hub_file(location)
+            found = try_to_load_from_cache(repository, file, revision=encoder.revision)
+            if not isinstance(found, str):
+                raise UserError(f"{encoder.model} is not on this machine; `hf download {repository} {file}` brings it")
+            return Path(found)
         if not folder.is_dir():
             folder = Path(snapshot_download(location, revision=encoder.revision, local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError):

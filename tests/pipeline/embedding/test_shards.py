@@ -1,5 +1,6 @@
 """Shards: any number of processes, killed anywhere, give the bytes of one process that nobody disturbed."""
 
+import errno
 import json
 import os
 import shutil
@@ -68,7 +69,7 @@ def test_shards_together_are_what_encode_makes_in_memory(options: Encoder, tmp_p
     assert not made.directory.exists()
 
 
-@pytest.mark.parametrize("damage", [None, b"", b"\x93NUMPY", "short"])
+@pytest.mark.parametrize("damage", [None, b"", b"\x93NUMPY", "short", "flipped"])
 def test_only_missing_and_damaged_shards_are_made_again(options: Encoder, tmp_path: Path, damage: bytes | str | None) -> None:
     made = shards(options)
     made.embed()
@@ -78,6 +79,10 @@ def test_only_missing_and_damaged_shards_are_made_again(options: Encoder, tmp_pa
         victim.unlink()
     elif damage == "short":
         np.save(victim, np.load(victim)[:-1])
+    elif damage == "flipped":
+        content = bytearray(victim.read_bytes())
+        content[len(content) // 2] ^= 1
+        victim.write_bytes(content)
     else:
         victim.write_bytes(damage)
     before = {path.name: path.stat().st_mtime_ns for path in made.directory.iterdir() if path != victim}
@@ -85,6 +90,33 @@ def test_only_missing_and_damaged_shards_are_made_again(options: Encoder, tmp_pa
     assert again.embed()["embedded_now"]["shards"] == 1
     assert {path.name: path.stat().st_mtime_ns for path in made.directory.iterdir() if path != victim} == before
     assert saved(again, tmp_path / "second.npy") == whole
+
+
+def test_a_shard_that_is_damaged_before_it_is_put_together_is_one_line(options: Encoder, tmp_path: Path) -> None:
+    made = shards(options)
+    made.embed()
+    victim = sorted(made.directory.iterdir())[1]
+    victim.write_bytes(victim.read_bytes()[:-1] + b"?")
+    with pytest.raises(UserError, match="is missing or damaged; start the same command again"):
+        made.save(tmp_path / "e.npy")
+
+
+def test_a_full_disk_is_an_error_that_names_it_and_no_crash(
+    options: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The room is asked for before anything is written to the memory map."""
+    made = shards(options)
+    made.embed()
+    asked: list[int] = []
+
+    def full(_: int, start: int, length: int) -> None:
+        asked.append(length - start)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("pipeline.embedding.shards.os.posix_fallocate", full)
+    with pytest.raises(OSError, match=r"No space left on device: .*e\.npy"):
+        made.save(tmp_path / "e.npy")
+    assert asked == [128 + 100 * 16 * 4]
 
 
 def test_finished_shards_need_no_model(options: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
