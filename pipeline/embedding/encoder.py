@@ -1,7 +1,8 @@
 """Texts to embeddings, by any Hugging Face encoder or causal model.
 
-What decides a row is here and in `pipeline.embedding.pretrained`, which loads the model: the tokens, which texts share a batch and the
-pooling. Rows do not depend on who asks for them: `encode` embeds in memory, `pipeline.embedding.shards` in many processes.
+What decides a row is here and in `pipeline.embedding.pretrained`, which loads the model: the tokens, which texts share a
+batch and the pooling. Rows do not depend on who asks for them: `encode` embeds in memory, `pipeline.embedding.shards` in many
+processes.
 """
 
 import sys
