@@ -4,7 +4,7 @@ from argparse import ArgumentParser
 from pathlib import Path
 
 from common.names import check_name
-from pipeline.artifacts import SIDECAR, atomic_directory, read_json, write_json
+from pipeline.artifacts import atomic_directory, verify, write_json
 from pipeline.data.interactions import build_sequences
 from pipeline.data.sources import source_module
 from pipeline.params import load_params
@@ -25,7 +25,7 @@ def main() -> str:
         "dataset": dataset,
         "preprocess": params.preprocess.model_dump(),
         "template": template,
-        "raw": read_json(raw / SIDECAR, f"`python -m stages.download {dataset}`"),
+        "raw": verify(raw, f"`python -m stages.download {dataset}`"),
     }
     read = source_module(source.kind).read(source, raw)
     sequences = build_sequences(read, params.preprocess, template, f"params.yaml: templates.{dataset}")

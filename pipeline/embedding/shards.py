@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from common.errors import UserError
-from pipeline.artifacts import atomic_file, fingerprint, remove_directory, scratch
+from pipeline.artifacts import check_seal, fingerprint, remove_directory, scratch, sealed_file
 from pipeline.artifacts import sha256 as file_sha256
 from pipeline.device import environment
 from pipeline.embedding.encoder import TextEncoder, Tokens, plan
@@ -90,9 +90,10 @@ class Shards:
 
     def _whole(self, shard: int) -> bool:
         try:
-            return len(np.load(self._file(shard), mmap_mode="r", allow_pickle=False)) == len(self.texts(shard))
-        except (OSError, ValueError, EOFError):
+            check_seal(self._file(shard), "the embed stage")
+        except UserError:
             return False
+        return len(np.load(self._file(shard), mmap_mode="r", allow_pickle=False)) == len(self.texts(shard))
 
     def _agree(self) -> list[int]:
         """The missing shards, as process 0 sees them; raise UserError where another process has other texts, model or scratch."""
@@ -136,7 +137,7 @@ class Shards:
 
             for shard in shards:
                 rows = self.encoder.rows(self.tokens, self.shards[shard], count)
-                with atomic_file(self._file(shard)) as partial, partial.open("wb") as file:
+                with sealed_file(self._file(shard)) as partial, partial.open("wb") as file:
                     np.save(file, rows)
 
 

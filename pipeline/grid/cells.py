@@ -8,7 +8,7 @@ from typing import Any, Literal
 import polars as pl
 
 from common.errors import UserError
-from pipeline.artifacts import atomic_directory, remove_directory, scratch
+from pipeline.artifacts import atomic_directory, read_json, remove_directory, scratch, verify
 from pipeline.grid.tuning import Tuning
 from pipeline.params import Grid, Params
 from pipeline.runs import Run
@@ -53,7 +53,42 @@ class Cell:
 
     @property
     def exists(self) -> bool:
-        return (self.directory / "metrics.csv").is_file()
+        return self.directory.is_dir()
+
+    @property
+    def command(self) -> str:
+        """What makes it, for messages."""
+        return f"`dvc repro {self.stage}`"
+
+    def read(self) -> pl.DataFrame:
+        """A row per run, as in metrics.csv. Raises UserError where a file of the cell is damaged; weights are not looked at."""
+        verify(self.directory, self.command, ["metrics.csv", "ranks.parquet"])
+        rows = pl.read_csv(self.directory / "metrics.csv")
+        folders = [self.run_directory(row).relative_to(self.directory).as_posix() for row in rows.iter_rows(named=True)]
+        verify(self.directory, self.command, [f"{folder}/{name}" for folder in folders for name in RUN_FILES])
+        return rows
+
+    def differs(self, rows: pl.DataFrame, params: Params) -> str:
+        """The first setting that a run of the cell was made with and that is another today: `train.epochs 200, now 100`.
+
+        Empty where there is none. Options that did not exist when the cell was made are not compared.
+        """
+        try:
+            wanted = self.runs(params)
+        except UserError as error:  # of tuning: nothing is chosen for what params.yaml asks today
+            return str(error)
+        if len(wanted) != rows.height:
+            return f"{rows.height} runs, now {len(wanted)}"
+        for row, run in zip(rows.iter_rows(named=True), wanted, strict=True):
+            config = read_json(self.run_directory(row) / "config.json", self.command)
+            for name in ("encoder", "dim", "seed"):
+                if config[name] != getattr(run, name):
+                    return f"{name} {config[name]}, now {getattr(run, name)}"
+            for section, options in config["settings"].items():
+                for option, value in options.items():
+                    if value != run.settings[section].get(option):
+                        return f"{section}.{option} {value}, now {run.settings[section].get(option)}"
+        return ""
 
     def study(self, params: Params) -> Tuning | None:
         """The tuning whose choice this cell is trained with."""
@@ -79,7 +114,7 @@ class Cell:
 
 def write_cell(cell: Cell, rows: list[dict[str, Any]], run_directories: list[Path]) -> None:
     """Put a cell in place, whole: a row and the directory of every run. Weights are copied where there are any."""
-    with atomic_directory(cell.directory) as directory:
+    with atomic_directory(cell.directory, {"cell": cell.name}) as directory:
         for row, run_directory in zip(rows, run_directories, strict=True):
             target = directory / cell.run_directory(row).relative_to(cell.directory)
             target.mkdir(parents=True)
@@ -108,24 +143,35 @@ def listed_cells(grid: Grid) -> list[Cell]:
     ]
 
 
-def read_cells(cells: list[Cell], partial: bool = False) -> pl.DataFrame:
-    """One row per run. Raises UserError naming the missing cells, unless `partial`; and where there is none at all.
+def read_cells(cells: list[Cell], params: Params, partial: bool = False) -> tuple[pl.DataFrame, list[Cell], list[str]]:
+    """One row per run; the cells that are not in it; and a line on each of those that are there, but made with other settings.
 
     Columns beside those of metrics.csv: `over`, what kind of cell it is from, and `run_directory`, where the run's files lie.
+    Raises UserError for a cell that is damaged; unless `partial`, where a cell is not in it; and where none is.
     """
-    missing = [cell.name for cell in cells if not cell.exists]
-    if missing and (not partial or len(missing) == len(cells)):
-        raise UserError(
-            f"{len(missing)} of {len(cells)} cells are missing ({', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}); "
-            "`dvc repro -k grid/dvc.yaml` trains them, `python -m stages.aggregate --partial` tabulates what there is"
-        )
-    frames = []
+    frames, absent, strangers = [], [], []
     for cell in cells:
-        if cell.exists:
-            frame = pl.read_csv(cell.directory / "metrics.csv")
+        frame = cell.read() if cell.exists else None
+        if frame is not None and (other := cell.differs(frame, params)):
+            strangers.append(f"{cell.name} ({other})")
+        elif frame is not None:
             run_directories = [str(cell.run_directory(row)) for row in frame.iter_rows(named=True)]
             frames.append(frame.with_columns(over=pl.lit(cell.over), run_directory=pl.Series(run_directories)))
-    return pl.concat(frames, how="diagonal_relaxed")
+            continue
+        absent.append(cell)
+    if absent and (not partial or not frames):
+        missing = [cell.name for cell in absent if not cell.exists]
+        found = [f"{len(missing)} of {len(cells)} cells are missing ({_some(missing)})"] if missing else []
+        found += [f"{len(strangers)} of {len(cells)} were made with other settings ({_some(strangers)})"] if strangers else []
+        raise UserError(
+            f"{' and '.join(found)}; `dvc repro -k grid/dvc.yaml` trains them, "
+            "`python -m stages.aggregate --partial` tabulates what there is"
+        )
+    return pl.concat(frames, how="diagonal_relaxed"), absent, strangers
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
 
 
 def set_aside_unlisted(cells: list[Cell]) -> list[str]:
