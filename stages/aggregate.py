@@ -40,9 +40,9 @@ def selected(params: Params) -> str:
     names = metric_names(params.evaluate.cutoffs)
     require(names, figures, f"{EVALUATION} lacks", REMAKE)
     cells = [cell for cell in listed_cells(params.grid) if cell.over == "seeds" and cell.exists]
-    same = [cell for cell in cells if not cell.differs(cell.read(), params)]
+    same = [cell for cell in cells if not cell.differs(params)]
     chosen = {name: str(getattr(params, name)) for name in ("dataset", "encoder", "backbone", "adapter", "dim", "seed")}
-    text = selected_markdown(figures, chosen, read_cells(same, params)[0] if same else None, names)
+    text = selected_markdown(figures, chosen, read_cells(same) if same else None, names)
     with atomic_file(SELECTED) as partial:
         partial.write_text(text, encoding="utf-8")
     left_out = ", ".join(cell.name for cell in cells if cell not in same)
@@ -82,7 +82,15 @@ def whole_grid(params: Params, partial: bool) -> tuple[str, list[Cell]]:
     grid, names = params.grid, results.table_metrics(params.evaluate.cutoffs)
     cells = listed_cells(grid)
     aside = set_aside_unlisted(cells)
-    rows, missing, strangers = read_cells(cells, params, partial)
+    strangers = {cell: why for cell in cells if cell.exists and (why := cell.differs(params))}
+    left_out = ", ".join(f"{cell.name} ({why})" for cell, why in strangers.items())
+    missing = [cell for cell in cells if not cell.exists or cell in strangers]
+    if strangers and (not partial or len(missing) == len(cells)):
+        raise UserError(
+            f"{len(strangers)} of {len(cells)} cells were made with other settings than params.yaml's: {left_out}; `dvc repro -k "
+            "grid/dvc.yaml` makes them again, `python -m stages.aggregate --partial` leaves them out"
+        )
+    rows = read_cells([cell for cell in cells if cell not in strangers], partial)
     require(names, rows.columns, "the cells lack", "`dvc repro grid/dvc.yaml`")
     plain = rows.filter(pl.col("over") == "seeds")
     if not plain.height:
@@ -118,7 +126,7 @@ def whole_grid(params: Params, partial: bool) -> tuple[str, list[Cell]]:
     moved = f"; set aside, no longer listed: {', '.join(aside)}" if aside else ""
     absent = [cell.name for cell in missing if not cell.exists]
     said = f"; missing: {', '.join(absent)}" if absent else ""
-    said += f"; left out, made with other settings: {', '.join(strangers)}" if strangers else ""
+    said += f"; left out, made with other settings: {left_out}" if strangers else ""
     with suppress(UserError):  # there is none, or it is another run's: nothing to bring up to date
         selected(params)
     return f"{len(rows)} runs in {TABLES}, {FIGURES} and {REPORT}{said}{moved}", [cell for cell in cells if cell not in missing]

@@ -68,11 +68,13 @@ class Cell:
         verify(self.directory, self.command, [f"{folder}/{name}" for folder in folders for name in RUN_FILES])
         return rows
 
-    def differs(self, rows: pl.DataFrame, params: Params) -> str:
+    def differs(self, params: Params) -> str:
         """The first setting that a run of the cell was made with and that is another today: `train.epochs 200, now 100`.
 
-        Empty where there is none. Options that did not exist when the cell was made are not compared.
+        Empty where there is none. Options that did not exist when the cell was made are not compared. Raises UserError where a
+        file of the cell is damaged.
         """
+        rows = self.read()
         try:
             wanted = self.runs(params)
         except UserError as error:  # of tuning: nothing is chosen for what params.yaml asks today
@@ -86,8 +88,9 @@ class Cell:
                     return f"{name} {config[name]}, now {getattr(run, name)}"
             for section, options in config["settings"].items():
                 for option, value in options.items():
-                    if value != run.settings[section].get(option):
-                        return f"{section}.{option} {value}, now {run.settings[section].get(option)}"
+                    now = run.settings.get(section, {}).get(option)
+                    if value != now:
+                        return f"{section}.{option} {value}, now {now}"
         return ""
 
     def study(self, params: Params) -> Tuning | None:
@@ -143,35 +146,24 @@ def listed_cells(grid: Grid) -> list[Cell]:
     ]
 
 
-def read_cells(cells: list[Cell], params: Params, partial: bool = False) -> tuple[pl.DataFrame, list[Cell], list[str]]:
-    """One row per run; the cells that are not in it; and a line on each of those that are there, but made with other settings.
+def read_cells(cells: list[Cell], partial: bool = False) -> pl.DataFrame:
+    """One row per run. Raises UserError naming the missing cells, unless `partial`; where there is none; for a damaged cell.
 
     Columns beside those of metrics.csv: `over`, what kind of cell it is from, and `run_directory`, where the run's files lie.
-    Raises UserError for a cell that is damaged; unless `partial`, where a cell is not in it; and where none is.
     """
-    frames, absent, strangers = [], [], []
+    missing = [cell.name for cell in cells if not cell.exists]
+    if missing and (not partial or len(missing) == len(cells)):
+        raise UserError(
+            f"{len(missing)} of {len(cells)} cells are missing ({', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}); "
+            "`dvc repro -k grid/dvc.yaml` trains them, `python -m stages.aggregate --partial` tabulates what there is"
+        )
+    frames = []
     for cell in cells:
-        frame = cell.read() if cell.exists else None
-        if frame is not None and (other := cell.differs(frame, params)):
-            strangers.append(f"{cell.name} ({other})")
-        elif frame is not None:
+        if cell.exists:
+            frame = cell.read()
             run_directories = [str(cell.run_directory(row)) for row in frame.iter_rows(named=True)]
             frames.append(frame.with_columns(over=pl.lit(cell.over), run_directory=pl.Series(run_directories)))
-            continue
-        absent.append(cell)
-    if absent and (not partial or not frames):
-        missing = [cell.name for cell in absent if not cell.exists]
-        found = [f"{len(missing)} of {len(cells)} cells are missing ({_some(missing)})"] if missing else []
-        found += [f"{len(strangers)} of {len(cells)} were made with other settings ({_some(strangers)})"] if strangers else []
-        raise UserError(
-            f"{' and '.join(found)}; `dvc repro -k grid/dvc.yaml` trains them, "
-            "`python -m stages.aggregate --partial` tabulates what there is"
-        )
-    return pl.concat(frames, how="diagonal_relaxed"), absent, strangers
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+    return pl.concat(frames, how="diagonal_relaxed")
 
 
 def set_aside_unlisted(cells: list[Cell]) -> list[str]:
