@@ -13,9 +13,9 @@ import yaml
 
 from common.errors import UserError
 from common.names import check_form
-from pipeline.artifacts import added_files, atomic_directory, atomic_file, verify
+from pipeline.artifacts import atomic_directory, atomic_file
 from pipeline.grid.cells import listed_cells
-from pipeline.grid.published import PUBLISH, PUBLISHED, RUNS, publish, restore
+from pipeline.grid.published import PUBLISHED, RUNS, publish, restore
 from pipeline.params import Params, choose_grid, load_params
 from stages import run
 from stages.aggregate import FIGURES, REPORT_MARKDOWN, whole_grid
@@ -35,7 +35,6 @@ def main() -> str:
     if not (folder / RUNS).is_file():
         known = sorted(file.parent.name for file in PUBLISHED.glob(f"*/{RUNS}"))
         raise UserError(f"{folder} holds no {RUNS}; published are: {', '.join(known) or 'none'}")
-    verify(folder, PUBLISH, [RUNS, LISTS])
     choose_grid(folder / LISTS)
     restored = restore(folder)
     return f"{len(restored)} cells of {folder} in grid/cells, its lists in params.yaml; next: `python -m stages.aggregate`"
@@ -50,7 +49,7 @@ def put(folder: Path, params: Params) -> str:
     if left_out := [cell.name for cell in cells if cell not in reported]:
         raise UserError(f"{', '.join(left_out)} was made with other settings than params.yaml's; `dvc repro grid/dvc.yaml`")
     lines = publish([(cell, cell.runs(params)) for cell in cells], folder, commit)
-    with added_files(folder, [LISTS], PUBLISH), atomic_file(folder / LISTS) as partial:
+    with atomic_file(folder / LISTS) as partial:
         partial.write_text(yaml.safe_dump({"grid": params.grid.model_dump()}, sort_keys=False), encoding="utf-8")
     shutil.copyfile(REPORT_MARKDOWN, folder / REPORT_MARKDOWN.name)
     with atomic_directory(folder / FIGURES.name) as directory:

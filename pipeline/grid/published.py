@@ -2,7 +2,7 @@
 
 docs/results/<name>/ holds runs.csv (a line per run: names, fingerprint, commit, machine, epochs, seconds, metrics), and per cell
 a Parquet file with a row per run: `ranks`, the test rank of every user, and the contents of the run's files by their names. The
-users, in the order of the ranks, stand once per dataset in users-<dataset>.parquet. sidecar.json has the files' checksums.
+users, in the order of the ranks, stand once per dataset in users-<dataset>.parquet. sidecar.json has their checksums.
 """
 
 import json
