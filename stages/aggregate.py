@@ -8,10 +8,10 @@ from pathlib import Path
 import polars as pl
 
 from common.errors import UserError
-from pipeline.artifacts import atomic_directory, atomic_file, read_json, read_signed, sha256
+from pipeline.artifacts import atomic_directory, atomic_file, read_json, read_signed, sha256, verify
 from pipeline.grid.cells import Cell, listed_cells, read_cells, set_aside_unlisted
 from pipeline.params import Params, load_params
-from pipeline.runs import Run
+from pipeline.runs import Run, preprocess_command, sequences_directory, spectrum_directory, svd_command
 from pipeline.training.metrics import metric_names
 from stages import run
 from stages.evaluate import EVALUATED, EVALUATION
@@ -91,6 +91,9 @@ def whole_grid(params: Params, partial: bool) -> tuple[str, list[Cell]]:
             "grid/dvc.yaml` makes them again, `python -m stages.aggregate --partial` leaves them out"
         )
     rows = read_cells([cell for cell in cells if cell not in strangers], partial)
+    for dataset, encoder in rows.select("dataset", "encoder").unique(maintain_order=True).rows():
+        verify(sequences_directory(dataset), preprocess_command(dataset))
+        verify(spectrum_directory(dataset, encoder), svd_command(dataset), [])
     require(names, rows.columns, "the cells lack", "`dvc repro grid/dvc.yaml`")
     plain = rows.filter(pl.col("over") == "seeds")
     if not plain.height:

@@ -13,9 +13,9 @@ import yaml
 
 from common.errors import UserError
 from common.names import check_form
-from pipeline.artifacts import atomic_directory, atomic_file
+from pipeline.artifacts import atomic_directory, atomic_file, verify
 from pipeline.grid.cells import listed_cells
-from pipeline.grid.published import PUBLISHED, RUNS, publish, restore
+from pipeline.grid.published import PUBLISH, PUBLISHED, RUNS, publish, restore
 from pipeline.params import Params, choose_grid, load_params
 from stages import run
 from stages.aggregate import FIGURES, REPORT_MARKDOWN, whole_grid
@@ -32,9 +32,10 @@ def main() -> str:
     folder = PUBLISHED / check_form("folder", given.name)
     if not given.restore:
         return put(folder, load_params())
-    if not (folder / RUNS).is_file():
+    if not folder.is_dir():
         known = sorted(file.parent.name for file in PUBLISHED.glob(f"*/{RUNS}"))
-        raise UserError(f"{folder} holds no {RUNS}; published are: {', '.join(known) or 'none'}")
+        raise UserError(f"{folder} is not there; published are: {', '.join(known) or 'none'}")
+    verify(folder, PUBLISH)  # before params.yaml is changed
     choose_grid(folder / LISTS)
     restored = restore(folder)
     return f"{len(restored)} cells of {folder} in grid/cells, its lists in params.yaml; next: `python -m stages.aggregate`"
