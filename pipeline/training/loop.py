@@ -223,7 +223,7 @@ def _stopped(run: Run, losses: torch.Tensor, progress: Progress) -> DivergedErro
     if not progress.weights:
         return DivergedError(f"{message} (no epoch was finished before it: there are no weights to keep)")
     kept = scratch() / "stopped" / run.fingerprint
-    with atomic_directory(kept) as directory:
+    with atomic_directory(kept, {"run": run.fingerprint}) as directory:
         save_file(progress.weights, directory / WEIGHTS)
         pl.DataFrame(progress.history).write_csv(directory / "history.csv")
         write_json(directory / CONFIG, run.config())
@@ -243,7 +243,6 @@ def evaluate_ranks(model: Recommender, history: torch.Tensor, targets: torch.Ten
 
 def load_checkpoint(directory: Path, run: Run, spectrum: Spectrum) -> Recommender:
     """Rebuild a trained recommender; raise UserError where the checkpoint is damaged or belongs to another run."""
-    run.verify_inputs()
     verify(directory, "`dvc repro train`", [CONFIG, WEIGHTS])
     config = read_json(directory / CONFIG, "`dvc repro train`")
     expected = json.loads(json.dumps(run.config()))
@@ -253,6 +252,7 @@ def load_checkpoint(directory: Path, run: Run, spectrum: Spectrum) -> Recommende
                 f"{directory} holds a checkpoint with {name} {config.get(name)!r}, params.yaml says {expected[name]!r}; "
                 "`dvc repro` trains it again"
             )
+    run.verify_inputs()
     model = build(run, spectrum)
     try:
         model.load_state_dict(load_file(directory / WEIGHTS))
