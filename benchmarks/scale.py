@@ -28,10 +28,11 @@ import polars as pl
 import torch
 
 import models.core.recommender
+from pipeline.artifacts import SIDECAR, sha256, write_signed
 from pipeline.device import select_device
 from pipeline.params import load_params
 from pipeline.runs import Run
-from pipeline.training.batches import Sequences, load_sequences
+from pipeline.training.batches import SplitSequences, load_sequences
 from pipeline.training.inputs import load_spectrum
 from pipeline.training.loop import build, evaluate_ranks, make_optimisers, use_deterministic_kernels
 from pipeline.training.steps import Steps
@@ -60,9 +61,11 @@ def generate(folder: Path, n_items: int, width: int) -> None:
     )
     users.write_parquet(sequences / "sequences.parquet")
     pl.DataFrame({"item_id": np.arange(n_items).astype(str)}).write_parquet(sequences / "items.parquet")
+    for artifact in (spectrum, sequences):
+        write_signed(artifact / SIDECAR, {"files": {file.name: sha256(file) for file in artifact.iterdir()}})
 
 
-def steps_of(folder: Path, optimiser: str, adapter: str) -> tuple[Steps, Sequences]:
+def steps_of(folder: Path, optimiser: str, adapter: str) -> tuple[Steps, SplitSequences]:
     select_device()
     use_deterministic_kernels()
     run = Run.of(load_params(), backbone="sasrec", adapter=adapter, dim=128, changes={"train": {"optimiser": optimiser}})

@@ -1,24 +1,39 @@
 """The base class of every section of parameters."""
 
-from typing import Any, Self
+from collections.abc import Hashable
+from reprlib import Repr
+from typing import Any, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from common.errors import UserError, did_you_mean
 
+LARGEST = 2**63 - 1  # what torch and numpy hold in an integer
+SHORT = Repr()
+SHORT.maxstring = SHORT.maxother = 100
+
 
 class Section(BaseModel):
-    """A section of parameters: typed, immutable, unknown keys refused with the nearest valid name."""
+    """A section of parameters: typed, immutable, unknown keys refused with the nearest valid name.
+
+    true and false are no numbers, and no integer is larger than 64 bits with a sign hold.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
-    def _refuse_unknown_keys(cls, values: Any) -> Any:
+    def _refuse_what_pydantic_takes(cls, values: Any) -> Any:
         if isinstance(values, dict):
-            for key in values:
+            for key, value in values.items():
                 if key not in cls.model_fields:
                     raise ValueError(f"unknown parameter '{key}'{did_you_mean(str(key), cls.model_fields)}")
+                kinds = _kinds(cls.model_fields[key].annotation)
+                for one in value if isinstance(value, list) else [value]:
+                    if isinstance(one, bool) and kinds & {int, float} and bool not in kinds:
+                        raise ValueError(f"{key}: expected a number, found {str(one).lower()}")
+                    if isinstance(one, int) and abs(one) > LARGEST:
+                        raise ValueError(f"{key}: expected at most {LARGEST}, found {SHORT.repr(one)}")
         return values
 
     @classmethod
@@ -31,10 +46,15 @@ class Section(BaseModel):
 
 
 def explain(error: ValidationError, where: str) -> str:
-    """Put the first of pydantic's complaints into one line: place, complaint, value found."""
+    """Put the first of pydantic's complaints into one line: place, complaint, value found (its beginning, if it is long)."""
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"])
     message = first["msg"].removeprefix("Value error, ")
-    found = "" if first["type"] == "value_error" else f", found {first['input']!r}"
+    found = "" if first["type"] in ("value_error", "missing") else f", found {SHORT.repr(first['input'])}"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return f"{where}: {place + ': ' if place else ''}{message}{found}{more}"
+    return " ".join(f"{where}: {place + ': ' if place else ''}{message}{found}{more}".split())
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """The types that an annotation is made of: list and int for `list[Annotated[int, Field(ge=1)]]`."""
+    return {annotation}.union(*(_kinds(part) for part in get_args(annotation) if isinstance(part, Hashable)))

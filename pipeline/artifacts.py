@@ -39,29 +39,144 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_json(path: Path, made_by: str) -> Any:
-    """Read JSON; raise UserError that names the stage `made_by` where the file is missing or broken."""
+    """Read JSON; raise UserError that names the command `made_by` where the file is missing or broken, or holds NaN."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path} is missing; it is made by {made_by}") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UserError(f"{path} is not valid JSON; delete it and make it again by {made_by}") from None
 
 
-def verify(directory: Path, made_by: str) -> None:
-    """Raise UserError for a file of an artifact that is missing, or not the bytes that its sidecar lists.
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
 
-    DVC takes a read-only object of its cache for intact, and a downloaded one too unless the remote says `verify`.
+
+# ------------------------------------------------------------------------------------------- what is read is what was written
+#
+# An artifact directory has a sidecar, which lists the checksum of every file. A single file that is no artifact of DVC's ends
+# with its seal. Sidecar and seal cover the place of what they belong to: an artifact that was moved elsewhere is refused.
+
+
+def verify(directory: Path, made_by: str, names: Iterable[str] | None = None) -> dict[str, Any]:
+    """Return the sidecar of an artifact whose files are those that were written; every reader asks here first.
+
+    names: of the files that are going to be read, relative to `directory`; all if left out. A file is read for its checksum once
+    per process. DVC takes a read-only object of its cache for intact, and a downloaded one too unless the remote says `verify`.
+
+    Raises UserError for a file that is missing or not the one that the sidecar lists, and for a sidecar that is damaged or
+    belongs to another artifact: which file, what is wrong, and the command that makes it again (`made_by`).
     """
-    for name, checksum in read_json(directory / SIDECAR, made_by).get("files", {}).items():
+    sidecar = read_signed(directory / SIDECAR, made_by)
+    files = sidecar.get("files")
+    if not isinstance(files, dict) or not files:
+        raise UserError(f"{directory / SIDECAR} lists no files; {_mend(directory, made_by)}")
+    for name in files if names is None else names:
         path = directory / name
         if not path.is_file():
-            raise UserError(f"{path} is missing; it is made by {made_by}")
-        if sha256(path) != checksum:
-            raise UserError(
-                f"{path} is damaged, its checksum is not that in {SIDECAR}; "
-                f"`chmod -R u+w .dvc/cache; rm -r {directory}; dvc pull {directory}` checks the cache and mends it"
-            )
+            raise UserError(f"{path} is missing; {_make(directory, made_by)}")
+        if name not in files:
+            raise UserError(f"{path} is not a file of this artifact, {SIDECAR} does not list it; {_mend(directory, made_by)}")
+        if _known_sha256(path) != files[name]:
+            raise UserError(f"{path} is damaged, its checksum is not that in {SIDECAR}; {_mend(directory, made_by)}")
+    return sidecar
+
+
+def read_signed(path: Path, made_by: str) -> dict[str, Any]:
+    """The content of a file that `write_signed` wrote. Raises UserError where it is missing, damaged or from another place."""
+    if not path.is_file():
+        raise UserError(f"{path} is missing; {_make(path.parent, made_by)}")
+    content = read_json(path, made_by)
+    if not isinstance(content, dict) or signed(path, content) != content:
+        raise UserError(
+            f"{path} is damaged or belongs elsewhere, its content does not fit its checksum; {_mend(path.parent, made_by)}"
+        )
+    return content
+
+
+def signed(path: Path, content: dict[str, Any]) -> dict[str, Any]:
+    """`content` with `checksum`, which covers all of it and the place of `path` in the project or in scratch."""
+    rest = {name: value for name, value in content.items() if name != "checksum"}
+    return rest | {"checksum": fingerprint(_place(path), rest)}
+
+
+def write_signed(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON, and its checksum in it."""
+    write_json(path, signed(path, content))
+
+
+def _place(path: Path) -> str:
+    """The path relative to scratch or to the current directory, so that a copy of the project elsewhere is as good."""
+    absolute = path.absolute()
+    for owner, name in ((scratch(), "scratch"), (Path.cwd(), "project")):
+        if absolute.is_relative_to(owner):
+            return f"{name}:{absolute.relative_to(owner).as_posix()}"
+    return absolute.name
+
+
+def _make(directory: Path, made_by: str) -> str:
+    """What to do where a file of an artifact, or all of it, is not there."""
+    dvc = not any(directory.absolute().is_relative_to(folder) for folder in (scratch(), Path.cwd() / "docs"))
+    return f"it is made by {made_by}" if dvc or not directory.is_dir() else _mend(directory, made_by)
+
+
+def _mend(directory: Path, made_by: str) -> str:
+    if directory.absolute().is_relative_to(scratch()):
+        return f"`rm -r {directory}` and the same command once more make it again"
+    if directory.absolute().is_relative_to(Path.cwd() / "docs"):
+        return f"`git checkout {directory}` brings back what was committed"
+    return (
+        f"`chmod -R u+w .dvc/cache; rm -r {directory}; dvc pull {directory}` checks the cache and mends it; "
+        f"without a remote, {made_by} makes it again"
+    )
+
+
+_checksums: dict[tuple[str, int, int, int], str] = {}
+
+
+def _known_sha256(path: Path) -> str:
+    """Checksum of a file, computed once per process as long as the file stays the same."""
+    state = path.stat()
+    key = (str(path.absolute()), state.st_ino, state.st_size, state.st_mtime_ns)
+    if key not in _checksums:
+        _checksums[key] = sha256(path)
+    return _checksums[key]
+
+
+SEAL = b"\n# sha256 %064d\n" % 0  # the form of a seal, with the checksum for the digits
+
+
+@contextmanager
+def sealed_file(path: Path) -> Iterator[Path]:
+    """`atomic_file` for a file that `check_seal` checks: a line with its checksum is added at the end, which readers ignore."""
+    with atomic_file(path) as partial:
+        yield partial
+        seal = _seal(partial, path, partial.stat().st_size)
+        with partial.open("ab") as file:
+            file.write(seal)
+
+
+def check_seal(path: Path, made_by: str) -> None:
+    """`verify` for a file that `sealed_file` wrote. Raises UserError where it is missing, damaged or of another place."""
+    try:
+        length = path.stat().st_size - len(SEAL)
+        with path.open("rb") as file:
+            file.seek(max(length, 0))
+            found = file.read()
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{path} is missing; it is made by {made_by}") from None
+    if length < 0 or found != _seal(path, path, length):
+        raise UserError(f"{path} is damaged, its checksum is not that at its end; {_mend(path, made_by)}")
+
+
+def _seal(file: Path, path: Path, length: int) -> bytes:
+    """The seal of the first `length` bytes of `file`, as the content of `path`."""
+    digest = hashlib.sha256(_place(path).encode())
+    with file.open("rb") as content:
+        while block := content.read(min(length, 2**20)):
+            digest.update(block)
+            length -= len(block)
+    return b"\n# sha256 %s\n" % digest.hexdigest().encode()
 
 
 def open_array(path: Path, stage: str, mode: Any) -> "np.memmap":
@@ -96,8 +211,9 @@ def atomic_file(path: Path) -> Iterator[Path]:
 def atomic_directory(path: Path, made_from: dict[str, Any] | None = None) -> Iterator[Path]:
     """Yield a temporary directory; on success it replaces `path` whole, on failure it is removed and `path` stays.
 
-    With `made_from`, `sidecar.json` is added: that, and the checksum of every file. It lies outside `path.parent`, which may
-    itself be something that a later stage depends on. Raises UserError where `path` lies outside the folders of artifacts.
+    With `made_from`, `sidecar.json` is added: that, and the checksum of every file, for `verify`. The temporary directory lies
+    outside `path.parent`, which may itself be something that a later stage depends on. Raises UserError where `path`
+    lies outside the folders of artifacts.
     """
     check_artifact_folder(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -106,13 +222,24 @@ def atomic_directory(path: Path, made_from: dict[str, Any] | None = None) -> Ite
         yield partial
         if made_from is not None:
             files = {file.relative_to(partial).as_posix(): sha256(file) for file in sorted(_files(partial))}
-            write_json(partial / SIDECAR, {**made_from, "files": files})
+            write_json(partial / SIDECAR, signed(path / SIDECAR, {**made_from, "files": files}))
         partial.chmod(0o755)
         if path.exists():
             shutil.rmtree(path)
         partial.replace(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def added_files(directory: Path, names: Iterable[str], made_by: str) -> Iterator[None]:
+    """Let the files `names` be written into an artifact, in place of older ones; its sidecar lists them once all are there."""
+    sidecar = read_signed(directory / SIDECAR, made_by)
+    kept = {name: checksum for name, checksum in sidecar["files"].items() if name not in names}
+    write_signed(directory / SIDECAR, sidecar | {"files": kept})
+    yield
+    added = {name: sha256(directory / name) for name in names}
+    write_signed(directory / SIDECAR, sidecar | {"files": kept | added})
 
 
 def check_artifact_folder(directory: Path) -> None:

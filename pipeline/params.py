@@ -18,6 +18,7 @@ from pipeline.artifacts import atomic_file
 from pipeline.texts import fields
 
 PARAMS_FILE = Path("params.yaml")
+LARGEST_DIM = 2**16
 
 
 def known(kind: str, name: str, registry: Registry) -> str:
@@ -179,7 +180,7 @@ class Dimensions(Section):
     datasets: list[str] = Field(description="none: no other dims than `grid.dim`")
     backbones: list[str]
     adapters: list[str]
-    dims: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)
+    dims: list[Annotated[int, Field(ge=1, le=LARGEST_DIM)]] = Field(min_length=1)
 
 
 class Search(Section):
@@ -197,7 +198,7 @@ class Search(Section):
 
 
 class Grid(Section):
-    dim: int = Field(ge=1)
+    dim: int = Field(ge=1, le=LARGEST_DIM)
     datasets: list[str] = Field(min_length=1)
     backbones: list[str] = Field(min_length=1)
     adapters: list[str] = Field(min_length=1)
@@ -242,7 +243,7 @@ class Params(Section):
     encoder: str
     backbone: str
     adapter: str
-    dim: int = Field(ge=1)
+    dim: int = Field(ge=1, le=LARGEST_DIM)
     seed: int = Field(ge=0)
     download: Download
     sources: dict[str, Source]
@@ -327,7 +328,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} not found in {Path.cwd()}; run stages from the project's root") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise UserError(f"{path} is not valid YAML: it is nested too deeply") from None
+    # Beside its own errors, PyYAML lets through those of int(), datetime.date() and so on: `2020-02-30`, `!!int ''`.
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path} holds no parameters; restore it with `git checkout {path}`")

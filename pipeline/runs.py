@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from common.code import code_fingerprint
+from common.errors import UserError
 from models.adapters import ADAPTERS
 from models.backbones import BACKBONES
 from models.losses import LOSSES
-from pipeline.artifacts import SIDECAR, fingerprint, read_json, scratch
+from pipeline.artifacts import SIDECAR, fingerprint, read_signed, scratch, verify
 from pipeline.params import Params, Train
 
 ROOT = Path(__file__).parents[1]
@@ -30,6 +31,16 @@ def sequences_directory(dataset: str) -> Path:
 
 def spectrum_directory(dataset: str, encoder: str) -> Path:
     return Path("data/spectrum") / dataset / encoder
+
+
+def preprocess_command(dataset: str) -> str:
+    """What makes a dataset's sequences, for messages."""
+    return f"`dvc repro data/dvc.yaml:preprocess@{dataset}`"
+
+
+def svd_command(dataset: str) -> str:
+    """What makes a dataset's spectrum, for messages."""
+    return f"`dvc repro data/dvc.yaml:svd@{dataset}`"
 
 
 @dataclass(frozen=True)
@@ -74,20 +85,34 @@ class Run:
         which = "" if variant == "full" else f" {variant}"
         return f"{self.dataset}-{self.backbone}-{self.adapter}{which} dim {self.dim} seed {self.seed}"
 
+    @property
+    def choice(self) -> dict[str, Any]:
+        """The six names and the settings."""
+        names = ("dataset", "encoder", "backbone", "adapter", "dim", "seed", "settings")
+        return {name: getattr(self, name) for name in names}
+
     def config(self) -> dict[str, Any]:
         """Everything needed to rebuild the model, as it is written beside the weights."""
-        names = ("dataset", "encoder", "backbone", "adapter", "dim", "seed", "settings")
-        return {name: getattr(self, name) for name in names} | {"fingerprint": self.fingerprint}
+        return self.choice | {"fingerprint": self.fingerprint}
 
     @cached_property
     def fingerprint(self) -> str:
         """Changes with the choice, its settings, the content of its inputs and the code that decides its numbers."""
         return fingerprint(
             [self.dataset, self.encoder, self.backbone, self.adapter, self.dim, self.seed, self.settings],
-            read_json(self.sequences / SIDECAR, "the preprocess stage"),
-            read_json(self.spectrum / SIDECAR, "the svd stage"),
+            read_signed(self.sequences / SIDECAR, preprocess_command(self.dataset)),
+            read_signed(self.spectrum / SIDECAR, svd_command(self.dataset)),
             code_fingerprint(ROOT, self.code),
         )
+
+    def verify_inputs(self) -> None:
+        """Raise UserError where what the run reads is damaged, or the spectrum was made from other items than the sequences'."""
+        sequences = verify(self.sequences, preprocess_command(self.dataset))
+        spectrum = verify(self.spectrum, svd_command(self.dataset))
+        if spectrum.get("embeddings", {}).get("items") != sequences["files"].get("items.parquet"):
+            raise UserError(
+                f"{self.spectrum} was made from other items than {self.sequences}; {svd_command(self.dataset)} makes it again"
+            )
 
     @property
     def code(self) -> tuple[str, ...]:
@@ -105,7 +130,7 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        return (self.scratch / "config.json").is_file()
+        return (self.scratch / SIDECAR).is_file()
 
 
 def evaluation_code() -> str:

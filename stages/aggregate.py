@@ -2,23 +2,26 @@
 
 from argparse import ArgumentParser
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import polars as pl
 
 from common.errors import UserError
-from pipeline.artifacts import atomic_directory, atomic_file, read_json
-from pipeline.grid.cells import listed_cells, read_cells, set_aside_unlisted
+from pipeline.artifacts import atomic_directory, atomic_file, read_json, read_signed, sha256, verify
+from pipeline.grid.cells import Cell, listed_cells, read_cells, set_aside_unlisted
 from pipeline.params import Params, load_params
+from pipeline.runs import Run, preprocess_command, sequences_directory, spectrum_directory, svd_command
 from pipeline.training.metrics import metric_names
 from stages import run
+from stages.evaluate import EVALUATED, EVALUATION
 
 TABLES = Path("metrics/tables")
 FIGURES = Path("metrics/figures")
 REPORT = Path("metrics/report.html")
 REPORT_MARKDOWN = Path("metrics/report.md")
-EVALUATION = Path("metrics/evaluation.json")
 SELECTED = Path("metrics/selected.md")
+REMAKE = "`python -m stages.evaluate`"
 
 
 def main() -> str:
@@ -27,21 +30,34 @@ def main() -> str:
     parser.add_argument("--selected", action="store_true", help="the selected run beside the paper and the grid so far")
     arguments = parser.parse_args()
     params = load_params()
-    return selected(params) if arguments.selected else whole_grid(params, arguments.partial)
+    return selected(params) if arguments.selected else whole_grid(params, arguments.partial)[0]
 
 
 def selected(params: Params) -> str:
     from pipeline.report.tables import selected_markdown
 
-    figures = read_json(EVALUATION, "`python -m stages.evaluate`")
+    figures = evaluated(params)
     names = metric_names(params.evaluate.cutoffs)
-    require(names, figures, f"{EVALUATION} lacks", "`python -m stages.evaluate`")
+    require(names, figures, f"{EVALUATION} lacks", REMAKE)
     cells = [cell for cell in listed_cells(params.grid) if cell.over == "seeds" and cell.exists]
+    same = [cell for cell in cells if not cell.differs(params)]
     chosen = {name: str(getattr(params, name)) for name in ("dataset", "encoder", "backbone", "adapter", "dim", "seed")}
-    text = selected_markdown(figures, chosen, read_cells(cells) if cells else None, names)
+    text = selected_markdown(figures, chosen, read_cells(same) if same else None, names)
     with atomic_file(SELECTED) as partial:
         partial.write_text(text, encoding="utf-8")
-    return f"{SELECTED}\n\n{text}"
+    left_out = ", ".join(cell.name for cell in cells if cell not in same)
+    return f"{SELECTED}{f'; left out, made with other settings: {left_out}' if left_out else ''}\n\n{text}"
+
+
+def evaluated(params: Params) -> dict[str, float]:
+    """The selected run's test metrics. Raises UserError where they are missing, damaged or of another run than the selected."""
+    figures = read_json(EVALUATION, REMAKE)
+    about = read_signed(EVALUATED, REMAKE)
+    if about[EVALUATION.name] != sha256(EVALUATION):
+        raise UserError(f"{EVALUATION} is damaged, its checksum is not that in {EVALUATED}; {REMAKE} makes it again")
+    if about["run"] != Run.of(params).choice:
+        raise UserError(f"{EVALUATION} is of another run than the one that params.yaml selects; `dvc repro` makes it again")
+    return dict(figures)
 
 
 def require(names: list[str], found: Iterable[str], where: str, made_by: str) -> None:
@@ -53,7 +69,11 @@ def require(names: list[str], found: Iterable[str], where: str, made_by: str) ->
         )
 
 
-def whole_grid(params: Params, partial: bool) -> str:
+def whole_grid(params: Params, partial: bool) -> tuple[str, list[Cell]]:
+    """Make tables, figures and report of the grid, and the selected run's table, which shows the grid's cells beside it.
+
+    Returns the stage's summary and the cells that are in the report.
+    """
     from pipeline.report import results, tables
     from pipeline.report.figures import Figures
     from pipeline.report.html import report_html
@@ -62,8 +82,18 @@ def whole_grid(params: Params, partial: bool) -> str:
     grid, names = params.grid, results.table_metrics(params.evaluate.cutoffs)
     cells = listed_cells(grid)
     aside = set_aside_unlisted(cells)
-    rows = read_cells(cells, partial)
-    missing = [cell for cell in cells if not cell.exists]
+    strangers = {cell: why for cell in cells if cell.exists and (why := cell.differs(params))}
+    left_out = ", ".join(f"{cell.name} ({why})" for cell, why in strangers.items())
+    missing = [cell for cell in cells if not cell.exists or cell in strangers]
+    if strangers and (not partial or len(missing) == len(cells)):
+        raise UserError(
+            f"{len(strangers)} of {len(cells)} cells were made with other settings than params.yaml's: {left_out}; `dvc repro -k "
+            "grid/dvc.yaml` makes them again, `python -m stages.aggregate --partial` leaves them out"
+        )
+    rows = read_cells([cell for cell in cells if cell not in strangers], partial)
+    for dataset, encoder in rows.select("dataset", "encoder").unique(maintain_order=True).rows():
+        verify(sequences_directory(dataset), preprocess_command(dataset))
+        verify(spectrum_directory(dataset, encoder), svd_command(dataset), [])
     require(names, rows.columns, "the cells lack", "`dvc repro grid/dvc.yaml`")
     plain = rows.filter(pl.col("over") == "seeds")
     if not plain.height:
@@ -97,8 +127,12 @@ def whole_grid(params: Params, partial: bool) -> str:
         with atomic_file(file) as unfinished:
             unfinished.write_text(text, encoding="utf-8")
     moved = f"; set aside, no longer listed: {', '.join(aside)}" if aside else ""
-    absent = f"; missing: {', '.join(cell.name for cell in missing)}" if missing else ""
-    return f"{len(rows)} runs in {TABLES}, {FIGURES} and {REPORT}{absent}{moved}"
+    absent = [cell.name for cell in missing if not cell.exists]
+    said = f"; missing: {', '.join(absent)}" if absent else ""
+    said += f"; left out, made with other settings: {left_out}" if strangers else ""
+    with suppress(UserError):  # there is none, or it is another run's: nothing to bring up to date
+        selected(params)
+    return f"{len(rows)} runs in {TABLES}, {FIGURES} and {REPORT}{said}{moved}", [cell for cell in cells if cell not in missing]
 
 
 if __name__ == "__main__":

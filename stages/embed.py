@@ -8,9 +8,8 @@ from pathlib import Path
 
 import polars as pl
 
-from common.errors import UserError
 from common.names import check_name
-from pipeline.artifacts import RUNS, SIDECAR, atomic_directory, read_json, sha256, write_json
+from pipeline.artifacts import RUNS, atomic_directory, verify, write_json
 from pipeline.params import load_params
 from pipeline.runs import sequences_directory
 from pipeline.texts import TITLE
@@ -26,12 +25,9 @@ def main() -> str | None:
     dataset = check_name("dataset", arguments.dataset, params.sources)
     encoder_name = check_name("encoder", arguments.encoder or params.encoder, params.encoders)
     encoder = params.encoders[encoder_name]
-    items = sequences_directory(dataset) / "items.parquet"
-    made_by = f"`python -m stages.preprocess {dataset}`"
-    if not items.is_file():
-        raise UserError(f"{items} is missing; it is made by {made_by}")
-    texts = pl.read_parquet(items)["text"].to_list()
-    template = read_json(items.parent / SIDECAR, made_by).get("template", TITLE)
+    sequences = sequences_directory(dataset)
+    made = verify(sequences, f"`python -m stages.preprocess {dataset}`", ["items.parquet"])
+    texts = pl.read_parquet(sequences / "items.parquet")["text"].to_list()
 
     from pipeline.embedding.processes import Processes
     from pipeline.embedding.shards import Shards
@@ -44,10 +40,10 @@ def main() -> str | None:
     target = Path("data/embeddings") / dataset / encoder_name
     made_from = {
         "dataset": dataset,
-        "template": template,
+        "template": made.get("template", TITLE),
         "encoder": encoder.model_dump(),
         "model": shards.encoder.identity,
-        "items": sha256(items),
+        "items": made["files"]["items.parquet"],
     }
     with atomic_directory(target, made_from) as directory:
         n, width = shards.save(directory / "embeddings.npy")

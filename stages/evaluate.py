@@ -2,20 +2,21 @@
 
 from pathlib import Path
 
-from pipeline.artifacts import RUNS, atomic_file, write_json
-from pipeline.grid.execution import verify_inputs
+from pipeline.artifacts import RUNS, atomic_file, sha256, write_json, write_signed
 from pipeline.params import load_params
 from pipeline.runs import CHECKPOINT, Run
 from pipeline.training.metrics import metrics_by_ranking
 from stages import run
 
+EVALUATION = Path("metrics/evaluation.json")
+EVALUATED = RUNS / "evaluate-selected.json"  # which run metrics/evaluation.json is of
 COMPARED = ("effective_rank", "top10_share")
 
 
 def main() -> str:
     params = load_params()
     selected = Run.of(params)
-    verify_inputs(selected)
+    selected.verify_inputs()  # before torch is imported
 
     from pipeline.evaluation.evaluate import evaluate_checkpoint
 
@@ -28,9 +29,10 @@ def main() -> str:
     others = {ranking: {name: found[name] for name in compared} for ranking, found in by_ranking.items()}
     with atomic_file(Path("data/ranks/selected.parquet")) as partial:
         ranks.write_parquet(partial)
-    write_json(RUNS / "evaluate-selected.json", {"seconds": evaluation.seconds})
     write_json(Path("data/analysis/selected.json"), evaluation.analysis)
-    write_json(Path("metrics/evaluation.json"), figures | {"others": others})
+    write_json(EVALUATION, figures | {"others": others})
+    about = {"seconds": evaluation.seconds, "run": selected.choice, EVALUATION.name: sha256(EVALUATION)}
+    write_signed(EVALUATED, about)
     write_json(Path("metrics/analysis.json"), {name: evaluation.analysis[name] for name in COMPARED})
     with atomic_file(Path("metrics/spectrum.csv")) as partial:
         evaluation.spectrum.write_csv(partial)

@@ -38,6 +38,9 @@ def complete(params: Params, engine: Engine) -> str:
     print("grid: restoring what DVC has", flush=True)
     if assemble(quiet=True):
         return "everything was in place"
+    source = "OMP_NUM_THREADS" if isinstance(engine, Local) and "OMP_NUM_THREADS" in os.environ else "its share of the cores"
+    source = source if isinstance(engine, Local) else "resources.cores"
+    print(f"grid: a run takes {engine.threads} thread{'s' if engine.threads > 1 else ''} ({source})", flush=True)
     done = 0
     failed: dict[str, Task] = {}
     # In rounds: what tuning chose decides what is trained.

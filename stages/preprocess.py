@@ -3,7 +3,7 @@
 from argparse import ArgumentParser
 from pathlib import Path
 
-from pipeline.artifacts import SIDECAR, atomic_directory, read_json, write_json
+from pipeline.artifacts import atomic_directory, verify, write_json
 from pipeline.data.interactions import build_sequences
 from pipeline.data.sources import source_module
 from pipeline.params import load_params
@@ -25,7 +25,7 @@ def main() -> str:
         "dataset": dataset,
         "preprocess": options.model_dump(),
         "template": template,
-        "raw": read_json(raw / SIDECAR, f"`python -m stages.download {dataset}`"),
+        "raw": verify(raw, f"`python -m stages.download {dataset}`"),
     }
     read = source_module(source.kind).read(source, raw)
     sequences = build_sequences(read, options, template, f"params.yaml: templates.{dataset}")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from common.errors import UserError
 from common.names import check_name
-from pipeline.artifacts import RUNS, SIDECAR, atomic_directory, read_json, verify, write_json
+from pipeline.artifacts import RUNS, atomic_directory, verify, write_json
 from pipeline.params import load_params
 from pipeline.runs import spectrum_directory
 from stages import add_dataset, run
@@ -27,11 +27,7 @@ def main() -> str | None:
     encoder = check_name("encoder", arguments.encoder or params.encoder, params.encoders)
     source = Path("data/embeddings") / dataset / encoder
     made_by = f"`python -m stages.embed {dataset} {encoder}`"
-    verify(source, made_by)
-    made_from = {
-        "embeddings": read_json(source / SIDECAR, made_by),
-        "rank_rtol": params.svd.rank_rtol,
-    }
+    made_from = {"embeddings": verify(source, made_by), "rank_rtol": params.svd.rank_rtol}
 
     from pipeline.device import environment
     from pipeline.embedding.processes import Processes

@@ -13,7 +13,7 @@ from stages import run
 def main() -> str:
     selected = Run.of(load_params())
     source = trained(selected)
-    with atomic_directory(CHECKPOINT) as directory:
+    with atomic_directory(CHECKPOINT, {"run": selected.fingerprint}) as directory:
         for name in ("model.safetensors", "config.json"):
             shutil.copyfile(source / name, directory / name)
     for name, target in (("history.csv", Path("metrics/history.csv")), ("run.json", RUNS / "train-selected.json")):

@@ -31,7 +31,7 @@ def tiny_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project folder with params.yaml, and the tiny dataset's artifacts up to the spectrum of random embeddings (rank 24)."""
     import numpy as np
 
-    from pipeline.artifacts import atomic_directory, write_json
+    from pipeline.artifacts import atomic_directory, sha256, write_json
     from pipeline.data.interactions import build_sequences
     from pipeline.data.sources import Raw, demo, write_parquet_pair
     from pipeline.embedding.spectrum import decompose
@@ -49,9 +49,11 @@ def tiny_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
             sequences.items.write_parquet(directory / "items.parquet")
             write_json(directory / "statistics.json", sequences.statistics)
         embeddings = np.random.default_rng(0).normal(size=(sequences.items.height, 24)).astype(np.float32)
-        with atomic_directory(Path("data/embeddings/tiny/random"), {"dataset": "tiny"}) as directory:
+        items = sha256(Path("data/sequences/tiny/items.parquet"))
+        made_from = {"dataset": "tiny", "items": items}
+        with atomic_directory(Path("data/embeddings/tiny/random"), made_from) as directory:
             np.save(directory / "embeddings.npy", embeddings)
-        with atomic_directory(Path("data/spectrum/tiny/random"), {"dataset": "tiny"}) as directory:
+        with atomic_directory(Path("data/spectrum/tiny/random"), {"embeddings": made_from}) as directory:
             decompose(Path("data/embeddings/tiny/random/embeddings.npy"), directory)
     return root
 

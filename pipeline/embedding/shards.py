@@ -7,7 +7,6 @@ them together. A shard holds the same batches whoever makes it.
 import os
 import time
 from hashlib import sha256
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from common.errors import UserError
-from pipeline.artifacts import atomic_file, fingerprint, remove_directory, scratch
+from pipeline.artifacts import check_seal, fingerprint, remove_directory, scratch, sealed_file
 from pipeline.artifacts import sha256 as file_sha256
 from pipeline.device import environment
 from pipeline.embedding.encoder import TextEncoder, Tokens, plan
@@ -23,7 +22,6 @@ from pipeline.embedding.processes import Processes
 from pipeline.params import Encoder
 
 SHARD_BATCHES = 8
-DIGEST = sha256().digest_size  # bytes at the end of a shard: the SHA-256 of those before
 ROOT = Path(__file__).parents[2]
 
 
@@ -45,7 +43,6 @@ class Shards:
         code = [file_sha256(ROOT / "pipeline" / name) for name in ("encoder.py", "pretrained.py")]
         self.fingerprint = fingerprint(tokens, options.model_dump(), self.encoder.identity, SHARD_BATCHES, code)
         self.directory = scratch() / "embeddings" / self.fingerprint
-        self._seen: set[int] = set()  # shards that were found whole
 
     def texts(self, shard: int) -> np.ndarray:
         """Indices of a shard's texts, in the order of its rows."""
@@ -104,10 +101,8 @@ class Shards:
     def _rows(self, shard: int) -> np.ndarray:
         """A shard's rows, (n, l) float32; raises UserError where its file is missing, cut or changed."""
         path = self._file(shard)
-        content = path.read_bytes() if path.is_file() else b""
-        if sha256(content[:-DIGEST]).digest() != content[-DIGEST:]:
-            raise UserError(f"{path} is missing or damaged; start the same command again, which makes it anew")
-        return np.load(BytesIO(content[:-DIGEST]), allow_pickle=False)
+        check_seal(path, "the embed stage")
+        return np.load(path, allow_pickle=False)
 
     def _whole(self, shard: int) -> bool:
         """Whether a shard is there; its bytes are compared with their checksum once."""
@@ -163,10 +158,8 @@ class Shards:
 
             for shard in shards:
                 rows = self.encoder.rows(self.tokens, self.shards[shard], count)
-                content = BytesIO()
-                np.save(content, rows)
-                with atomic_file(self._file(shard)) as partial:
-                    partial.write_bytes(content.getvalue() + sha256(content.getvalue()).digest())
+                with sealed_file(self._file(shard)) as partial, partial.open("wb") as file:
+                    np.save(file, rows)
 
 
 def _versions() -> dict[str, str]:

@@ -9,7 +9,7 @@ import polars as pl
 import torch
 
 from models.core.recommender import Recommender
-from pipeline.artifacts import atomic_file, write_json
+from pipeline.artifacts import added_files, atomic_file, write_json
 from pipeline.device import select_device
 from pipeline.evaluation.spectral import covariance_spectrum, cumulative_share, effective_rank, top_share
 from pipeline.params import Similarity
@@ -86,11 +86,12 @@ def _spectral_figures(table: torch.Tensor) -> dict[str, Any]:
 
 
 def evaluate_run(run: Run) -> None:
-    """Add spectrum.csv, the test ranks and, last, analysis.json to a finished run's place in scratch."""
+    """Add spectrum.csv, the test ranks and analysis.json to a finished run's place in scratch."""
     evaluation = evaluate_checkpoint(run.scratch, run)
-    with atomic_file(run.scratch / "spectrum.csv") as partial:
-        evaluation.spectrum.write_csv(partial)
-    with atomic_file(run.scratch / "ranks.parquet") as partial:
-        evaluation.ranks.write_parquet(partial)
     about = {"code": evaluation_code(), "inference_seconds": evaluation.seconds}
-    write_json(run.scratch / "analysis.json", about | evaluation.analysis)
+    with added_files(run.scratch, ["spectrum.csv", "ranks.parquet", "analysis.json"], "the same command"):
+        with atomic_file(run.scratch / "spectrum.csv") as partial:
+            evaluation.spectrum.write_csv(partial)
+        with atomic_file(run.scratch / "ranks.parquet") as partial:
+            evaluation.ranks.write_parquet(partial)
+        write_json(run.scratch / "analysis.json", about | evaluation.analysis)

@@ -9,7 +9,7 @@ import polars as pl
 import polars.selectors as cs
 
 from common.errors import UserError
-from pipeline.artifacts import atomic_directory, remove_directory, scratch
+from pipeline.artifacts import atomic_directory, read_json, remove_directory, scratch, verify
 from pipeline.grid.tuning import Tuning
 from pipeline.params import Grid, Params
 from pipeline.runs import Run
@@ -54,7 +54,45 @@ class Cell:
 
     @property
     def exists(self) -> bool:
-        return (self.directory / "metrics.csv").is_file()
+        return self.directory.is_dir()
+
+    @property
+    def command(self) -> str:
+        """What makes it, for messages."""
+        return f"`dvc repro {self.stage}`"
+
+    def read(self) -> pl.DataFrame:
+        """A row per run, as in metrics.csv. Raises UserError where a file of the cell is damaged; weights are not looked at."""
+        verify(self.directory, self.command, ["metrics.csv", "ranks.parquet"])
+        rows = pl.read_csv(self.directory / "metrics.csv")
+        folders = [self.run_directory(row).relative_to(self.directory).as_posix() for row in rows.iter_rows(named=True)]
+        verify(self.directory, self.command, [f"{folder}/{name}" for folder in folders for name in RUN_FILES])
+        return rows
+
+    def differs(self, params: Params) -> str:
+        """The first setting that a run of the cell was made with and that is another today: `train.epochs 200, now 100`.
+
+        Empty where there is none. Options that did not exist when the cell was made are not compared. Raises UserError where a
+        file of the cell is damaged.
+        """
+        rows = self.read()
+        try:
+            wanted = self.runs(params)
+        except UserError as error:  # of tuning: nothing is chosen for what params.yaml asks today
+            return str(error)
+        if len(wanted) != rows.height:
+            return f"{rows.height} runs, now {len(wanted)}"
+        for row, run in zip(rows.iter_rows(named=True), wanted, strict=True):
+            config = read_json(self.run_directory(row) / "config.json", self.command)
+            for name in ("encoder", "dim", "seed"):
+                if config[name] != getattr(run, name):
+                    return f"{name} {config[name]}, now {getattr(run, name)}"
+            for section, options in config["settings"].items():
+                for option, value in options.items():
+                    now = run.settings.get(section, {}).get(option)
+                    if value != now:
+                        return f"{section}.{option} {value}, now {now}"
+        return ""
 
     def study(self, params: Params) -> Tuning | None:
         """The tuning whose choice this cell is trained with."""
@@ -80,7 +118,7 @@ class Cell:
 
 def write_cell(cell: Cell, rows: list[dict[str, Any]], run_directories: list[Path]) -> None:
     """Put a cell in place, whole: a row and the directory of every run. Weights are copied where there are any."""
-    with atomic_directory(cell.directory) as directory:
+    with atomic_directory(cell.directory, {"cell": cell.name}) as directory:
         for row, run_directory in zip(rows, run_directories, strict=True):
             target = directory / cell.run_directory(row).relative_to(cell.directory)
             target.mkdir(parents=True)
@@ -110,7 +148,7 @@ def listed_cells(grid: Grid) -> list[Cell]:
 
 
 def read_cells(cells: list[Cell], partial: bool = False) -> pl.DataFrame:
-    """One row per run. Raises UserError naming the missing cells, unless `partial`; and where there is none at all.
+    """One row per run. Raises UserError naming the missing cells, unless `partial`; where there is none; for a damaged cell.
 
     Columns beside those of metrics.csv: `over`, what kind of cell it is from, and `run_directory`, where the run's files lie.
     """
@@ -123,7 +161,7 @@ def read_cells(cells: list[Cell], partial: bool = False) -> pl.DataFrame:
     frames = []
     for cell in cells:
         if cell.exists:
-            frame = pl.read_csv(cell.directory / "metrics.csv")
+            frame = cell.read()
             run_directories = [str(cell.run_directory(row)) for row in frame.iter_rows(named=True)]
             frames.append(frame.with_columns(over=pl.lit(cell.over), run_directory=pl.Series(run_directories)))
     return pl.concat(frames, how="diagonal_relaxed")

@@ -53,6 +53,10 @@ class Cluster:
         """How many tasks the nodes of this moment hold."""
         return sum(self._holds(has) for has in self._nodes())
 
+    @property
+    def threads(self) -> int:
+        return self.resources.cores
+
     @contextmanager
     def submitting(self) -> Iterator[Callable[[Task], Future[bool]]]:
         """Yield a function that submits a task, whose future says whether it succeeded.

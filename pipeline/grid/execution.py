@@ -3,33 +3,35 @@
 Importing this module does not import torch.
 """
 
+import os
 from pathlib import Path
 
-from pipeline.artifacts import read_json, verify
+from common.errors import UserError
+from pipeline.artifacts import SIDECAR, read_json, read_signed, verify
 from pipeline.grid.published import published_run
 from pipeline.runs import Run, evaluation_code
 
-
-def verify_inputs(run: Run) -> None:
-    """Raise UserError where what a run reads is not what was made: a number from damaged inputs would look like any other."""
-    verify(run.sequences, "the preprocess stage")
-    verify(run.spectrum, "the svd stage")
+AGAIN = "running the same command again"
+ANALYSIS = "analysis.json"
 
 
 def trained(run: Run) -> Path:
-    """The scratch directory of a run, trained first where it is not there yet."""
+    """The scratch directory of a run, trained first where it is not there yet. Raises UserError where it is damaged."""
     if not run.finished:
-        verify_inputs(run)
+        run.verify_inputs()  # before torch is imported
         from pipeline.training.loop import train_run
 
         train_run(run)
+    verify(run.scratch, AGAIN)
     return run.scratch
 
 
 def tested(directory: Path) -> bool:
-    """Whether the test ranks of a run are there, made by the code of today."""
-    analysis = directory / "analysis.json"
-    return analysis.is_file() and read_json(analysis, "evaluation").get("code") == evaluation_code()
+    """Whether the test ranks of a run are there, made by the code of today. Raises UserError where the run is damaged."""
+    if ANALYSIS not in read_signed(directory / SIDECAR, AGAIN).get("files", {}):
+        return False
+    verify(directory, AGAIN, [ANALYSIS])
+    return read_json(directory / ANALYSIS, AGAIN).get("code") == evaluation_code()
 
 
 def ready(run: Run) -> Path | None:
@@ -38,27 +40,41 @@ def ready(run: Run) -> Path | None:
 
 
 def evaluated(run: Run) -> Path:
-    """Where a trained and tested run lies, made first where it is not there yet."""
-    if run_directory := ready(run):
-        return run_directory
-    if run.finished:
-        verify_inputs(run)
-    directory = trained(run)  # which looks at the inputs itself
-    from pipeline.evaluation.evaluate import evaluate_run
+    """Where a trained and tested run lies, made first where it is not there yet. Raises UserError where it is damaged."""
+    directory = ready(run)
+    if directory is None:
+        directory = trained(run)
+        from pipeline.evaluation.evaluate import evaluate_run
 
-    evaluate_run(run)
+        evaluate_run(run)
+    verify(directory, AGAIN)
     return directory
 
 
 def evaluated_together(runs: list[Run]) -> list[Path]:
     """Where several trained and tested runs lie, in order; those not there yet are made side by side, sharing the cores.
 
-    Threads a run depend on how many runs are asked for, not on how many are missing: resumed or not, the digits are the same.
+    Each takes OMP_NUM_THREADS threads where that is set, else its share of the cores, which depends on how many runs are asked
+    for, not on how many are missing: resumed or not, the digits are the same.
     """
     if len(runs) > 1 and not all(ready(run) for run in runs):
         from joblib import Parallel, cpu_count, delayed
 
         workers = min(len(runs), cpu_count())
-        with Parallel(n_jobs=workers, inner_max_num_threads=max(1, cpu_count() // workers)) as pool:
+        threads = threads_per_run(workers)
+        with Parallel(n_jobs=workers, inner_max_num_threads=threads) as pool:
             pool(delayed(evaluated)(run) for run in runs)
     return [evaluated(run) for run in runs]
+
+
+def threads_per_run(side_by_side: int) -> int:
+    """Threads of a run: OMP_NUM_THREADS where the user has set it, else an equal share of the cores.
+
+    Raises UserError for a value that is no number of threads.
+    """
+    asked = os.environ.get("OMP_NUM_THREADS")
+    if asked is None:
+        return max(1, (os.cpu_count() or 1) // side_by_side)
+    if not asked.isdecimal() or int(asked) < 1:
+        raise UserError(f"OMP_NUM_THREADS is {asked!r}; set it to a number of threads, or unset it")
+    return int(asked)

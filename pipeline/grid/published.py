@@ -3,7 +3,7 @@
 docs/results/<name>/ holds runs.csv (a line per run: names, fingerprint, commit, machine, epochs, seconds, metrics), and per cell
 a Parquet file with a row per run: the test ranks of every user (`ranks`, `ranks_dot` and so on, for `rank`, `rank_dot` of
 ranks.parquet; older files have `ranks` alone), and the contents of the run's files by their names. The users, in the order of the
-ranks, stand once per dataset in users-<dataset>.parquet.
+ranks, stand once per dataset in users-<dataset>.parquet. sidecar.json has their checksums.
 """
 
 import json
@@ -16,32 +16,36 @@ import polars.selectors as cs
 
 from common.errors import UserError
 from common.names import check_form
-from pipeline.artifacts import atomic_directory, atomic_file, read_json, scratch
+from pipeline.artifacts import SIDECAR, atomic_directory, atomic_file, read_json, scratch, sha256, verify, write_signed
 from pipeline.grid.cells import KEYS, RUN_FILES, Cell, write_cell
 from pipeline.runs import Run, evaluation_code
 
 PUBLISHED = Path("docs/results")
 RUNS = "runs.csv"
+PUBLISH = "`python -m stages.publish`"
 ADDED = ["over", "fingerprint", "commit", "torch"]  # columns of runs.csv that metrics.csv of a cell does not have
 
 
 def publish(cells: list[tuple[Cell, list[Run]]], folder: Path, commit: str) -> pl.DataFrame:
     """Put cells and their runs into `folder`; return the lines of runs.csv.
 
-    Raises UserError where a cell was not made by this code, with these settings and inputs.
+    Raises UserError, and leaves `folder` as it was, where a cell is damaged or is not what code, settings and inputs make today.
     """
     lines = []
+    tables: dict[str, pl.DataFrame] = {}
     for cell, runs in cells:
-        rows = pl.read_csv(cell.directory / "metrics.csv")
+        rows = cell.read()
+        if rows.height != len(runs):
+            raise UserError(f"{cell.directory} has {rows.height} runs, params.yaml asks for {len(runs)}; run {cell.command}")
         ranks = pl.read_parquet(cell.directory / "ranks.parquet")
         users = ranks["user_id"].head(len(ranks) // len(rows))
         frames = []
         for row, run, part in zip(rows.iter_rows(named=True), runs, ranks.iter_slices(len(users)), strict=True):
-            texts = _texts(cell.run_directory(row), cell)
+            texts = {name: (cell.run_directory(row) / name).read_text(encoding="utf-8") for name in RUN_FILES}
             if json.loads(texts["config.json"])["fingerprint"] != run.fingerprint:
-                raise UserError(
-                    f"{cell.directory} is not what the code, params.yaml and its inputs make today; `dvc repro grid/dvc.yaml`"
-                )
+                raise UserError(f"{cell.directory} is stale: code, parameters or inputs changed since; run {cell.command}")
+            if json.loads(texts["analysis.json"])["code"] != evaluation_code():
+                raise UserError(f"{cell.directory} is stale: the code that tests runs changed since; run {cell.command}")
             if not part["user_id"].equals(users):
                 raise UserError(f"the runs of {cell.directory} hold different users; `dvc repro grid/dvc.yaml` makes it again")
             about = {
@@ -53,19 +57,18 @@ def publish(cells: list[tuple[Cell, list[Run]]], folder: Path, commit: str) -> p
             lines.append(row | about)
             found = part.select(cs.starts_with("rank").name.replace("^rank", "ranks").implode())
             frames.append(pl.DataFrame({"fingerprint": run.fingerprint} | texts).hstack(found))
-        _write(pl.concat(frames), folder / f"{cell.name}.parquet")
-        _write(users.to_frame(), folder / f"users-{cell.dataset}.parquet")
+        tables[f"{cell.name}.parquet"] = pl.concat(frames)
+        tables[f"users-{cell.dataset}.parquet"] = users.to_frame()
     found = pl.DataFrame(lines, infer_schema_length=None)
+    for name, table in tables.items():
+        _write(table, folder / name)
     with atomic_file(folder / RUNS) as partial:
         found.write_csv(partial)
+    for old in folder.glob("*.parquet"):
+        if old.name not in tables:
+            old.unlink()
+    write_signed(folder / SIDECAR, {"commit": commit, "files": {name: sha256(folder / name) for name in (RUNS, *tables)}})
     return found
-
-
-def _texts(run_directory: Path, cell: Cell) -> dict[str, str]:
-    try:
-        return {name: (run_directory / name).read_text(encoding="utf-8") for name in RUN_FILES}
-    except FileNotFoundError as error:
-        raise UserError(f"{error.filename} is missing; `dvc repro {cell.stage}` makes the cell again") from None
 
 
 def _write(frame: pl.DataFrame, file: Path) -> None:
@@ -86,8 +89,14 @@ def _published(root: Path) -> dict[str, Path]:
     return {
         row["fingerprint"]: file.parent / f"{_cell(row).name}.parquet"
         for file in sorted(root.glob(f"*/{RUNS}"))
-        for row in pl.read_csv(file).iter_rows(named=True)
+        for row in read_runs(file.parent).iter_rows(named=True)
     }
+
+
+def read_runs(folder: Path) -> pl.DataFrame:
+    """The lines of runs.csv. Raises UserError where it is damaged."""
+    verify(folder, PUBLISH, [RUNS])
+    return pl.read_csv(folder / RUNS)
 
 
 def published_run(run: Run) -> Path | None:
@@ -101,7 +110,7 @@ def published_run(run: Run) -> Path | None:
 
 def restore(folder: Path) -> list[Cell]:
     """Put the cells of `folder` that are not in grid/cells there, without weights; return them."""
-    lines = pl.read_csv(folder / RUNS)
+    lines = read_runs(folder)
     restored = []
     for part in lines.partition_by("dataset", "backbone", "adapter", "over", "loss", maintain_order=True):
         rows = part.drop(ADDED).to_dicts()
@@ -114,14 +123,16 @@ def restore(folder: Path) -> list[Cell]:
 
 
 def unpack(file: Path, fingerprint: str, dataset: str) -> Path:
-    """Write the files of a published run into scratch; return their directory."""
+    """Write the files of a published run into scratch; return their directory. Raises UserError where either is damaged."""
     run_directory = scratch() / "published" / fingerprint
-    if not run_directory.is_dir():
+    if not (run_directory / SIDECAR).is_file():
+        verify(file.parent, PUBLISH, [file.name, f"users-{dataset}.parquet"])
         row = pl.read_parquet(file).filter(fingerprint=fingerprint)
         users = pl.read_parquet(file.parent / f"users-{dataset}.parquet")
-        with atomic_directory(run_directory) as directory:
+        with atomic_directory(run_directory, {"run": fingerprint}) as directory:
             for name in RUN_FILES:
                 (directory / name).write_text(row[name][0], encoding="utf-8")
             ranks = row.select(cs.starts_with("ranks").explode().name.replace("^ranks", "rank"))
             users.hstack(ranks).write_parquet(directory / "ranks.parquet")
+    verify(run_directory, PUBLISH)
     return run_directory

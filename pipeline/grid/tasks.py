@@ -20,7 +20,7 @@ from typing import Protocol
 from common.errors import UserError
 from pipeline.artifacts import scratch
 from pipeline.grid.cells import Cell, listed_cells
-from pipeline.grid.execution import ready
+from pipeline.grid.execution import ready, threads_per_run
 from pipeline.grid.tuning import SPACE, Tuning, listed_tunings, write_choice
 from pipeline.params import Params
 from pipeline.runs import Run
@@ -122,16 +122,23 @@ class Engine(Protocol):
     def jobs(self) -> int:
         """How many tasks run at a time."""
 
+    @property
+    def threads(self) -> int:
+        """How many threads a task takes."""
+
     def submitting(self) -> AbstractContextManager[Callable[[Task], Future[bool]]]:
         """Give a function that submits a task, whose future says whether it succeeded."""
 
 
 class Local:
-    """A machine: `jobs` processes at a time, which share its cores and take its GPUs, where it has any, in turns."""
+    """A machine: `jobs` processes at a time, which share its cores and take its GPUs, where it has any, in turns.
+
+    A process takes OMP_NUM_THREADS threads where that is set, else its share of the cores.
+    """
 
     def __init__(self, jobs: int) -> None:
         self.jobs = jobs
-        self.threads = max(1, (os.cpu_count() or 1) // jobs)
+        self.threads = threads_per_run(jobs)
         self.gpus = visible_gpus()
         self.slots: SimpleQueue[int] = SimpleQueue()
         for slot in range(jobs):

@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 
 from models.core.adapter import Spectrum
-from pipeline.artifacts import open_array
+from pipeline.artifacts import open_array, verify
+from pipeline.runs import svd_command
 
 FILES = ("U", "sigma", "V", "mean")
 
@@ -15,6 +16,8 @@ def load_spectrum(directory: Path, device: torch.device | None = None) -> Spectr
     """Read a spectrum artifact, mapped from disk until it is moved; its centred twin is read when first asked for."""
 
     def read(folder: Path, load_centred: Callable[[], Spectrum] | None) -> Spectrum:
+        files = [(folder / f"{name}.npy").relative_to(directory).as_posix() for name in FILES]
+        verify(directory, svd_command(directory.parent.name), files)
         # Copy on write: torch wants writable memory, and the file stays as it is.
         U, sigma, V, mean = (
             torch.from_numpy(open_array(folder / f"{name}.npy", "svd", "c")).to(device or torch.device("cpu")) for name in FILES

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import polars as pl
@@ -22,7 +21,7 @@ from models.core.adapter import Spectrum
 from models.core.loss import normalised
 from models.core.recommender import Recommender, build_recommender
 from models.losses import LOSSES
-from pipeline.artifacts import atomic_directory, atomic_file, read_json, remove_directory, scratch, write_json
+from pipeline.artifacts import atomic_directory, check_seal, read_json, remove_directory, scratch, sealed_file, verify, write_json
 from pipeline.device import environment, select_device, training_precision
 from pipeline.params import Similarity
 from pipeline.runs import Run
@@ -35,6 +34,7 @@ from pipeline.training.steps import NO_CUDA_GRAPH, Steps, cuda_graph, random_sta
 
 MONITOR = "NDCG@20"
 VALIDATION_CUTOFFS = [10, 20]
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 
 History = list[dict[str, Any]]
@@ -56,6 +56,7 @@ def train_run(run: Run, should_prune: Callable[[History], bool] = lambda history
     device = select_device()
     use_deterministic_kernels()
     train = run.settings["train"]
+    run.verify_inputs()
     sequences = load_sequences(run.sequences, train["max_history"], device)
     spectrum = load_spectrum(run.spectrum, device)
     if sequences.n_items != spectrum.n_items:
@@ -68,8 +69,8 @@ def train_run(run: Run, should_prune: Callable[[History], bool] = lambda history
     if not progress.stops(run.settings["train"]["epochs"], run.settings["train"]["patience"]):
         remove_directory(_unfinished(run).parent)
         return progress.history, False
-    with atomic_directory(run.scratch) as directory:
-        save_file(progress.weights, directory / "model.safetensors")
+    with atomic_directory(run.scratch, {"run": run.fingerprint}) as directory:
+        save_file(progress.weights, directory / WEIGHTS)
         pl.DataFrame(progress.history).write_csv(directory / "history.csv")
         summary = {
             "epochs": progress.epoch,
@@ -80,7 +81,7 @@ def train_run(run: Run, should_prune: Callable[[History], bool] = lambda history
         write_json(directory / "training.json", summary)
         cost = {"seconds": progress.seconds, "seconds_per_epoch": progress.seconds / progress.epoch}
         write_json(directory / "run.json", cost | environment(device))
-        write_json(directory / "config.json", run.config())
+        write_json(directory / CONFIG, run.config())
     remove_directory(_unfinished(run).parent)
     return progress.history, True
 
@@ -191,7 +192,7 @@ def _save(run: Run, progress: Progress, steps: Steps) -> None:
         "optimisers": [optimiser.state_dict() for optimiser in steps.optimisers],
         "random": random_states(steps.generator),
     }
-    with atomic_file(_unfinished(run)) as partial:
+    with sealed_file(_unfinished(run)) as partial:
         torch.save(state, partial)
 
 
@@ -201,10 +202,11 @@ def _resumed(run: Run, steps: Steps) -> Progress:
     if not file.is_file():
         return Progress()
     try:
-        state = torch.load(file, weights_only=True, map_location="cpu")
-    except (RuntimeError, OSError, EOFError, UnpicklingError):
+        check_seal(file, "training")
+    except UserError:
         print(f"{run.name}: {file} is damaged; training starts again from the first epoch", file=sys.stderr)
         return Progress()
+    state = torch.load(file, weights_only=True, map_location="cpu")
     steps.model.load_state_dict(state["model"])
     for optimiser, saved in zip(steps.optimisers, state["optimisers"], strict=True):
         optimiser.load_state_dict(saved)
@@ -222,10 +224,10 @@ def _stopped(run: Run, losses: torch.Tensor, progress: Progress) -> DivergedErro
     if not progress.weights:
         return DivergedError(f"{message} (no epoch was finished before it: there are no weights to keep)")
     kept = scratch() / "stopped" / run.fingerprint
-    with atomic_directory(kept) as directory:
-        save_file(progress.weights, directory / "model.safetensors")
+    with atomic_directory(kept, {"run": run.fingerprint}) as directory:
+        save_file(progress.weights, directory / WEIGHTS)
         pl.DataFrame(progress.history).write_csv(directory / "history.csv")
-        write_json(directory / "config.json", run.config())
+        write_json(directory / CONFIG, run.config())
     return DivergedError(f"{message}; the best weights before it, of epoch {progress.best['epoch']}, are in {kept}")
 
 
@@ -257,8 +259,9 @@ def _flat(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def load_checkpoint(directory: Path, run: Run, spectrum: Spectrum) -> Recommender:
-    """Rebuild a trained recommender; raise UserError where the checkpoint belongs to another run."""
-    found = _flat(read_json(directory / "config.json", "the train stage"))
+    """Rebuild a trained recommender; raise UserError where the checkpoint is damaged or belongs to another run."""
+    verify(directory, "`dvc repro train`", [CONFIG, WEIGHTS])
+    found = _flat(read_json(directory / CONFIG, "`dvc repro train`"))
     expected = _flat(json.loads(json.dumps(run.config())))
     for name in expected | found:
         if name != "fingerprint" and found.get(name) != expected.get(name):
@@ -266,9 +269,10 @@ def load_checkpoint(directory: Path, run: Run, spectrum: Spectrum) -> Recommende
                 f"{directory} holds a checkpoint with {name} {found.get(name)!r}, params.yaml says {expected.get(name)!r}; "
                 "`dvc repro` trains it again"
             )
+    run.verify_inputs()
     model = build(run, spectrum)
     try:
-        model.load_state_dict(load_file(directory / "model.safetensors"))
+        model.load_state_dict(load_file(directory / WEIGHTS))
     except (RuntimeError, OSError, SafetensorError) as error:
-        raise UserError(f"{directory}/model.safetensors cannot be loaded ({str(error).splitlines()[0]}); train again") from None
+        raise UserError(f"{directory / WEIGHTS} cannot be loaded ({str(error).splitlines()[0]}); train again") from None
     return model

@@ -6,13 +6,13 @@ import numpy as np
 import polars as pl
 
 from common.errors import UserError
+from pipeline.artifacts import verify
+from pipeline.runs import preprocess_command
 
 
 def read_sequences(directory: Path) -> tuple[pl.DataFrame, int]:
     """The users of a sequences artifact and its number of items."""
-    for name in ("sequences.parquet", "items.parquet"):
-        if not (directory / name).is_file():
-            raise UserError(f"{directory / name} is missing; `dvc repro data/dvc.yaml:preprocess@{directory.name}` makes it")
+    verify(directory, preprocess_command(directory.name), ["sequences.parquet", "items.parquet"])
     try:
         users = pl.read_parquet(directory / "sequences.parquet")
         n_items = pl.scan_parquet(directory / "items.parquet").select(pl.len()).collect().item()

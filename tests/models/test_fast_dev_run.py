@@ -15,7 +15,7 @@ from models.adapters import ADAPTERS
 from models.backbones import BACKBONES
 from models.core.adapter import Spectrum
 from models.core.recommender import Recommender
-from pipeline.artifacts import write_json
+from pipeline.artifacts import atomic_directory, sha256
 from pipeline.embedding.spectrum import decompose
 from pipeline.grid.execution import evaluated, trained
 from pipeline.params import load_params
@@ -35,14 +35,13 @@ def project(tmp_path: Path, spectrum: Spectrum, monkeypatch: pytest.MonkeyPatch)
     starts, lengths = rng.integers(0, 60, USERS), rng.integers(3, 9, USERS)
     items = [[int((start + i) % 60) for i in range(length)] for start, length in zip(starts, lengths, strict=True)]
     directory = tmp_path / "data/sequences/tiny"
-    directory.mkdir(parents=True)
-    pl.DataFrame({"user_id": [f"u{i}" for i in range(USERS)], "items": items}).write_parquet(directory / "sequences.parquet")
-    pl.DataFrame({"item_id": [f"i{i}" for i in range(60)]}).write_parquet(directory / "items.parquet")
-    write_json(directory / "sidecar.json", {"dataset": "tiny"})
+    with atomic_directory(directory, {"dataset": "tiny"}) as partial:
+        pl.DataFrame({"user_id": [f"u{i}" for i in range(USERS)], "items": items}).write_parquet(partial / "sequences.parquet")
+        pl.DataFrame({"item_id": [f"i{i}" for i in range(60)]}).write_parquet(partial / "items.parquet")
     target = tmp_path / "data/spectrum/tiny/minilm"
     np.save(tmp_path / "embeddings.npy", spectrum.embeddings().numpy())
-    decompose(tmp_path / "embeddings.npy", target)
-    write_json(target / "sidecar.json", {"dataset": "tiny"})
+    with atomic_directory(target, {"embeddings": {"items": sha256(directory / "items.parquet")}}) as partial:
+        decompose(tmp_path / "embeddings.npy", partial)
     return tmp_path
 
 

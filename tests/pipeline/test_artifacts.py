@@ -1,13 +1,29 @@
 """Artifacts are written whole or not at all, and say what made them."""
 
+import contextlib
+import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from common.errors import UserError
-from pipeline.artifacts import atomic_directory, atomic_file, fingerprint, main_checkout, read_json, scratch, sha256, write_json
+from pipeline.artifacts import (
+    added_files,
+    atomic_directory,
+    atomic_file,
+    check_seal,
+    fingerprint,
+    main_checkout,
+    read_json,
+    scratch,
+    sealed_file,
+    sha256,
+    verify,
+    write_json,
+)
 
 
 class StopError(Exception):
@@ -114,7 +130,9 @@ def test_the_sidecar_holds_what_made_it_and_a_checksum_of_every_file(tmp_path: P
         (directory / "deep").mkdir()
         (directory / "b.txt").write_bytes(b"abc")
         (directory / "deep/a.txt").write_bytes(b"")
-    assert json.loads((target / "sidecar.json").read_text()) == {
+    content = json.loads((target / "sidecar.json").read_text())
+    assert len(content.pop("checksum")) == 32
+    assert content == {
         "dataset": "demo",
         "files": {
             "b.txt": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
@@ -178,3 +196,66 @@ def test_scratch_can_be_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert scratch() == tmp_path / "elsewhere"
     monkeypatch.setenv("SPECTRAN_SCRATCH", "relative")
     assert scratch().is_absolute()
+
+
+# ----------------------------------------------------------------------------------------------------- what is read is checked
+
+
+def test_an_artifact_in_the_place_of_another_is_refused(tmp_path: Path) -> None:
+    """The same bytes, sidecar and all; a copy of the whole project elsewhere is as good as the project."""
+    with atomic_directory(Path("data/x/first"), {}) as directory:
+        (directory / "file").write_text("content")
+    verify(Path("data/x/first"), "cmd")
+    shutil.copytree("data/x/first", "data/x/second")
+    with pytest.raises(UserError, match=r"data/x/second/sidecar.json is damaged or belongs elsewhere.*cmd makes it again"):
+        verify(Path("data/x/second"), "cmd")
+    shutil.copytree("data", tmp_path / "elsewhere/data")
+    with contextlib.chdir(tmp_path / "elsewhere"):
+        verify(Path("data/x/first"), "cmd")
+
+
+def test_only_the_named_files_are_looked_at_and_each_must_be_listed() -> None:
+    target = Path("data/x/y")
+    with atomic_directory(target, {}) as directory:
+        (directory / "read").write_text("content")
+        (directory / "other").write_text("content")
+    (target / "other").write_text("changed")
+    (target / "new").write_text("content")
+    assert set(verify(target, "cmd", ["read"])["files"]) == {"read", "other"}
+    with pytest.raises(UserError, match="data/x/y/other is damaged"):
+        verify(target, "cmd")
+    with pytest.raises(UserError, match="data/x/y/new is not a file of this artifact"):
+        verify(target, "cmd", ["new"])
+
+
+def test_files_that_are_added_count_once_all_are_there() -> None:
+    """Cut off in between, the artifact is what it was before, without the files that were being replaced."""
+    target = Path("data/x/y")
+    with atomic_directory(target, {"run": 1}) as directory:
+        (directory / "weights").write_text("w")
+        (directory / "ranks").write_text("old")
+    with pytest.raises(StopError), added_files(target, ["ranks"], "cmd"):
+        (target / "ranks").write_text("half")
+        raise StopError
+    assert set(verify(target, "cmd")["files"]) == {"weights"}
+    with added_files(target, ["ranks"], "cmd"):
+        (target / "ranks").write_text("new")
+    sidecar = verify(target, "cmd")
+    assert (sidecar["run"], set(sidecar["files"])) == (1, {"weights", "ranks"})
+
+
+def test_a_sealed_file_ends_with_a_checksum_of_its_place_and_content(tmp_path: Path) -> None:
+    file = tmp_path / ".scratch/states/state"
+    with sealed_file(file) as partial:
+        partial.write_bytes(b"content")
+    digest = hashlib.sha256(b"scratch:states/statecontent").hexdigest()
+    assert file.read_bytes() == b"content" + f"\n# sha256 {digest}\n".encode()
+    check_seal(file, "cmd")
+    for content in (b"", b"content", b"Content" + file.read_bytes()[7:], file.read_bytes()[:-1], file.read_bytes() + b"\n"):
+        other = file.with_name("state")
+        other.write_bytes(content)
+        with pytest.raises(UserError, match="state is damaged, its checksum is not that at its end"):
+            check_seal(other, "cmd")
+    file.unlink()
+    with pytest.raises(UserError, match="state is missing"):
+        check_seal(file, "cmd")

@@ -1,5 +1,6 @@
 """params.yaml is typed; every mistake in it is one line that names the place and the nearest valid name."""
 
+import datetime
 import re
 import subprocess
 import sys
@@ -256,3 +257,68 @@ def test_own_files_keep_the_order_of_their_rows_unless_their_section_says_otherw
 def test_no_name_of_a_shipped_encoder_has_a_dot() -> None:
     """DVC splits a parameter's name at dots: `encoders.a.b` is looked for as b inside a."""
     assert [name for name in load_params(ROOT / "params.yaml").encoders if "." in name] == []
+
+
+# ------------------------------------------------------------------------------------------------------------ types and bounds
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "says"),
+    [
+        ("dim", True, "dim: expected a number, found true"),
+        ("train.epochs", True, "train: epochs: expected a number, found true"),
+        ("train.learning_rate", False, "train: learning_rate: expected a number, found false"),
+        ("svd.rank_rtol", True, "svd: rank_rtol: expected a number, found true"),
+        ("grid.seeds", [0, True], "grid: seeds: expected a number, found true"),
+        ("seed", 2**63, f"seed: expected at most {2**63 - 1}, found {2**63}"),
+        ("seed", -1, "seed: Input should be greater than or equal to 0, found -1"),
+        ("sources.demo.seed", 2**64, f"seed: expected at most {2**63 - 1}, found {2**64}"),
+        ("grid.seeds", [2**63], f"grid: seeds: expected at most {2**63 - 1}, found {2**63}"),
+        ("dim", 2**16 + 1, "dim: Input should be less than or equal to 65536, found 65537"),
+        ("grid.dim", 2**63 - 1, "grid.dim: Input should be less than or equal to 65536"),
+        ("grid.dimensions.dims", [2**17], "grid.dimensions.dims.0: Input should be less than or equal to 65536, found 131072"),
+        (
+            "encoders.minilm.revision",
+            datetime.date(2020, 2, 2),
+            "encoders.minilm.revision: Input should be a valid string, found",
+        ),
+        ("evaluate", None, "evaluate: Input should be a valid dictionary"),
+    ],
+)
+def test_a_value_of_another_type_or_size_is_refused(place: str, value: Any, says: str) -> None:
+    assert says in complaint(with_value(place, value))
+
+
+@pytest.mark.parametrize("adapter", ["base", "spectran"])
+def test_an_option_of_an_adapter_is_no_boolean_either(adapter: str) -> None:
+    with pytest.raises(UserError, match=r"^here: id_std: expected a number, found true$"):
+        ADAPTERS.load(adapter).Config.parse({"id_std": True}, "here")
+
+
+@pytest.mark.parametrize(("place", "value"), [("seed", 2**63 - 1), ("dim", 2**16), ("encoders.minilm.normalise", True)])
+def test_the_largest_values_and_real_booleans_are_taken(place: str, value: Any) -> None:
+    Params.parse(with_value(place, value), "params.yaml")
+
+
+@pytest.mark.parametrize("name", sorted({*REPOSITORY} - {"download"}))
+def test_a_missing_section_is_one_short_line(name: str) -> None:
+    values = {key: value for key, value in REPOSITORY.items() if key != name}
+    assert complaint(values) == f"params.yaml: {name}: Field required"
+
+
+def test_a_long_value_is_shown_in_part() -> None:
+    assert len(complaint(with_value("dataset", ["x" * 10_000] * 100))) < 1000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("[" * 20_000, "{" * 5_000, "a: 2020-02-30", "a: !!int ''", "a: !!bool x", "a: !!timestamp x", "a: " + "9" * 5000),
+        *("a: !!python/object/apply:os.system [x]", "? [a]\n: b"),
+    ],
+)
+def test_yaml_that_cannot_be_read_is_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"params.yaml is not valid YAML: ") as caught:
+        load_params(tmp_path / "params.yaml")
+    assert "\n" not in str(caught.value)

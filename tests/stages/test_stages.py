@@ -225,7 +225,7 @@ def test_a_model_that_cannot_be_loaded_offline(set_params: SetParams) -> None:
 def test_stages_whose_inputs_are_not_there_name_the_stage_that_makes_them(project: Path) -> None:
     shutil.rmtree(project / "data/sequences")
     shutil.rmtree(project / "data/embeddings")
-    refused("embed tiny random", "items.parquet is missing; it is made by `python -m stages.preprocess tiny`")
+    refused("embed tiny random", "data/sequences/tiny/sidecar.json is missing; it is made by `python -m stages.preprocess tiny`")
     refused("svd tiny random", "sidecar.json is missing; it is made by `python -m stages.embed tiny random`")
 
 
@@ -388,12 +388,12 @@ def test_more_dimensions_than_the_rank(set_params: SetParams) -> None:
 @pytest.mark.usefixtures("project")
 def test_a_run_without_its_data() -> None:
     shutil.rmtree("data/spectrum")
-    refused("train", "data/spectrum/tiny/random/sidecar.json is missing; it is made by the svd stage")
+    refused("train", "data/spectrum/tiny/random/sidecar.json is missing; it is made by `dvc repro data/dvc.yaml:svd@tiny`")
 
 
 @pytest.mark.usefixtures("project")
 def test_evaluating_and_tabulating_before_training() -> None:
-    refused("evaluate", "data/checkpoints/selected/config.json is missing; it is made by the train stage")
+    refused("evaluate", "data/checkpoints/selected/sidecar.json is missing; it is made by `dvc repro train`")
     refused("aggregate --selected", "metrics/evaluation.json is missing; it is made by `python -m stages.evaluate`")
     refused("aggregate", "2 of 2 cells are missing (tiny-sasrec-base, tiny-sasrec-spectran)")
 
@@ -424,11 +424,18 @@ def test_the_selected_run_from_training_to_its_table(set_params: SetParams) -> N
     history = pl.read_csv("metrics/history.csv")
     training = json.loads(Path("metrics/training.json").read_text())
     assert history["NDCG@20"].max() == training["validation"]["NDCG@20"]
-    assert {path.name for path in Path("data/checkpoints/selected").iterdir()} == {"model.safetensors", "config.json"}
+    assert {path.name for path in Path("data/checkpoints/selected").iterdir()} == {
+        "model.safetensors",
+        "config.json",
+        "sidecar.json",
+    }
 
     set_params({"evaluate.cutoffs": [5]})
     refused("aggregate --selected", "metrics/evaluation.json", "HR@5")
     set_params({"evaluate.cutoffs": [10, 20], "dim": 8})
+    refused(
+        "aggregate --selected", "metrics/evaluation.json is of another run than the one that params.yaml selects; `dvc repro`"
+    )
     refused("evaluate", "holds a checkpoint with dim 16, params.yaml says 8; `dvc repro` trains it again")
 
 
@@ -465,6 +472,55 @@ def test_the_grid_from_cells_to_report(set_params: SetParams) -> None:
     assert against["users"].unique().to_list() == [ranks["user_id"].n_unique()]
     set_params({"evaluate.cutoffs": [5]})
     refused("aggregate", "the cells lack HR@5, NDCG@5", "`dvc repro grid/dvc.yaml`")
+
+
+def test_cells_of_other_settings_are_left_out_of_the_report_and_named(set_params: SetParams) -> None:
+    for adapter in ("base", "spectran"):
+        assert stage(f"cell tiny sasrec {adapter}").returncode == 0
+    set_params({"train.epochs": 3})
+    every = "2 of 2 cells were made with other settings than params.yaml's: tiny-sasrec-base (train.epochs 4, now 3), "
+    refused("aggregate", every)
+    refused("aggregate --partial", every)
+    assert stage("cell tiny sasrec base").returncode == 0
+    refused("aggregate", "1 of 2 cells were made with other settings")
+    done = stage("aggregate --partial")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "left out, made with other settings: tiny-sasrec-spectran (train.epochs 4, now 3)" in done.stdout
+    report = Path("metrics/report.md").read_text()
+    assert "at most 3 epochs" in report
+    assert "Not there: tiny-sasrec-spectran." in report
+    assert pl.read_csv("metrics/tables/runs.csv")["adapter"].unique().to_list() == ["base"]
+    table = pl.read_csv("metrics/tables/table2.csv").filter((pl.col("adapter") == "base") & (pl.col("metric") == "HR@20"))
+    ranks = pl.read_parquet("grid/cells/tiny-sasrec-base/ranks.parquet")
+    assert table["mean"][0] == pytest.approx((ranks["rank"] <= 20).mean())
+
+
+def test_the_grid_brings_the_table_of_the_selected_run_up_to_date(set_params: SetParams) -> None:
+    """Cells are no dependency of it: DVC would train the whole grid for one run."""
+    set_params({"grid.adapters": ["base"], "grid.seeds": [0]})
+    for command in ("train", "evaluate", "aggregate --selected"):
+        assert stage(command).returncode == 0
+    selected = Path("metrics/selected.md")
+    assert "grid:" not in selected.read_text()
+    assert stage("cell tiny sasrec base").returncode == 0
+    done = stage("aggregate")
+    assert (done.returncode, done.stderr) == (0, "")
+    mean = pl.read_csv("grid/cells/tiny-sasrec-base/metrics.csv")["NDCG@20"][0]
+    assert f"{mean:.4f}" in selected.read_text().split("grid: base, random, dim 16 (1 seed)")[1]
+    kept = selected.read_text()
+    set_params({"seed": 1})
+    assert stage("aggregate").returncode == 0
+    assert selected.read_text() == kept, "the metrics that are there are of another run than the selected"
+
+
+def test_metrics_that_were_changed_by_hand_are_refused(project: Path) -> None:
+    for command in ("train", "evaluate"):
+        assert stage(command).returncode == 0
+    file = Path("metrics/evaluation.json")
+    file.write_text(file.read_text().replace("0.0", "0.9", 1))
+    refused(
+        "aggregate --selected", "metrics/evaluation.json is damaged, its checksum is not that in data/runs/evaluate-selected.json"
+    )
 
 
 def test_variants_and_dims_from_cells_to_tables(set_params: SetParams) -> None:

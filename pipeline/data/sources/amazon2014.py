@@ -161,7 +161,7 @@ def read_items(path: Path, needed: set[str]) -> tuple[pl.DataFrame, int]:
             parsed += 1
             try:
                 record = ast.literal_eval(line.decode("utf-8"))
-                found_fields[record["asin"]] = [
+                found_fields[str(_text(record["asin"]))] = [
                     _text(record.get("title")),
                     _text(record.get("brand")),
                     _categories(record.get("categories")),
@@ -179,11 +179,12 @@ def read_items(path: Path, needed: set[str]) -> tuple[pl.DataFrame, int]:
 
 
 def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None
+    """A string that UTF-8 can hold: a surrogate without its partner becomes U+FFFD."""
+    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if isinstance(value, str) else None
 
 
 def _categories(value: object) -> str | None:
     """Paths of categories, e.g. [["Toys & Games", "Puzzles"]], as the names in them, each once."""
     paths = value if isinstance(value, list) else []
-    names = [name for path in paths if isinstance(path, list) for name in path if isinstance(name, str)]
+    names = [text for path in paths if isinstance(path, list) for name in path if (text := _text(name))]
     return ", ".join(dict.fromkeys(names)) or None

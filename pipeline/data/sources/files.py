@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -37,6 +38,8 @@ def read_table(path: Path, columns: Mapping[str, type[pl.DataType]]) -> pl.DataF
     for column, kind in columns.items():
         if column not in table.columns:
             raise UserError(f"{path}: column '{column}' is missing{did_you_mean(column, table.columns)}")
+        if isinstance(table[column].dtype, pl.Duration):
+            raise UserError(f"{path}: column '{column}' is a length of time, not a point in time; write seconds since 1970")
         if isinstance(table[column].dtype, pl.Datetime):
             table = table.with_columns(pl.col(column).dt.epoch("s"))
         try:
@@ -51,11 +54,16 @@ def read_table(path: Path, columns: Mapping[str, type[pl.DataType]]) -> pl.DataF
 
 
 def _fields(table: pl.DataFrame) -> list[pl.Expr]:
-    """Every column as text, lists joined by commas; what is neither (a struct, binary) is no field."""
+    """Every column as text, lists joined by commas; what is neither (a struct, binary, a duration) is no field."""
     made = []
     for name, kind in table.schema.items():
-        if isinstance(kind, pl.List) and not kind.inner.is_nested():
+        if isinstance(kind, pl.List) and _is_text(kind.inner):
             made.append(pl.col(name).cast(pl.List(pl.String)).list.drop_nulls().list.join(", "))
-        elif not kind.is_nested() and kind != pl.Binary:
+        elif _is_text(kind):
             made.append(pl.col(name).cast(pl.String))
     return made
+
+
+def _is_text(kind: Any) -> bool:
+    """Whether polars can write values of this type as text."""
+    return not kind.is_nested() and kind not in (pl.Binary, pl.Duration, pl.Object)

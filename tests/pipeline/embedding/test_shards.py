@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from common.errors import UserError
-from pipeline.artifacts import write_json
+from pipeline.artifacts import atomic_directory
 from pipeline.embedding import encoder as encoder_module
 from pipeline.embedding.encoder import TextEncoder, encode
 from pipeline.embedding.processes import Processes
@@ -69,7 +69,7 @@ def test_shards_together_are_what_encode_makes_in_memory(options: Encoder, tmp_p
     assert not made.directory.exists()
 
 
-@pytest.mark.parametrize("damage", [None, b"", b"\x93NUMPY", "short", "flipped"])
+@pytest.mark.parametrize("damage", [None, b"", b"\x93NUMPY", "short", "flip", "swap"])
 def test_only_missing_and_damaged_shards_are_made_again(options: Encoder, tmp_path: Path, damage: bytes | str | None) -> None:
     made = shards(options)
     made.embed()
@@ -79,10 +79,12 @@ def test_only_missing_and_damaged_shards_are_made_again(options: Encoder, tmp_pa
         victim.unlink()
     elif damage == "short":
         np.save(victim, np.load(victim)[:-1])
-    elif damage == "flipped":
+    elif damage == "flip":
         content = bytearray(victim.read_bytes())
         content[len(content) // 2] ^= 1
         victim.write_bytes(content)
+    elif damage == "swap":
+        shutil.copyfile(next(path for path in sorted(made.directory.iterdir()) if path != victim), victim)
     else:
         victim.write_bytes(damage)
     before = {path.name: path.stat().st_mtime_ns for path in made.directory.iterdir() if path != victim}
@@ -236,11 +238,9 @@ def run(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callabl
     params["sources"]["mine"] = {"kind": "files", "interactions": "log.csv", "items": "items.csv"}
     params["encoders"]["tiny"] = {"model": str(llama), "batch_tokens": 60}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
-    items = tmp_path / "data/sequences/mine"
-    items.mkdir(parents=True)
-    pl.DataFrame({"text": texts(3000)}).write_parquet(items / "items.parquet")
-    write_json(items / "sidecar.json", {"template": "{title}"})
     monkeypatch.chdir(tmp_path)
+    with atomic_directory(Path("data/sequences/mine"), {"template": "{title}"}) as directory:
+        pl.DataFrame({"text": texts(3000)}).write_parquet(directory / "items.parquet")
     environment = os.environ | {"PYTHONPATH": str(ROOT), "TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
     def start(processes: int = 1, **more: str) -> subprocess.Popen:

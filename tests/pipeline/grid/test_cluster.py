@@ -183,7 +183,7 @@ def test_a_run_on_a_node_is_the_run_of_this_machine_to_the_last_digit(
             f"{task.name} {file.name}": file.read_bytes()
             for task in tasks
             for file in task.result.iterdir()
-            if file.name not in ("run.json", "analysis.json")  # they hold seconds
+            if file.name not in ("run.json", "analysis.json", "sidecar.json")  # they hold seconds, or checksums of them
         }
         assert all(execution.tested(task.result) for task in tasks)
     assert len(made["local"]) >= 10
@@ -377,7 +377,7 @@ def test_the_grid_of_a_checkout_on_ray(tmp_path: Path) -> None:
         files = [file.relative_to(here.root) for file in (here.root / "grid/cells" / cell).rglob("*") if file.is_file()]
         assert len(files) > 8
         for file in files:
-            if file.name not in ("metrics.csv", "run.json", "analysis.json"):  # they hold seconds
+            if file.name not in ("metrics.csv", "run.json", "analysis.json", "sidecar.json"):  # seconds
                 assert (there.root / file).read_bytes() == (here.root / file).read_bytes(), file
     assert (there.root / "metrics/tables/table2.md").read_text() == (here.root / "metrics/tables/table2.md").read_text()
     assert "everything was in place" in there.run(*command), "no cluster is started for nothing"

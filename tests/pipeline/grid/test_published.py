@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from common.errors import UserError
+from pipeline.artifacts import verify
 from pipeline.grid import published as module
 from pipeline.grid.cells import Cell, listed_cells, read_cells
 from pipeline.grid.execution import ready
@@ -16,6 +17,7 @@ from pipeline.grid.published import publish, published_run, restore
 from pipeline.grid.tasks import unfinished
 from pipeline.params import load_params
 from pipeline.report.results import comparisons, table_metrics
+from stages import publish as stage
 from stages.cell import make
 from stages.publish import committed_code
 
@@ -51,7 +53,7 @@ def test_tables_and_tests_come_out_the_same_from_what_is_published(cells: list[C
     for was, now in zip(before, after, strict=True):
         assert was.equals(now)
     for path, content in kept.items():
-        if path.name != "metrics.csv":
+        if path.name not in ("metrics.csv", "sidecar.json"):  # which has no checksums of weights any more
             assert path.read_bytes() == content, path
     assert restore(FOLDER) == [], "cells that are there stay"
 
@@ -105,9 +107,7 @@ def test_cells_of_other_settings_are_refused(cells: list[Cell], set_params: Call
     before = (FOLDER / "runs.csv").read_bytes()
     set_params({"train.epochs": 2})
     params = load_params()
-    with pytest.raises(
-        UserError, match=r"^grid/cells/tiny-sasrec-base is not what the code, params.yaml and its inputs make today"
-    ):
+    with pytest.raises(UserError, match=r"^grid/cells/tiny-sasrec-base is stale: code, parameters or inputs changed since"):
         publish([(cell, cell.runs(params)) for cell in cells], FOLDER, "0123456789")
     assert (FOLDER / "runs.csv").read_bytes() == before
 
@@ -130,7 +130,7 @@ def test_code_that_is_not_committed_is_refused(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(UserError, match="git finds no commit here"):
         committed_code()
     file = Path("pipeline/training/loop.py")
-    file.parent.mkdir()
+    file.parent.mkdir(parents=True)
     file.write_text("a = 1\n")
     git = ("git", "-c", "user.name=t", "-c", "user.email=t@example.org")
     for command in (("init", "-q"), ("add", "."), ("commit", "-q", "-m", "first")):
@@ -139,6 +139,49 @@ def test_code_that_is_not_committed_is_refused(tmp_path: Path, monkeypatch: pyte
     assert head.startswith(committed_code())
     Path("notes.md").write_text("other files may differ\n")
     assert head.startswith(committed_code())
+    Path(".gitignore").write_text("__pycache__/\nmine.py\n")
+    cached = Path("models/__pycache__/mine.pyc")
+    cached.parent.mkdir(parents=True)
+    cached.touch()
+    assert head.startswith(committed_code())
+    for new in ("models/adapters/other.py", "stages/new.py", "common/text.txt", "models/adapters/mine.py"):
+        Path(new).parent.mkdir(parents=True, exist_ok=True)
+        Path(new).touch()
+        with pytest.raises(UserError, match=rf"\({new}\); commit it first"):
+            committed_code()
+        Path(new).unlink()
     file.write_text("a = 2\n")
     with pytest.raises(UserError, match=r"\(pipeline/training/loop.py\); commit it first"):
         committed_code()
+    subprocess.run([*git, "add", "."], check=True)
+    with pytest.raises(UserError, match=r"\(pipeline/training/loop.py\); commit it first"):
+        committed_code()
+
+
+def test_cells_tested_by_other_code_are_refused(cells: list[Cell], monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {path: path.read_bytes() for path in FOLDER.iterdir()}
+    monkeypatch.setattr(module, "evaluation_code", lambda: "another")
+    params = load_params()
+    with pytest.raises(UserError, match=r"tiny-sasrec-base is stale: the code that tests runs changed since; run `dvc repro "):
+        publish([(cell, cell.runs(params)) for cell in cells], FOLDER, "0123456789")
+    assert {path: path.read_bytes() for path in FOLDER.iterdir()} == before
+
+
+def test_the_report_that_is_published_is_of_the_cells_that_are(
+    cells: list[Cell], set_params: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A report of older cells lies there; cells of other settings are named."""
+    monkeypatch.setattr(stage, "committed_code", lambda: "0123456789")
+    Path("metrics").mkdir()
+    Path("metrics/report.md").write_text("of older cells")
+    stage.put(FOLDER, load_params())
+    report = (FOLDER / "report.md").read_text()
+    mean = pl.read_csv(FOLDER / "runs.csv").filter(adapter="base", over="seeds")["NDCG@20"].mean()
+    assert f"{mean:.4f}" in report
+    assert (FOLDER / "figures/comparison.svg").is_file()
+    verify(FOLDER, "publish")
+    set_params({"train.patience": 1})
+    make(cells[0], load_params())
+    with pytest.raises(UserError, match=r"tiny-sasrec-spectran, .*-dims was made with other settings than params.yaml's"):
+        stage.put(FOLDER, load_params())
+    assert (FOLDER / "report.md").read_text() == report

@@ -13,8 +13,9 @@ import pytest
 from scipy.stats import permutation_test
 
 from common.errors import UserError
+from pipeline.artifacts import atomic_directory
+from pipeline.grid.cells import RUN_FILES, listed_cells, read_cells, set_aside_unlisted
 from pipeline.grid.cells import Cell as GridCell
-from pipeline.grid.cells import listed_cells, read_cells, set_aside_unlisted
 from pipeline.grid.tasks import unfinished
 from pipeline.params import Grid, load_params
 from pipeline.report.formats import latex, latex_text, markdown
@@ -347,9 +348,13 @@ def grid(**lists: Any) -> Grid:
 
 
 def write_cell(cell: GridCell, *more: dict[str, Any], **values: float) -> None:
-    cell.directory.mkdir(parents=True)
+    """A cell of one seed, of whose files only metrics.csv has content."""
     names = {"dataset": cell.dataset, "backbone": cell.backbone, "adapter": cell.adapter, "seed": 0}
-    pl.DataFrame([names | values | row for row in more or ({},)]).write_csv(cell.directory / "metrics.csv")
+    with atomic_directory(cell.directory, {"cell": cell.name}) as directory:
+        pl.DataFrame([names | values | row for row in more or ({},)]).write_csv(directory / "metrics.csv")
+        (directory / "seed-0").mkdir()
+        for name in ("ranks.parquet", *(f"seed-0/{name}" for name in RUN_FILES)):
+            (directory / name).touch()
 
 
 @pytest.fixture

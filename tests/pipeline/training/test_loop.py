@@ -20,7 +20,7 @@ import common.code
 import pipeline.runs
 from common.errors import UserError
 from models.adapters.base import Base
-from pipeline.artifacts import atomic_directory, write_json
+from pipeline.artifacts import atomic_directory, sha256, write_json, write_signed
 from pipeline.embedding.spectrum import decompose
 from pipeline.evaluation import evaluate as evaluation
 from pipeline.grid.cells import Cell
@@ -56,7 +56,8 @@ def selected(project: Path) -> Callable[..., Run]:
 
 def files(directory: Path) -> dict[str, bytes]:
     """What a run leaves, without what depends on the clock."""
-    return {file.name: file.read_bytes() for file in directory.iterdir() if file.name not in ("run.json", "analysis.json")}
+    clock = ("run.json", "analysis.json", "sidecar.json")  # the sidecar has the checksums of the other two
+    return {file.name: file.read_bytes() for file in directory.iterdir() if file.name not in clock}
 
 
 def interrupt(*_: object) -> None:
@@ -280,7 +281,8 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
 
     def train_run(run: Run) -> None:
         seen.append(run)
-        write_json(run.scratch / "config.json", {})
+        with atomic_directory(run.scratch, {}) as directory:
+            write_json(directory / "config.json", {})
 
     monkeypatch.setattr(training, "train_run", train_run)
     return seen
@@ -339,8 +341,7 @@ def test_a_run_on_other_inputs_is_another_run(selected: Callable[..., Run], trai
     trained(selected())
     sidecar = Path(artifact) / "sidecar.json"
     content = json.loads(sidecar.read_text())
-    content["dataset"] = "made otherwise"
-    write_json(sidecar, content)
+    write_signed(sidecar, content | {"dataset": "made otherwise"})
     trained(selected())
     assert len(trainings) == 2
 
@@ -391,14 +392,10 @@ def test_a_finished_run_is_evaluated_once(selected: Callable[..., Run], monkeypa
     evaluated(run)
 
 
-def test_ranks_of_older_evaluation_code_are_made_again(
-    selected: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_ranks_of_older_evaluation_code_are_made_again(selected: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
     run = selected()
     evaluated(run)
-    changed = tmp_path / "evaluation.py"
-    changed.write_text("# changed\n")
-    monkeypatch.setattr(pipeline.runs, "EVALUATION", (str(changed),))
+    monkeypatch.setattr(pipeline.runs, "EVALUATION_CODE", ("pipeline/report",))
     again = []
     monkeypatch.setattr(evaluation, "evaluate_run", again.append)
     evaluated(run)
@@ -546,18 +543,41 @@ def test_broken_weights_are_one_line(selected: Callable[..., Run], content: byte
     else:
         assert isinstance(content, bytes)
         weights.write_bytes(content)
-    with pytest.raises(UserError, match=r"model.safetensors cannot be loaded") as caught:
+    with pytest.raises(UserError, match=r"model.safetensors is (missing|damaged)") as caught:
         training.load_checkpoint(run.scratch, run, load_spectrum(run.spectrum))
     assert "\n" not in str(caught.value)
 
 
-def test_sequences_and_spectrum_of_different_items_are_refused(selected: Callable[..., Run]) -> None:
+@pytest.mark.parametrize(
+    ("items", "says"),
+    [
+        (
+            None,
+            "data/spectrum/tiny/random was made from other items than data/sequences/tiny; `dvc repro data/dvc.yaml:svd@tiny`",
+        ),
+        (sha256, "items and .* `dvc repro` makes them agree"),
+    ],
+)
+def test_sequences_and_spectrum_of_different_items_are_refused(
+    selected: Callable[..., Run], items: Callable[[Path], str] | None, says: str
+) -> None:
     run = selected()
     np.save("fewer.npy", load_spectrum(run.spectrum).embeddings().numpy()[:-1])
-    with atomic_directory(run.spectrum, {"dataset": "tiny"}) as directory:
+    of = items(run.sequences / "items.parquet") if items else "others"
+    with atomic_directory(run.spectrum, {"embeddings": {"items": of}}) as directory:
         decompose(Path("fewer.npy"), directory)
-    with pytest.raises(UserError, match=r"items and .* `dvc repro` makes them agree"):
+    with pytest.raises(UserError, match=says):
         trained(run)
+
+
+def test_the_spectrum_of_another_dataset_is_refused_in_the_place_of_this_ones(selected: Callable[..., Run]) -> None:
+    run = selected()
+    run.spectrum.rename("data/spectrum/tiny/other")
+    shutil.copytree("data/spectrum/tiny/other", run.spectrum)
+    load_spectrum(run.spectrum)
+    shutil.move(run.spectrum, "data/spectrum/other")
+    with pytest.raises(UserError, match=r"data/spectrum/other/sidecar.json is damaged or belongs elsewhere"):
+        load_spectrum(Path("data/spectrum/other"))
 
 
 @pytest.mark.parametrize("adapter", ["alphafuse", "spectran"])

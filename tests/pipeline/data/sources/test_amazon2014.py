@@ -514,3 +514,12 @@ def test_table_1_of_the_paper_is_met_to_the_last_digit(name: str, amazon2014: Pa
     assert steps["5-core"] == titled
     assert (made.users.height, made.items.height, made.users["items"].list.len().sum()) == (users, items, interactions)
     assert (statistics["duplicate_interactions"], statistics["malformed_metadata_lines"]) == (0, 0)
+
+
+def test_half_a_surrogate_pair_in_a_title_is_replaced(tmp_path: Path) -> None:
+    """A pair is one character; half of one has no UTF-8."""
+    lines = [repr({"asin": "A", "title": "x\ud83d\ude00y", "brand": "\ud800", "categories": [["\udc00 z"]]})]
+    (tmp_path / "meta.json.gz").write_bytes(compressed(lines))
+    items, malformed = amazon2014.read_items(tmp_path / "meta.json.gz", {"A"})
+    assert malformed == 0
+    assert items.row(0)[:4] == ("A", "x\U0001f600y", "\ufffd", "\ufffd z")

@@ -1,5 +1,6 @@
 """A user's own files, and the built-in dataset."""
 
+import datetime
 from pathlib import Path
 
 import polars as pl
@@ -144,3 +145,17 @@ def test_the_demos_shoppers_never_buy_before_what_they_bought_earlier() -> None:
     interactions, _ = demo.generate(0, 200, 100)
     for _, user in interactions.group_by("user_id", maintain_order=True):
         assert user["timestamp"].is_sorted()
+
+
+def test_a_duration_is_no_field_and_no_time(tmp_path: Path) -> None:
+    length = datetime.timedelta(seconds=5)
+    pl.DataFrame({"user_id": ["u"], "item_id": ["i"], "timestamp": [length]}).write_parquet(tmp_path / "log.parquet")
+    with pytest.raises(UserError, match=r"log.parquet: column 'timestamp' is a length of time, not a point in time"):
+        files.read_table(tmp_path / "log.parquet", files.INTERACTIONS)
+    pl.DataFrame(
+        {"item_id": ["i"], "title": ["x"], "lasts": [length], "each": [[length]], "day": [datetime.date(2020, 1, 2)]}
+    ).write_parquet(tmp_path / "items.parquet")
+    pl.DataFrame({"user_id": ["u"], "item_id": ["i"], "timestamp": [5]}).write_parquet(tmp_path / "log.parquet")
+    source = Files(kind="files", interactions=str(tmp_path / "log.parquet"), items=str(tmp_path / "items.parquet"))
+    files.fetch(source, Download(), tmp_path)
+    assert files.read(source, tmp_path).items.to_dicts() == [{"item_id": "i", "title": "x", "day": "2020-01-02"}]

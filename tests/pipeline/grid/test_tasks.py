@@ -1,0 +1,56 @@
+"""The grid on this machine: a run's threads, and so its numbers, do not depend on how many runs there are beside it."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from common.errors import UserError
+from pipeline.grid.cells import listed_cells
+from pipeline.grid.execution import evaluated_together, threads_per_run
+from pipeline.grid.tasks import Local, run_all, unfinished
+from pipeline.params import load_params
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_a_run_takes_the_users_threads_or_its_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert [threads_per_run(jobs) for jobs in (1, 2, 3, 8, 20)] == [8, 4, 2, 1, 1]
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert [threads_per_run(jobs) for jobs in (1, 2, 8)] == [3, 3, 3]
+
+
+@pytest.mark.parametrize("value", ["", "0", "-1", "two", "4,2"])
+def test_what_is_no_number_of_threads_is_one_line(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", value)
+    with pytest.raises(UserError, match=rf"^OMP_NUM_THREADS is '{value}'; set it to a number of threads, or unset it$"):
+        Local(2)
+
+
+def weights() -> dict[str, bytes]:
+    return {str(file.relative_to(".scratch")): file.read_bytes() for file in Path(".scratch/runs").rglob("model.safetensors")}
+
+
+def test_one_job_and_two_give_the_same_weights(
+    project: Path, set_params: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the user's OMP_NUM_THREADS, by the grid's jobs and by a cell that trains its seeds side by side."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    set_params({"grid.adapters": ["base"], "train.epochs": 2})
+    found = []
+    for jobs in (1, 2):
+        shutil.rmtree(".scratch", ignore_errors=True)
+        assert run_all(unfinished(load_params()), Local(jobs)) == []
+        assert {file.read_text().split('"threads": ')[1][0] for file in Path(".scratch/runs").rglob("run.json")} == {"1"}
+        found.append(weights())
+    shutil.rmtree(".scratch")
+    (cell,) = listed_cells(load_params().grid)
+    evaluated_together(cell.runs(load_params()))
+    assert len(found[0]) == 2
+    assert found[0] == found[1] == weights()
+    assert project.is_dir()
