@@ -22,7 +22,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     params["encoders"]["minilm-cls"] = params["encoders"]["minilm"] | {"pooling": "cls"}
     params["grid"]["ablations"]["variants"] = ["without_attention"]
     params["grid"]["dimensions"] |= {"adapters": ["base"], "dims": [8]}
-    params["grid"]["search"] |= {"losses": ["cross_entropy"], "trials": 2, "epochs": 1}
+    params["grid"]["tuning"] |= {"losses": ["cross_entropy"], "trials": 2}
     write_params(root, params)
     made = Project(root)
     made.run("git", "init", "-q")
@@ -129,8 +129,8 @@ def test_variants_dims_and_tuning_train_only_what_is_new(project: Project) -> No
             "demo-sasrec-base dim 8 seed 1",
             "demo-sasrec-spectran without_attention dim 16 seed 0",
             "demo-sasrec-spectran without_attention dim 16 seed 1",
-            "demo-sasrec-base-cross_entropy search",
-            "demo-sasrec-spectran-cross_entropy search",
+            "demo-sasrec-base-cross_entropy tuning",
+            "demo-sasrec-spectran-cross_entropy tuning",
             *tuned,
         ]
     )

@@ -151,10 +151,11 @@ def with_a_stronger_loss(tuned: list[ResultSet]) -> str:
 
 def budget(params: Params) -> str:
     """What every method was given to be tuned."""
-    search = params.grid.search
+    tuning = params.grid.tuning
     return (
-        f"Every method tuned by itself on validation, with the same budget: {search.trials} trials (its settings in params.yaml "
-        f"the first of them) of at most {search.epochs} epochs and seed {search.seed}; then trained as the others are. "
+        f"Every method tuned by itself on validation, with the same budget: {tuning.trials} trials (its settings in params.yaml "
+        f"the first of them), each a full run under seed {tuning.seed}; the default and the best two others also under seed "
+        f"{tuning.seed + 1}, and the best mean is chosen. "
         "grid/space.yaml says what could be chosen, grid/tuned/ what was."
     )
 

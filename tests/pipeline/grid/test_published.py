@@ -14,12 +14,14 @@ from pipeline.grid.cells import Cell, listed_cells, read_cells
 from pipeline.grid.execution import ready
 from pipeline.grid.published import publish, published_run, restore
 from pipeline.grid.tasks import unfinished
+from pipeline.grid.tuning import SPACE, listed_tunings, tune, write_choice
 from pipeline.params import load_params
 from pipeline.report.results import comparisons, table_metrics
 from stages.cell import make
 from stages.publish import committed_code
 
 FOLDER = Path("docs/results/here")
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -94,6 +96,31 @@ def test_cells_of_other_settings_are_refused(cells: list[Cell], set_params: Call
     assert (FOLDER / "runs.csv").read_bytes() == before
 
 
+def test_choices_are_published_with_their_cells_and_come_back(project: Path, set_params: Callable[..., None]) -> None:
+    """The budget that a tuned cell had stays known; a choice that is there already stays as it is."""
+    (project / "grid").mkdir(exist_ok=True)
+    shutil.copyfile(ROOT / SPACE, project / SPACE)
+    set_params({"train.epochs": 1, "grid.adapters": ["base"], "grid.seeds": [0]})
+    set_params({"grid.tuning": {"datasets": ["tiny"], "backbones": ["sasrec"], "losses": ["info_nce"], "trials": 2, "seed": 0}})
+    params = load_params()
+    (tuning,) = listed_tunings(params)
+    tune(tuning)
+    write_choice(tuning)
+    cells = listed_cells(params.grid)
+    for cell in cells:
+        make(cell, params)
+    publish([(cell, cell.runs(params)) for cell in cells], FOLDER, "0123456789")
+    before = tuning.file.read_text()
+    shutil.rmtree("grid/cells")
+    tuning.file.unlink()
+    assert restore(FOLDER) == cells
+    assert tuning.file.read_text() == before
+    assert tuning.has_choice
+    tuning.file.write_text("chosen: {}")
+    restore(FOLDER)
+    assert tuning.file.read_text() == "chosen: {}"
+
+
 def test_what_is_published_is_small_and_complete(cells: list[Cell]) -> None:
     lines = pl.read_csv(FOLDER / "runs.csv")
     assert lines.height == 2 + 2 + 2
@@ -112,7 +139,7 @@ def test_code_that_is_not_committed_is_refused(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(UserError, match="git finds no commit here"):
         committed_code()
     file = Path("pipeline/training/loop.py")
-    file.parent.mkdir()
+    file.parent.mkdir(parents=True)
     file.write_text("a = 1\n")
     git = ("git", "-c", "user.name=t", "-c", "user.email=t@example.org")
     for command in (("init", "-q"), ("add", "."), ("commit", "-q", "-m", "first")):

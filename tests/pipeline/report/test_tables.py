@@ -339,7 +339,7 @@ def grid(**lists: Any) -> Grid:
     none = {
         "ablations": {"datasets": [], "backbones": ["sasrec"], "variants": ["full"]},
         "dimensions": {"datasets": [], "backbones": ["sasrec"], "adapters": ["x"], "dims": [8]},
-        "search": {"datasets": [], "backbones": ["sasrec"], "losses": ["info_nce"], "trials": 2, "epochs": 3},
+        "tuning": {"datasets": [], "backbones": ["sasrec"], "losses": ["info_nce"], "trials": 2},
     }
     return Grid(
         **({"dim": 16, "datasets": ["a", "b"], "backbones": ["sasrec"], "adapters": ["x", "y"], "seeds": [0]} | none | lists)
@@ -366,8 +366,8 @@ def test_cells_are_listed_dataset_by_dataset() -> None:
 def test_variants_dims_and_tuned_cells_are_cells_of_their_own() -> None:
     ablations = {"datasets": ["a"], "backbones": ["sasrec", "hstu"], "variants": ["full", "without_attention"]}
     dimensions = {"datasets": ["b"], "backbones": ["sasrec"], "adapters": ["y"], "dims": [4, 8]}
-    search = {"datasets": ["b"], "backbones": ["hstu"], "losses": ["cross_entropy"], "trials": 2, "epochs": 3}
-    cells = listed_cells(grid(ablations=ablations, dimensions=dimensions, search=search))[4:]
+    tuning = {"datasets": ["b"], "backbones": ["hstu"], "losses": ["cross_entropy"], "trials": 2}
+    cells = listed_cells(grid(ablations=ablations, dimensions=dimensions, tuning=tuning))[4:]
     assert [cell.name for cell in cells] == [
         "a-sasrec-spectran-variants",
         "a-hstu-spectran-variants",
