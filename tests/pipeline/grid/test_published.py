@@ -16,7 +16,7 @@ from pipeline.grid.published import publish, published_run, restore
 from pipeline.grid.tasks import unfinished
 from pipeline.grid.tuning import SPACE, listed_tunings, tune, write_choice
 from pipeline.params import load_params
-from pipeline.report.results import comparisons, table_metrics
+from pipeline.report.results import comparisons, table_metrics, unusable_runs
 from stages.cell import make
 from stages.publish import committed_code
 
@@ -40,7 +40,8 @@ def cells(project: Path, set_params: Callable[..., None]) -> list[Cell]:
 
 def compared(cells: list[Cell]) -> tuple[pl.DataFrame, pl.DataFrame]:
     rows = read_cells(cells)
-    return rows.drop("run_directory"), comparisons(rows.filter(pl.col("over") == "seeds"), 20)
+    plain = rows.filter(pl.col("over") == "seeds")
+    return rows.drop("run_directory"), comparisons(plain, 20, unusable_runs(plain, load_params().train))
 
 
 def test_tables_and_tests_come_out_the_same_from_what_is_published(cells: list[Cell]) -> None:
