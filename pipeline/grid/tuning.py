@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from common.errors import UserError
-from pipeline.artifacts import atomic_file, fingerprint, read_json, scratch, verify, write_json
+from pipeline.artifacts import SIDECAR, atomic_file, fingerprint, read_json, scratch, verify, write_json
 from pipeline.params import Params, read_yaml
 from pipeline.runs import Run
 
@@ -97,14 +97,20 @@ class Tuning:
 
     @property
     def conditions(self) -> dict[str, Any]:
-        """What the choice was made for: it is used under the same conditions only."""
+        """What the choice was made for: it is used under the same conditions only.
+
+        Code is not among them: a choice is kept, as a setting of params.yaml is, until what it was chosen for changes. UserError
+        where the dataset's sequences are missing.
+        """
+        run = self.run({})
         return {
+            "sequences": fingerprint(read_json(run.sequences / SIDECAR, "the preprocess stage")),
             "encoder": self.params.encoder,
             "dim": self.params.grid.dim,
             "trials": self.n_trials,
             "seeds": list(self.seeds),
             "space": self.space,
-            "settings": self.run({}).settings,
+            "settings": run.settings,
         }
 
     @property
@@ -120,7 +126,7 @@ class Tuning:
         for name, value in self.conditions.items():
             if not isinstance(made_under, dict) or made_under.get(name) != value:
                 raise UserError(
-                    f"{self.file} was made with another value of {name} than params.yaml and {SPACE} give; "
+                    f"{self.file} was made with another value of {name} than params.yaml, {SPACE} and the data give; "
                     f"`{self.command}` tunes again"
                 )
         chosen = found.get("chosen")

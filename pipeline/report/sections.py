@@ -217,7 +217,7 @@ def budget(params: Params, rows: pl.DataFrame) -> str:
         )
     if unknown:
         sentences.append(
-            f"Tuned with another budget, space or setting than params.yaml and grid/space.yaml give: {', '.join(unknown)}; "
+            f"Tuned with another budget, space, setting or data than params.yaml and grid/space.yaml give: {', '.join(unknown)}; "
             "`python -m stages.grid` tunes again."
         )
     return " ".join(sentences)

@@ -1,5 +1,6 @@
 """Tuning: validation alone decides, every method has the same budget, and what was cut off goes on to the same choice."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import yaml
 from common.errors import UserError
 from models.adapters import ADAPTERS
 from models.backbones import BACKBONES
+from pipeline.artifacts import SIDECAR
 from pipeline.grid import tuning as module
 from pipeline.grid.cells import Cell
 from pipeline.grid.tasks import unfinished
@@ -238,7 +240,7 @@ def test_a_choice_made_under_other_conditions_is_refused(
     set_params({name: value})
     changed = tuning(load_params())
     assert not changed.has_choice
-    with pytest.raises(UserError, match=rf"another value of {says} than params.yaml .* `python -m stages.tune tiny"):
+    with pytest.raises(UserError, match=rf"another value of {says} than params.yaml.* `python -m stages.tune tiny"):
         _ = changed.chosen
 
 
@@ -247,6 +249,15 @@ def test_a_choice_from_another_space_is_refused(params: Params, trained: list[Ru
     SPACE.write_text(SPACE.read_text().replace("weight_decay: [0.0, ", "weight_decay: [0.0, 0.5, "))
     assert not tuning(params).has_choice
     with pytest.raises(UserError, match="another value of space"):
+        _ = tuning(params).chosen
+
+
+def test_a_choice_made_on_other_data_is_refused(params: Params, trained: list[Run]) -> None:
+    tuned(params)
+    sidecar = Path("data/sequences/tiny") / SIDECAR
+    sidecar.chmod(0o644)
+    sidecar.write_text(json.dumps(json.loads(sidecar.read_text()) | {"cap": 7}))
+    with pytest.raises(UserError, match="another value of sequences"):
         _ = tuning(params).chosen
 
 

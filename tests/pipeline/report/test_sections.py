@@ -347,7 +347,7 @@ def test_the_budget_is_said_of_cells_that_a_valid_choice_made(set_params: Callab
     Path("grid/cells/base/config.json").write_text(json.dumps(config))
     text = budget(params, found)
     assert text.startswith("Every other method")
-    assert "another budget, space or setting than params.yaml and grid/space.yaml give: tiny-sasrec-base-info_nce;" in text
+    assert "another budget, space, setting or data than params.yaml and grid/space.yaml give: tiny-sasrec-base-info_nce;" in text
     set_params({"grid.tuning.trials": 1})
     text = budget(load_params(), found)
     assert text.startswith("Tuned with another budget")
