@@ -122,6 +122,27 @@ def test_the_best_mean_over_two_seeds_is_chosen_not_the_best_trial(
     assert tuning(params).chosen == found["chosen"]
 
 
+def test_a_finalist_that_diverges_under_the_second_seed_is_not_chosen(
+    params: Params, trained: list[Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    best = max(tuned(params)["finalists"], key=lambda one: one["validation"][0])
+    made = tuning(params)
+    for number in range(4):
+        made.second_run(number).unlink(missing_ok=True)
+    validation = module._validation
+
+    def diverging(run: Run) -> dict[str, Any]:
+        if run.settings == made.run(best["setting"]).settings:
+            return {"state": "failed", "epochs": 0, "validation": None, "error": "the loss is nan"}
+        return validation(run)
+
+    monkeypatch.setattr(module, "_validation", diverging)
+    found = tuned(params)
+    assert {one["trial"]: one["mean"] for one in found["finalists"]}[best["trial"]] is None
+    assert found["chosen"] != best["setting"]
+    assert tuning(params).chosen == found["chosen"]
+
+
 def test_every_method_has_the_same_budget(params: Params, trained: list[Run]) -> None:
     for adapter in ("base", "spectran"):
         tuned(params, adapter=adapter)
