@@ -183,13 +183,12 @@ class Dimensions(Section):
     dims: list[Annotated[int, Field(ge=1, le=LARGEST_DIM)]] = Field(min_length=1)
 
 
-class Search(Section):
+class GridTuning(Section):
     datasets: list[str] = Field(description="none: no tuning")
     backbones: list[str]
     losses: list[str] = Field(min_length=1)
-    trials: int = Field(ge=1, description="per method; 1: the settings of params.yaml alone")
-    epochs: int = Field(ge=1, description="of a trial, at most; what is chosen is trained by `train.epochs`")
-    seed: int = Field(0, ge=0, description="of the trials and of their suggestions")
+    trials: int = Field(ge=1, description="per method, each a full run; 1: the settings of params.yaml alone")
+    seed: int = Field(0, ge=0, description="of the trials and their suggestions; the finalists are also trained under seed + 1")
 
     @field_validator("losses")
     @classmethod
@@ -205,7 +204,7 @@ class Grid(Section):
     seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
     ablations: Ablations
     dimensions: Dimensions
-    search: Search
+    tuning: GridTuning
 
     @model_validator(mode="after")
     def _nothing_twice(self) -> "Grid":
@@ -213,7 +212,7 @@ class Grid(Section):
             *(("", name, getattr(self, name)) for name in ("datasets", "backbones", "adapters", "seeds")),
             *(("ablations.", name, getattr(self.ablations, name)) for name in ("datasets", "backbones", "variants")),
             *(("dimensions.", name, getattr(self.dimensions, name)) for name in ("datasets", "backbones", "adapters", "dims")),
-            *(("search.", name, getattr(self.search, name)) for name in ("datasets", "backbones", "losses")),
+            *(("tuning.", name, getattr(self.tuning, name)) for name in ("datasets", "backbones", "losses")),
         ):
             if twice := [value for value in values if values.count(value) > 1]:
                 raise ValueError(f"{section}{name} lists {twice[0]!r} twice")
@@ -281,15 +280,15 @@ class Params(Section):
                 check_name("adapter", name, ADAPTERS)
             check_name("dataset", self.dataset, self.sources)
             check_name("encoder", self.encoder, self.encoders)
-            grid, ablations, dimensions, search = self.grid, self.grid.ablations, self.grid.dimensions, self.grid.search
+            grid, ablations, dimensions, tuning = self.grid, self.grid.ablations, self.grid.dimensions, self.grid.tuning
             for kind, names, known in (
                 (
                     "backbone",
-                    [self.backbone, *grid.backbones, *ablations.backbones, *dimensions.backbones, *search.backbones],
+                    [self.backbone, *grid.backbones, *ablations.backbones, *dimensions.backbones, *tuning.backbones],
                     self.backbones,
                 ),
                 ("adapter", [self.adapter, *grid.adapters, *dimensions.adapters], self.adapters),
-                ("dataset", [*grid.datasets, *ablations.datasets, *dimensions.datasets, *search.datasets], self.sources),
+                ("dataset", [*grid.datasets, *ablations.datasets, *dimensions.datasets, *tuning.datasets], self.sources),
                 ("dataset", list(self.templates), self.sources),
             ):
                 for name in names:

@@ -99,7 +99,7 @@ def whole_grid(params: Params, partial: bool) -> tuple[str, list[Cell]]:
     if not plain.height:
         raise UserError("all cells of Table 2 are missing; `dvc repro -k grid/dvc.yaml` trains them")
     cutoff = max(params.evaluate.cutoffs)
-    result_sets = results.result_sets(rows, names, cutoff)
+    result_sets = results.result_sets(rows, names, cutoff, params.train)
     summary = result_sets[0].summary
     grouped = results.grouped(plain, cutoff)
     cost = results.cost(plain)

@@ -54,8 +54,8 @@ def cell_of_stage(stage: str | None, params: Params) -> Cell:
 def one_run(given: Namespace, params: Params) -> Run:
     names = {"dataset": given.dataset, "backbone": given.backbone, "adapter": given.adapter}
     if given.tuned:
-        study = Tuning(params, **names, loss=given.tuned)
-        return study.run(study.chosen, seed=given.prepare)
+        tuning = Tuning(params, **names, loss=given.tuned)
+        return tuning.run(tuning.chosen, given.prepare)
     names |= {"dim": given.dim or params.grid.dim, "seed": given.prepare}
     return Run.of(params, **names, changes={"adapter": {"variant": given.variant}} if given.variant else {})
 

@@ -1,13 +1,13 @@
 """Tune one adapter on one dataset and backbone under one loss: `python -m stages.tune office sasrec spectran info_nce`.
 
-Writes the choice to grid/tuned. `python -m stages.grid` does so for all that `grid.search` lists, several at a time.
+Writes the choice to grid/tuned. `python -m stages.grid` does so for all that `grid.tuning` lists, several at a time.
 """
 
 from argparse import ArgumentParser
 
 from common.names import check_name
 from models.losses import LOSSES
-from pipeline.grid.tuning import MONITOR, Tuning, search, write_choice
+from pipeline.grid.tuning import MONITOR, Tuning, tune, write_choice
 from pipeline.params import load_params
 from stages import run
 
@@ -20,9 +20,9 @@ def main() -> str:
     params = load_params()
     params.check_cell(given.dataset, given.backbone, given.adapter)
     check_name("loss", given.loss, LOSSES)
-    study = Tuning(params, given.dataset, given.backbone, given.adapter, given.loss)
-    search(study)
-    return f"{study.file}: best validation {MONITOR} {write_choice(study):.4f} of {study.asked['trials']} trials"
+    tuning = Tuning(params, given.dataset, given.backbone, given.adapter, given.loss)
+    tune(tuning)
+    return f"{tuning.file}: best mean validation {MONITOR} {write_choice(tuning):.4f} of {tuning.n_trials} trials"
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import shutil
 import sys
 
 import pytest
+import yaml
 
 from tests.clone import Project, copy_repository, write_params
 
@@ -22,7 +23,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     params["encoders"]["minilm-cls"] = params["encoders"]["minilm"] | {"pooling": "cls"}
     params["grid"]["ablations"]["variants"] = ["without_attention"]
     params["grid"]["dimensions"] |= {"adapters": ["base"], "dims": [8]}
-    params["grid"]["search"] |= {"losses": ["cross_entropy"], "trials": 2, "epochs": 1}
+    params["grid"]["tuning"] |= {"losses": ["cross_entropy"], "trials": 2}
     write_params(root, params)
     made = Project(root)
     made.run("git", "init", "-q")
@@ -138,14 +139,45 @@ def test_variants_dims_and_tuning_train_only_what_is_new(project: Project) -> No
             "demo-sasrec-base dim 8 seed 1",
             "demo-sasrec-spectran without_attention dim 16 seed 0",
             "demo-sasrec-spectran without_attention dim 16 seed 1",
-            "demo-sasrec-base-cross_entropy search",
-            "demo-sasrec-spectran-cross_entropy search",
+            "demo-sasrec-base-cross_entropy tuning",
+            "demo-sasrec-spectran-cross_entropy tuning",
             *tuned,
         ]
     )
     params.write_text(params.read_text().replace("dims:\n    - 8", "dims:\n    - 8\n    - 12"))
     printed = project.run(*grid)
     assert len(re.findall(r"dim 12 seed [01]: done", printed)) == len(re.findall(": done", printed)) == 2
+    assert "everything was in place" in project.run(*grid)
+    names = [f"demo-sasrec-{adapter}-cross_entropy" for adapter in ("base", "spectran")]
+    choices = [project.root / f"grid/tuned/{name}.yaml" for name in names]
+    space = project.root / "grid/space.yaml"
+    # A choice for another budget, seed or space is no choice: the grid tunes again before it says that all is in place.
+    for file, old, new in (
+        (params, "    trials: 2", "    trials: 3"),
+        (params, "    trials: 3\n    seed: 0", "    trials: 3\n    seed: 5"),
+        (space, "weight_decay: [0.0, ", "weight_decay: [0.0, 3.0e-04, "),
+    ):
+        assert old in file.read_text()
+        file.write_text(file.read_text().replace(old, new))
+        printed = project.run(*grid)
+        assert "everything was in place" not in printed
+        for name in names:
+            assert f"{name} tuning: done" in printed
+        assert "everything was in place" in project.run(*grid)
+    for choice in choices:
+        conditions = yaml.safe_load(choice.read_text())["conditions"]
+        assert (conditions["trials"], conditions["seeds"]) == (3, [5, 6])
+        assert 3.0e-04 in conditions["space"]["train.weight_decay"]
+    assert "with the same budget: 3 trials" in (project.root / "metrics/report.md").read_text()
+    # Edited by hand to what nobody tried: refused by the cell, and written again from the trials by the grid.
+    kept = choices[0].read_text()
+    choices[0].write_text(re.sub(r"(?m)^  train.weight_decay: .*$", "  train.weight_decay: 99.0", kept, count=1))
+    assert "train.weight_decay 99.0 is not in grid/space.yaml" in project.run(
+        "dvc", "repro", f"grid/dvc.yaml:tuned@{names[0]}", fails=True
+    )
+    project.run(*grid)
+    assert choices[0].read_text() == kept
+    project.run("git", "checkout", "-q", "grid/space.yaml")
     project.run("git", "checkout", "-q", "params.yaml", "metrics")
     assert "everything was in place" in project.run(*grid)
     assert not (project.root / "grid/cells/demo-sasrec-base-dims").exists(), "cells no longer listed are set aside"

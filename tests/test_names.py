@@ -103,11 +103,11 @@ def test_params_refuse_a_hostile_name(project: Path, name: str, entrance: str) -
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-@pytest.mark.parametrize("stage", ["download", "preprocess", "embed", "svd", "cell", "search", "publish"])
+@pytest.mark.parametrize("stage", ["download", "preprocess", "embed", "svd", "cell", "tune", "publish"])
 def test_a_command_line_refuses_a_hostile_name(project: Path, stage: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from importlib import import_module
 
-    arguments = {"cell": ["sasrec", "base"], "search": ["sasrec", "base", "info_nce"]}.get(stage, [])
+    arguments = {"cell": ["sasrec", "base"], "tune": ["sasrec", "base", "info_nce"]}.get(stage, [])
     monkeypatch.setattr(sys, "argv", [stage, "--", name, *arguments])
     before = snapshot(project)
     with pytest.raises((UserError, SystemExit)):

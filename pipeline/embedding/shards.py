@@ -105,16 +105,11 @@ class Shards:
         return np.load(path, allow_pickle=False)
 
     def _whole(self, shard: int) -> bool:
-        """Whether a shard is there; its bytes are compared with their checksum once."""
-        if shard in self._seen:
-            return self._file(shard).is_file()
+        """Whether a shard is there, undamaged and of as many rows as it has texts."""
         try:
-            whole = len(self._rows(shard)) == len(self.texts(shard))
-        except (OSError, UserError):
+            return len(self._rows(shard)) == len(self.texts(shard))
+        except UserError:
             return False
-        if whole:
-            self._seen.add(shard)
-        return whole
 
     def _agree(self) -> list[int]:
         """The missing shards, as process 0 sees them; raise UserError where another process has other texts, model or scratch."""

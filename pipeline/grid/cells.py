@@ -10,7 +10,7 @@ import polars.selectors as cs
 
 from common.errors import UserError
 from pipeline.artifacts import atomic_directory, read_json, remove_directory, scratch, verify
-from pipeline.grid.tuning import Tuning
+from pipeline.grid.tuning import TUNED, Tuning
 from pipeline.params import Grid, Params
 from pipeline.runs import Run
 
@@ -94,7 +94,12 @@ class Cell:
                         return f"{section}.{option} {value}, now {now}"
         return ""
 
-    def study(self, params: Params) -> Tuning | None:
+    @property
+    def choice(self) -> Path | None:
+        """The file with the settings that tuning chose for this cell; None where params.yaml sets them."""
+        return TUNED / f"{self.name.removesuffix('-tuned')}.yaml" if self.loss else None
+
+    def tuning(self, params: Params) -> Tuning | None:
         """The tuning whose choice this cell is trained with."""
         return Tuning(params, self.dataset, self.backbone, self.adapter, self.loss) if self.loss else None
 
@@ -106,8 +111,9 @@ class Cell:
             choices = [{"changes": {"adapter": {"variant": variant}}} for variant in params.grid.ablations.variants]
         if self.over == "dims":
             choices = [{"dim": dim} for dim in params.grid.dimensions.dims]
-        if study := self.study(params):
-            return [study.run(study.chosen, seed=seed) for seed in params.grid.seeds]
+        if tuning := self.tuning(params):
+            chosen = tuning.chosen
+            return [tuning.run(chosen, seed) for seed in params.grid.seeds]
         return [Run.of(params, **names | choice, seed=seed) for choice in choices for seed in params.grid.seeds]
 
     def run_directory(self, row: dict[str, Any]) -> Path:
@@ -137,13 +143,13 @@ def write_cell(cell: Cell, rows: list[dict[str, Any]], run_directories: list[Pat
 
 def listed_cells(grid: Grid) -> list[Cell]:
     """Every cell that the grid's lists name, in their order: Table 2's, then variants, dims, and Table 2 again with tuning."""
-    ablations, dimensions, search = grid.ablations, grid.dimensions, grid.search
+    ablations, dimensions, tuning = grid.ablations, grid.dimensions, grid.tuning
     adapters = grid.adapters
     return [
         *(Cell(d, b, a) for d in grid.datasets for b in grid.backbones for a in grid.adapters),
         *(Cell(d, b, OURS, "variants") for d in ablations.datasets for b in ablations.backbones),
         *(Cell(d, b, a, "dims") for d in dimensions.datasets for b in dimensions.backbones for a in dimensions.adapters),
-        *(Cell(d, b, a, "tuned", o) for d in search.datasets for b in search.backbones for o in search.losses for a in adapters),
+        *(Cell(d, b, a, "tuned", o) for d in tuning.datasets for b in tuning.backbones for o in tuning.losses for a in adapters),
     ]
 
 

@@ -3,7 +3,8 @@
 docs/results/<name>/ holds runs.csv (a line per run: names, fingerprint, commit, machine, epochs, seconds, metrics), and per cell
 a Parquet file with a row per run: the test ranks of every user (`ranks`, `ranks_dot` and so on, for `rank`, `rank_dot` of
 ranks.parquet; older files have `ranks` alone), and the contents of the run's files by their names. The users, in the order of the
-ranks, stand once per dataset in users-<dataset>.parquet. sidecar.json has their checksums.
+ranks, stand once per dataset in users-<dataset>.parquet. sidecar.json has their checksums. tuned/ holds what tuning chose for the
+cells.
 """
 
 import json
@@ -18,6 +19,7 @@ from common.errors import UserError
 from common.names import check_form
 from pipeline.artifacts import SIDECAR, atomic_directory, atomic_file, read_json, scratch, sha256, verify, write_signed
 from pipeline.grid.cells import KEYS, RUN_FILES, Cell, write_cell
+from pipeline.grid.tuning import TUNED
 from pipeline.runs import Run, evaluation_code
 
 PUBLISHED = Path("docs/results")
@@ -59,6 +61,8 @@ def publish(cells: list[tuple[Cell, list[Run]]], folder: Path, commit: str) -> p
             frames.append(pl.DataFrame({"fingerprint": run.fingerprint} | texts).hstack(found))
         tables[f"{cell.name}.parquet"] = pl.concat(frames)
         tables[f"users-{cell.dataset}.parquet"] = users.to_frame()
+        if cell.choice:
+            _copy(cell.choice, folder / TUNED.name / cell.choice.name)
     found = pl.DataFrame(lines, infer_schema_length=None)
     for name, table in tables.items():
         _write(table, folder / name)
@@ -74,6 +78,11 @@ def publish(cells: list[tuple[Cell, list[Run]]], folder: Path, commit: str) -> p
 def _write(frame: pl.DataFrame, file: Path) -> None:
     with atomic_file(file) as partial:
         frame.write_parquet(partial, compression="zstd", compression_level=19)
+
+
+def _copy(file: Path, target: Path) -> None:
+    with atomic_file(target) as partial:
+        partial.write_bytes(file.read_bytes())
 
 
 def _cell(row: dict[str, Any]) -> Cell:
@@ -109,12 +118,17 @@ def published_run(run: Run) -> Path | None:
 
 
 def restore(folder: Path) -> list[Cell]:
-    """Put the cells of `folder` that are not in grid/cells there, without weights; return them."""
+    """Put the cells of `folder` that are not in grid/cells there, without weights; return them.
+
+    What tuning chose for them goes to grid/tuned, where nothing is chosen yet.
+    """
     lines = read_runs(folder)
     restored = []
     for part in lines.partition_by("dataset", "backbone", "adapter", "over", "loss", maintain_order=True):
         rows = part.drop(ADDED).to_dicts()
         cell = _cell(part.row(0, named=True))
+        if cell.choice and not cell.choice.exists() and (kept := folder / TUNED.name / cell.choice.name).is_file():
+            _copy(kept, cell.choice)
         if not cell.exists:
             run_directories = [unpack(folder / f"{cell.name}.parquet", name, cell.dataset) for name in part["fingerprint"]]
             write_cell(cell, rows, run_directories)

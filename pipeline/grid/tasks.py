@@ -83,32 +83,34 @@ def training(run: Run, cell: Cell, params: Params) -> Task:
         if variant := run.settings["adapter"].get("variant"):
             command += ["--variant", variant]
     inputs = [run.sequences, run.spectrum]
-    if study := cell.study(params):
-        inputs += [study.file, SPACE]
+    if tuning := cell.tuning(params):
+        inputs += [tuning.file, SPACE]
     name = f"{run.name} tuned {cell.loss}" if cell.loss else run.name
     return Task(name, tuple(command), tuple(inputs), run.scratch)
 
 
-def tuning(study: Tuning) -> Task:
-    """Make the trials of a study that are not yet in scratch."""
-    run = study.run({})
-    inputs = [run.sequences, run.spectrum, SPACE, *([study.scratch] if study.scratch.is_dir() else [])]
-    return Task(f"{study.name} search", tuple(study.command.split()[2:]), tuple(inputs), study.scratch)
+def tuning_task(tuning: Tuning) -> Task:
+    """Make the trials and second runs of a tuning that are not yet in scratch."""
+    run = tuning.run({})
+    inputs = [run.sequences, run.spectrum, SPACE, *([tuning.scratch] if tuning.scratch.is_dir() else [])]
+    return Task(f"{tuning.name} tuning", tuple(tuning.command.split()[2:]), tuple(inputs), tuning.scratch)
 
 
 def unfinished(params: Params) -> list[Task]:
-    """Studies without a choice; and runs with their settings chosen that are not in a cell in place, in scratch or published.
+    """Tunings without a choice; and runs with their settings chosen that are not in a cell in place, in scratch or published.
 
-    Choices are written of studies whose trials are all there. Raises UserError where inputs are missing.
+    Choices are written of tunings whose trials are all there. Raises UserError where inputs are missing.
     """
-    studies = [study for study in listed_tunings(params) if not study.settled]
-    for searched in studies:
-        if searched.searched:
-            write_choice(searched)
-    tasks = {study.name: tuning(study) for study in studies if not study.searched}
+    tasks: dict[str, Task] = {}
+    for tuning in listed_tunings(params):
+        if not tuning.has_choice:
+            if tuning.trials_done:
+                write_choice(tuning)
+            else:
+                tasks[tuning.name] = tuning_task(tuning)
     for cell in listed_cells(params.grid):
-        study = cell.study(params)
-        if not cell.exists and not (study and study.name in tasks):
+        decided_by = cell.tuning(params)
+        if not cell.exists and not (decided_by and decided_by.name in tasks):
             for run in cell.runs(params):
                 if not ready(run):
                     tasks.setdefault(run.fingerprint, training(run, cell, params))

@@ -9,7 +9,7 @@ import polars as pl
 from common.errors import UserError
 from pipeline.artifacts import read_json
 from pipeline.grid.cells import KEYS, OURS
-from pipeline.params import Grid
+from pipeline.params import Grid, Train
 from pipeline.report.significance import holm, improvement_intervals, sign_flip_p_values
 from pipeline.runs import sequences_directory
 from pipeline.training.metrics import headline
@@ -34,22 +34,46 @@ def paper_table(name: str = "table2") -> pl.DataFrame:
 
 @dataclass(frozen=True)
 class ResultSet:
-    """Table 2: with every method as params.yaml sets it, or tuned under `loss`. `comparisons` may be empty."""
+    """Table 2: with every method as params.yaml sets it, or tuned under `loss`.
+
+    `comparisons`, block by block, and `overall`, over all blocks, are from `compare`; either may be empty. `unusable`: from
+    `unusable_runs`.
+    """
 
     loss: str | None
     summary: pl.DataFrame
     comparisons: pl.DataFrame
+    overall: pl.DataFrame
+    unusable: pl.DataFrame
 
     def named(self, table: str) -> str:
         """A table of this result_set as a file."""
         return f"{table}-{self.loss}" if self.loss else table
 
 
-def result_sets(rows: pl.DataFrame, names: list[str], cutoff: int) -> list[ResultSet]:
+def result_sets(rows: pl.DataFrame, names: list[str], cutoff: int, train: Train) -> list[ResultSet]:
     """Table 2 as often as there are cells for it. `cutoff`: of the metrics that are compared user by user."""
     plain, tuned = (rows.filter(pl.col("over") == over) for over in ("seeds", "tuned"))
     parts = [(None, plain)] + [(part["loss"][0], part) for part in tuned.partition_by("loss", maintain_order=True) if part.height]
-    return [ResultSet(loss, summarise(part, names), comparisons(part, cutoff)) for loss, part in parts]
+    found = []
+    for loss, part in parts:
+        unusable = unusable_runs(part, train)
+        by_block = comparisons(part, cutoff, unusable)
+        overall = compare(part, cutoff, unusable) if part.n_unique(BLOCK) > 1 else by_block
+        found.append(ResultSet(loss, summarise(part, names), by_block, overall, unusable))
+    return found
+
+
+def unusable_runs(rows: pl.DataFrame, train: Train) -> pl.DataFrame:
+    """Runs from which nothing is concluded, with `why`.
+
+    "never learned": no epoch validated better than the first. "not finished": `train.epochs` ended the run less than
+    `train.patience` epochs after its best, so that more epochs might have made it better.
+    """
+    never = (pl.col("best_epoch") == 1) & (pl.col("epochs") > 1)
+    capped = (pl.col("epochs") >= train.epochs) & (pl.col("epochs") - pl.col("best_epoch") < train.patience)
+    why = pl.when(never).then(pl.lit("never learned")).when(capped).then(pl.lit("not finished"))
+    return rows.with_columns(why=why).filter(pl.col("why").is_not_null())
 
 
 def summarise(rows: pl.DataFrame, names: list[str], keys: list[str] = KEYS, paper: str = "table2") -> pl.DataFrame:
@@ -201,43 +225,79 @@ def user_figures(row: dict, cutoff: int) -> pl.DataFrame:
     return pl.read_parquet(file).select("seed", "user_id", gain.alias(f"NDCG@{cutoff}"), hit.alias(f"HR@{cutoff}"))
 
 
-def comparisons(rows: pl.DataFrame, cutoff: int) -> pl.DataFrame:
-    """SpecTran against every other adapter of its block, metric by metric: difference, improvement with interval, p-values.
-
-    A user's figure is the mean over seeds. `p` is two-sided, of a sign-flip permutation test over users; `p_holm` is adjusted for
-    the other adapters of the same (dataset, backbone, metric); `low` and `high` bound the improvement, a 95 % bootstrap
-    interval over users. `std` and `std_other`, over seeds, are another matter and stand apart.
-    """
+def comparisons(rows: pl.DataFrame, cutoff: int, unusable: pl.DataFrame) -> pl.DataFrame:
+    """`compare`, block by block, with the block's columns in front; empty where no block has two adapters."""
     found = []
     for block in rows.partition_by(BLOCK, maintain_order=True):
-        cells = {row["adapter"]: row for row in block.unique("adapter", keep="first", maintain_order=True).iter_rows(named=True)}
-        others = [adapter for adapter in cells if adapter != OURS]
-        if OURS not in cells or not others:
-            continue
-        frames = {adapter: user_figures(row, cutoff).group_by("user_id").mean().sort("user_id") for adapter, row in cells.items()}
-        if any(not frames[adapter]["user_id"].equals(frames[OURS]["user_id"]) for adapter in others):
-            raise UserError(
-                f"the cells of {cells[OURS]['dataset']} hold different users; `dvc repro grid/dvc.yaml` makes them again"
+        compared = compare(block, cutoff, unusable.join(block, on=BLOCK, how="semi"))
+        if compared.height:
+            found.append(compared.select(*(pl.lit(block[name][0]).alias(name) for name in BLOCK), pl.all()))
+    return pl.concat(found) if found else pl.DataFrame()
+
+
+def compare(rows: pl.DataFrame, cutoff: int, unusable: pl.DataFrame) -> pl.DataFrame:
+    """The leader against every other adapter: means, improvement with interval, p-values; a row per metric and other adapter.
+
+    Compared are the adapters that every block of `rows` has, by the mean over blocks of the mean over users; a user's figure is
+    the mean over seeds. The leader has the highest NDCG of those without an unusable run, where there are any.
+
+    `p` is two-sided, of a sign-flip permutation test over users, in which all figures of a user change sides together; `p_holm`
+    is adjusted for the other adapters of the same metric. `low` and `high` bound the improvement, a 95 % bootstrap interval over
+    the users of each dataset. `std` and `std_other`, over seeds, are chance in training, which the test does not know. Empty
+    where fewer than two adapters are in every block. UserError where a cell lacks its ranks, or cells hold different users.
+    """
+    names = [f"NDCG@{cutoff}", f"HR@{cutoff}"]
+    blocks = rows.partition_by(BLOCK, maintain_order=True)
+    adapters = [name for name in rows["adapter"].unique(maintain_order=True) if all(name in b["adapter"] for b in blocks)]
+    if len(adapters) < 2:
+        return pl.DataFrame()
+    shares, strata = _user_shares(blocks, adapters, names, cutoff)
+    means = shares.sum(0)  # (A, M)
+    usable = [i for i, name in enumerate(adapters) if name not in unusable["adapter"]] or list(range(len(adapters)))
+    best = max(usable, key=lambda i: means[i, 0])
+    others = [i for i in range(len(adapters)) if i != best]
+    p_values = sign_flip_p_values(np.hstack([shares[:, [best], m] - shares[:, others, m] for m in range(len(names))]))
+    seeds = rows.filter(pl.col("adapter").is_in(adapters)).group_by(KEYS).len()["len"].min()
+    by_seed = rows.group_by("adapter", "seed", maintain_order=True).agg(pl.col(name).mean() for name in names)  # over blocks
+    found = []
+    for m, (name, p) in enumerate(zip(names, np.split(p_values, len(names)), strict=True)):
+        spread = dict(by_seed.group_by("adapter").agg(pl.col(name).std()).rows())
+        intervals = improvement_intervals(shares[:, best, m], shares[:, others, m], strata)
+        adjusted = holm(p)
+        mean = float(means[best, m])
+        for i, other in enumerate(others):
+            theirs = float(means[other, m])
+            found.append(
+                {"metric": name, "leader": adapters[best], "other": adapters[other]}
+                | {"mean": mean, "std": spread[adapters[best]], "mean_other": theirs, "std_other": spread[adapters[other]]}
+                | {"difference": mean - theirs, "improvement": mean / theirs - 1 if theirs else None}
+                | {"low": intervals[i, 0], "high": intervals[i, 1], "p": p[i], "p_holm": adjusted[i]}
+                | {"users": len(shares), "seeds": seeds}
             )
-        names = [f"NDCG@{cutoff}", f"HR@{cutoff}"]
-        ours = {name: frames[OURS][name].to_numpy() for name in names}  # (U,)
-        theirs = {name: np.stack([frames[other][name].to_numpy() for other in others], axis=1) for name in names}  # (U, C)
-        p_values = sign_flip_p_values(np.hstack([ours[name][:, None] - theirs[name] for name in names]))
-        seeds = block.filter(pl.col("adapter") == OURS).height
-        for name, p in zip(names, np.split(p_values, len(names)), strict=True):
-            spread = dict(block.group_by("adapter").agg(pl.col(name).std()).rows())
-            intervals = improvement_intervals(ours[name], theirs[name])
-            mean = float(ours[name].mean())
-            for i, (adapter, other) in enumerate(zip(others, theirs[name].mean(0).tolist(), strict=True)):
-                found.append(
-                    {key: cells[OURS][key] for key in BLOCK}
-                    | {"metric": name, "other": adapter}
-                    | {"mean": mean, "std": spread[OURS], "mean_other": other, "std_other": spread[adapter]}
-                    | {"difference": mean - other, "improvement": mean / other - 1 if other else None}
-                    | {"low": intervals[i, 0], "high": intervals[i, 1], "p": p[i], "p_holm": holm(p)[i]}
-                    | {"users": len(ours[name]), "seeds": seeds}
-                )
-    return pl.DataFrame(found, infer_schema_length=None)
+    types = dict.fromkeys(("std", "std_other", "improvement"), pl.Float64)
+    return pl.DataFrame(found, infer_schema_length=None, schema_overrides=types)
+
+
+def _user_shares(blocks: list[pl.DataFrame], adapters: list[str], names: list[str], cutoff: int) -> tuple[np.ndarray, np.ndarray]:
+    """What each user adds to the mean over blocks: (U, A, M), whose sum over users is this mean; and each user's dataset (U,).
+
+    Example: of two backbones on a dataset of 100 users, a user with NDCGs of 0.5 and 0.3 adds (0.5 + 0.3) / (2 x 100).
+    """
+    users: dict[str, pl.Series] = {}
+    shares: dict[str, np.ndarray] = {}
+    for block in blocks:
+        dataset = block["dataset"][0]
+        cells = {row["adapter"]: row for row in block.unique("adapter", keep="first", maintain_order=True).iter_rows(named=True)}
+        figures = []
+        for adapter in adapters:
+            frame = user_figures(cells[adapter], cutoff).group_by("user_id").mean().sort("user_id")
+            if not users.setdefault(dataset, frame["user_id"]).equals(frame["user_id"]):
+                raise UserError(f"the cells of {dataset} hold different users; `dvc repro grid/dvc.yaml` makes them again")
+            figures.append(frame.select(names).to_numpy())
+        added = np.stack(figures, axis=1) / (len(blocks) * len(users[dataset]))
+        shares[dataset] = shares[dataset] + added if dataset in shares else added
+    strata = np.repeat(np.arange(len(shares)), [len(part) for part in shares.values()])
+    return np.concatenate(list(shares.values())), strata
 
 
 def grouped(rows: pl.DataFrame, cutoff: int) -> pl.DataFrame:

@@ -1,6 +1,6 @@
 """The grid's report: words, tables and figures computed from the cells, one structure for Markdown and HTML."""
 
-from collections import Counter
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,10 +8,11 @@ from pathlib import Path
 import polars as pl
 
 from pipeline.artifacts import SIDECAR, fingerprint, read_json
-from pipeline.grid.cells import OURS, STAGES, Cell
+from pipeline.grid.cells import KEYS, STAGES, Cell
+from pipeline.grid.tuning import Tuning
 from pipeline.params import Params
 from pipeline.report.formats import ABSENT, Block, Entry, Table, count, markdown, number
-from pipeline.report.results import BLOCK, ResultSet, average, improvements
+from pipeline.report.results import BLOCK, ResultSet, unusable_runs
 from pipeline.report.tables import SIGNIFICANT, title
 from pipeline.runs import sequences_directory, spectrum_directory
 
@@ -70,47 +71,87 @@ def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def verdict(summary: pl.DataFrame, comparisons: pl.DataFrame, loss: str | None = None) -> str:
-    """The answer in a few sentences: who is best how often, by how much, and whether other users would say the same."""
-    if summary["adapter"].n_unique() == 1:
-        return f"Only {title(summary['adapter'][0])} was run: there is nothing to compare it with."
+def _listed(names: list[str]) -> str:
+    """["a", "b", "c"] -> "a, b and c"."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
+def _level(row: dict) -> bool:
+    """Whether chance, in the users or in training, may have made the leader's difference to another adapter."""
+    return row["p_holm"] >= SIGNIFICANT or _within_spread(row)
+
+
+def _within_spread(row: dict) -> bool:
+    """Whether the difference is no larger than the standard deviation over seeds of either."""
+    return row["difference"] <= max(row["std"] or 0.0, row["std_other"] or 0.0)
+
+
+def verdict(summary: pl.DataFrame, compared: pl.DataFrame, unusable: pl.DataFrame, loss: str | None = None) -> str:
+    """Which adapter is best, or which are level, in one paragraph. `compared`: what `results.compare` found for `summary`.
+
+    An adapter is called best only where the test over users, adjusted for all comparisons with it, tells it from every other, and
+    the difference exceeds the spread over seeds. Adapters with unusable runs take no part.
+    """
+    adapters = summary["adapter"].unique(maintain_order=True).to_list()
+    if len(adapters) == 1:
+        alone = f"Only {title(adapters[0])} was run: there is nothing to compare it with."
+        return " ".join([alone, *_about_unusable(unusable)])
+    pairs = summary.n_unique(BLOCK)
+    start = f"{_capital(_how(loss))}: " if loss else ""
+    if not compared.height:
+        return f"{start}No conclusion: no two adapters were run on each of the {pairs} pairs of dataset and backbone."
     metric = headline_metric(summary)
-    blocks = summary.filter(pl.col("metric") == metric).partition_by(BLOCK, maintain_order=True)
-    places = f"{len(blocks)} pair{'s' if len(blocks) > 1 else ''} of dataset and backbone"
-    improvement = improvements(summary)
-    if not improvement.height:
-        best = Counter(block.sort("mean", descending=True, maintain_order=True)["adapter"][0] for block in blocks)
-        often = ", ".join(f"{title(adapter)} in {times}" for adapter, times in best.most_common())
-        return f"The best {metric} of {places} has: {often}."
-    headline = improvement.filter(pl.col("metric") == metric)
-    wins = headline.filter(pl.col("improvement") > 0).height
-    start = f"{_capital(_how(loss))}, SpecTran" if loss else "SpecTran"
-    if headline.height == 1:
-        has = "has" if wins else "does not have"
-        leads = f"{has} the best {metric}"
+    rows = compared.filter(pl.col("metric") == metric).sort("mean_other", descending=True, maintain_order=True)
+    leader, excluded = rows["leader"][0], set(unusable["adapter"])
+    others = [row for row in rows.iter_rows(named=True) if row["other"] not in excluded]
+    absent = [title(name) for name in adapters if name != leader and name not in rows["other"]]
+    about = _about_unusable(unusable)
+    about += [f"Not run on every pair, so not compared here: {_listed(absent)}."] if absent else []
+    if leader in excluded or not others:
+        return " ".join(
+            [f"{start}No conclusion: fewer than two adapters have runs that learned and ended by themselves.", *about]
+        )
+    second = others[0]
+    level = [title(row["other"]) for row in others if _level(row)]
+    below = [title(row["other"]) for row in others if not _level(row)]
+    over = f", averaged over {pairs} pairs of dataset and backbone" if pairs > 1 else ""
+    gain = f"{100 * second['improvement']:.1f} % above" if second["improvement"] is not None else "above"
+    interval = (
+        f"95 % interval {100 * second['low']:+.1f} to {100 * second['high']:+.1f} %, " if math.isfinite(second["low"]) else ""
+    )
+    seeds = f"{second['seeds']} seeds" if second["seeds"] > 1 else "one seed, so chance in training is not known"
+    figures = (
+        f"{metric} {second['mean']:.4f}{over}, {gain} the runner-up, {title(second['other'])}: {interval}"
+        f"p = {second['p_holm']:.4f} over users, Holm-adjusted; {seeds}"
+    )
+    if not level:
+        sentences = [f"{start}{title(leader)} is best ({figures})."]
     else:
-        leads = f"has the best {metric} in {wins} of {headline.height} pairs of dataset and backbone"
-    gain = f"over the best other adapter it gains {100 * average(improvement):+.2f} % on average over all metrics"
-    paper = improvements(summary, "paper")
-    if paper.height and not loss:
-        gain += f"; in the paper, with the same datasets, backbones and adapters, {100 * average(paper):+.2f} %"
-    sentences = [f"{start} {leads}; {gain}."]
-    if comparisons.height and headline.height > 1:  # one pair: the sentence on it has its p-value
-        against = headline.join(
-            comparisons, left_on=[*BLOCK, "metric", "best"], right_on=[*BLOCK, "metric", "other"], how="inner"
-        )
-        sure = pl.col("p_holm") < SIGNIFICANT
-        better, worse = (against.filter(sure & side).height for side in (pl.col("difference") > 0, pl.col("difference") < 0))
-        sentences.append(
-            f"The difference to that adapter in {metric} is beyond chance in the users (permutation test, Holm-adjusted p below "
-            f"{SIGNIFICANT}) in its favour in {better}, against it in {worse}; in {against.height - better - worse} it may be "
-            "chance."
-        )
-    return " ".join(sentences)
+        sentences = [f"{start}Level: {', '.join([title(leader), *level])} ({title(leader)} leads, {figures})."]
+        if _within_spread(second) and second["p_holm"] < SIGNIFICANT:
+            spread = max(second["std"] or 0.0, second["std_other"] or 0.0)
+            sentences.append(
+                f"The runner-up's difference, {second['difference']:.4f}, is within the spread over seeds, {spread:.4f}."
+            )
+        sentences += [f"Beyond chance below {title(leader)}: {_listed(below)}."] if below else []
+    return " ".join([*sentences, *about])
+
+
+def _about_unusable(unusable: pl.DataFrame) -> list[str]:
+    """The sentence that names the adapters of which nothing is concluded; none without any."""
+    reasons = {
+        "not finished": "the last epoch ended runs that might have got better",
+        "never learned": "runs were best at their first epoch",
+    }
+    parts = []
+    for why, reason in reasons.items():
+        names = unusable.filter(pl.col("why") == why)["adapter"].unique(maintain_order=True).to_list()
+        parts += [f"{_listed([title(name) for name in names])} ({reason})"] if names else []
+    return [f"Nothing is concluded of {'; '.join(parts)}."] if parts else []
 
 
 def with_a_stronger_loss(tuned: list[ResultSet]) -> str:
-    """Whether text, and SpecTran, still help where the whole catalogue competes; nothing where either loss is missing."""
+    """Whether text still helps where the whole catalogue competes; nothing where either loss, or Base, is missing."""
     found = {result_set.loss: result_set.summary for result_set in tuned}
     if not {"info_nce", "cross_entropy"} <= set(found):
         return ""
@@ -123,88 +164,102 @@ def with_a_stronger_loss(tuned: list[ResultSet]) -> str:
         for loss in ("info_nce", "cross_entropy")
     }
     both = means["info_nce"].join(means["cross_entropy"], on=BLOCK, how="inner", suffix="_full").drop_nulls()
-    if not {"base", OURS} <= shared or not both.height:
+    others = sorted(shared - {"base"})
+    if "base" not in shared or not others or not both.height:
         return ""
-    others = sorted(shared - {"base", OURS})
 
     def mean(name: str, full: bool) -> float:
         return float(both[f"{name}_full" if full else name].to_numpy().mean())
 
-    def gain(name: str, full: bool) -> str:
-        return f"{100 * (mean(name, full) / mean('base', full) - 1):+.1f} %"
+    def highest(full: bool) -> str:
+        name = max(others, key=lambda name: mean(name, full))
+        return f"{title(name)}, {100 * (mean(name, full) / mean('base', full) - 1):+.1f} %"
 
     pairs = f"{both.height} pair{'s' if both.height > 1 else ''}"
-    sentences = [
+    return (
         f"Against the whole catalogue instead of drawn negatives, tuned Base goes from an {metric} of {mean('base', False):.4f} "
-        f"to {mean('base', True):.4f} (average over {pairs}). SpecTran's gain over it is {gain(OURS, False)} with negatives, "
-        f"{gain(OURS, True)} with the whole catalogue."
-    ]
-    if others:
-        helped = sum(mean(name, True) > mean("base", True) for name in others)
-        best = max(others, key=lambda name: mean(name, True))
+        f"to {mean('base', True):.4f} (average over {pairs}). The highest mean of the adapters that use text, beside Base: "
+        f"{highest(False)} with negatives; {highest(True)} with the whole catalogue."
+    )
+
+
+def budget(params: Params, rows: pl.DataFrame) -> str:
+    """What every method was given to be tuned. `rows`: the runs of the tuned cells under one loss.
+
+    It is said of cells whose runs have the settings that a valid choice in grid/tuned gives; others are named.
+    """
+    trials, unknown = set(), []
+    for cell in rows.partition_by(KEYS, maintain_order=True):
+        first = cell.row(0, named=True)
+        tuning = Tuning(params, *(first[key] for key in (*KEYS, "loss")))
+        made_by_choice = tuning.has_choice and all(
+            read_json(Path(row["run_directory"]) / "config.json", tuning.command).get("settings")
+            == tuning.run(tuning.chosen, row["seed"]).settings
+            for row in cell.iter_rows(named=True)
+        )
+        if made_by_choice:
+            trials.add(tuning.n_trials)
+        else:
+            unknown.append(tuning.name)
+    sentences = []
+    if trials:
+        given = (
+            f"{min(trials)} to {max(trials)} trials, as many as there are settings,"
+            if len(trials) > 1
+            else f"{max(trials)} trials"
+        )
+        seed = params.grid.tuning.seed
         sentences.append(
-            f"Of the {len(others)} other adapters {helped} {'is' if helped == 1 else 'are'} above Base there too; the best, "
-            f"{title(best)}, gains {gain(best, True)}."
+            f"Every {'other ' if unknown else ''}method tuned by itself on validation, with the same budget: {given} (its "
+            "settings in params.yaml the first of them), each a full run under "
+            f"seed {seed}; the default and the best two others also under seed {seed + 1}, and the best mean is chosen. "
+            "grid/space.yaml says what could be chosen, grid/tuned/ what was."
+        )
+    if unknown:
+        sentences.append(
+            f"Tuned with another budget, space, setting or data than params.yaml and grid/space.yaml give: {', '.join(unknown)}; "
+            "`python -m stages.grid` tunes again."
         )
     return " ".join(sentences)
 
 
-def budget(params: Params) -> str:
-    """What every method was given to be tuned."""
-    search = params.grid.search
-    return (
-        f"Every method tuned by itself on validation, with the same budget: {search.trials} trials (its settings in params.yaml "
-        f"the first of them) of at most {search.epochs} epochs and seed {search.seed}; then trained as the others are. "
-        "grid/space.yaml says what could be chosen, grid/tuned/ what was."
-    )
+def verdicts(result_set: ResultSet) -> list[Part]:
+    """The verdict over all pairs of dataset and backbone, and where there are several, one for each."""
+    overall = verdict(result_set.summary, result_set.overall, result_set.unusable, result_set.loss)
+    blocks = result_set.summary.partition_by(BLOCK, maintain_order=True)
+    lines = []
+    for block in blocks if len(blocks) > 1 else []:
+        compared, unusable = (
+            part.join(block, on=BLOCK, how="semi") if part.height else part
+            for part in (result_set.comparisons, result_set.unusable)
+        )
+        lines.append(f"{title(block['dataset'][0])}, {title(block['backbone'][0])}: {verdict(block, compared, unusable)}")
+    return [overall, lines] if lines else [overall]
 
 
-def conclusions(summary: pl.DataFrame, comparisons: pl.DataFrame) -> list[str]:
-    """One sentence per (dataset, backbone): which adapter is best, by how much, whether seeds agree, and users."""
-    sentences = []
-    for block in summary.partition_by(BLOCK, maintain_order=True):
-        metric = headline_metric(block)
-        ranked = block.filter(pl.col("metric") == metric).sort("mean", descending=True, maintain_order=True)
-        first = ranked.row(0, named=True)
-        where = f"{title(first['dataset'])}, {title(first['backbone'])}"
-        leads = "the best" if ranked.height > 1 else "an"
-        sentence = f"{where}: {title(first['adapter'])} has {leads} {metric}{' of' if leads == 'an' else ','} {first['mean']:.4f}"
-        if ranked.height > 1:
-            second = ranked.row(1, named=True)
-            gap = first["mean"] - second["mean"]
-            spread = max(first["std"] or 0.0, second["std"] or 0.0)
-            above = f"{100 * gap / second['mean']:.1f} % above" if second["mean"] else "above"
-            sentence += f", {above} {title(second['adapter'])}"
-            if first["seeds"] < 2:
-                sentence += " (one seed: no spread is known)"
-            elif gap <= spread:
-                sentence += f", which is within the spread over seeds ({spread:.4f}): no winner"
-            else:
-                sentence += f", a gap of {gap / spread:.1f} standard deviations over seeds" if spread else ""
-            sentence += _over_users(first, second, comparisons)
-        sentences.append(f"{sentence}.")
-    if OURS in summary["adapter"] and summary["adapter"].n_unique() > 1:
-        worse = improvements(summary).filter(pl.col("improvement") < 0).unique(BLOCK, maintain_order=True)
-        lost = [f"{title(row['dataset'])}/{title(row['backbone'])}" for row in worse.iter_rows(named=True)]
-        if lost:
-            sentences.append(f"SpecTran is beaten by another adapter in at least one metric on {', '.join(lost)}.")
-    return sentences
-
-
-def best_at_first(rows: pl.DataFrame) -> str:
-    """The runs that never got above their first epoch: patience may have ended them before they learned. Nothing without any."""
-    ended = rows.filter((pl.col("best_epoch") == 1) & (pl.col("epochs") > 1))
-    if not ended.height:
+def unusable_named(rows: pl.DataFrame, params: Params) -> str:
+    """The runs from which nothing is concluded, by name and reason. Empty without any."""
+    unusable = unusable_runs(rows, params.train)
+    if not unusable.height:
         return ""
-    names = [
-        f"{_run_name(part.row(0, named=True))}, dim {part['dim'][0]} (seed{'s' if part.height > 1 else ''} "
-        f"{', '.join(map(str, part['seed']))})"
-        for part in ended.partition_by("dataset", "backbone", "adapter", "over", "variant", "loss", "dim", maintain_order=True)
-    ]
-    return (
-        f"Of {rows.height} runs {ended.height} ended without a better validation than the first epoch's: {'; '.join(names)}. "
-        "`train.patience` may have ended them before they learned, and their rows may say more of it than of the adapter."
-    )
+    reasons = {
+        "never learned": "ended without a better validation than the first epoch's; `train.patience` may have ended them before "
+        "they learned",
+        "not finished": f"reached epoch {params.train.epochs}, the last, with their best less than {params.train.patience} "
+        "epochs before; `train.epochs` may have ended them before they were done",
+    }
+    sentences = []
+    for why, reason in reasons.items():
+        ended = unusable.filter(pl.col("why") == why)
+        names = [
+            f"{_run_name(part.row(0, named=True))}, dim {part['dim'][0]} (seed{'s' if part.height > 1 else ''} "
+            f"{', '.join(map(str, part['seed']))})"
+            for part in ended.partition_by(
+                "dataset", "backbone", "adapter", "over", "variant", "loss", "dim", maintain_order=True
+            )
+        ]
+        sentences += [f"Of {rows.height} runs {ended.height} {reason}: {'; '.join(names)}."] if names else []
+    return " ".join([*sentences, "Their rows may say more of the budget than of the adapter."])
 
 
 def _run_name(row: dict) -> str:
@@ -215,20 +270,6 @@ def _run_name(row: dict) -> str:
     if row["over"] == "tuned":
         name += f", {_how(row['loss'])}"
     return name
-
-
-def _over_users(first: dict, second: dict, comparisons: pl.DataFrame) -> str:
-    """What the test over users says of the two leaders, where SpecTran is one of them."""
-    other = {first["adapter"], second["adapter"]} - {OURS}
-    if not comparisons.height or len(other) != 1:
-        return ""
-    key = {name: first[name] for name in (*BLOCK, "metric")} | {"other": other.pop()}
-    found = comparisons.filter(pl.all_horizontal(pl.col(name) == value for name, value in key.items()))
-    if not found.height:
-        return ""
-    row = found.row(0, named=True)
-    chance = "" if row["p_holm"] < SIGNIFICANT else ", which may be chance"
-    return f"; over users p = {row['p_holm']:.4f} (Holm){chance}"
 
 
 # ------------------------------------------------------------------------------------------------------------------- the report
@@ -255,11 +296,9 @@ def sections(
 
     opening: list[Part] = []
     for result_set in result_sets:
-        words = verdict(result_set.summary, result_set.comparisons, result_set.loss)
-        if result_set is first and (stronger := with_a_stronger_loss(tuned)):
-            words += f" {stronger}"
-        opening += [words, conclusions(result_set.summary, result_set.comparisons)]
-    opening += [words] if (words := best_at_first(rows)) else []
+        opening += verdicts(result_set)
+    opening += [stronger] if (stronger := with_a_stronger_loss(tuned)) else []
+    opening += [named] if (named := unusable_named(rows, params)) else []
     if missing:
         names = ", ".join(cell.name for cell in missing)
         opening.append(f"Not there: {names}. `dvc repro -k grid/dvc.yaml` trains what is missing; everything here leaves it out.")
@@ -275,7 +314,7 @@ def sections(
             for section in part(
                 f"Table 2 again, {_how(result_set.loss)}",
                 *(result_set.named(name) for name in ("table2", "significance")),
-                words=budget(params),
+                words=budget(params, rows.filter((pl.col("over") == "tuned") & (pl.col("loss") == result_set.loss))),
             )
         ),
         *part("Table 3: SpecTran's variants", "table3"),

@@ -38,17 +38,24 @@ def holm(p_values: np.ndarray) -> np.ndarray:
 
 
 def improvement_intervals(
-    ours: np.ndarray, theirs: np.ndarray, level: float = 0.95, seed: int = 0, resamples: int = RESAMPLES
+    ours: np.ndarray,
+    theirs: np.ndarray,
+    strata: np.ndarray | None = None,
+    level: float = 0.95,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
 ) -> np.ndarray:
     """Percentile bootstrap intervals, over users, of mean(ours) / mean(theirs) - 1. ours: (U,), theirs: (U, C) -> (C, 2).
 
-    All columns see the same resamples. Where a resample's mean is zero, its ratio is left out.
+    `strata` (U,), 0 at first and rising, says which users are resampled together: those of one dataset. All columns see the same
+    resamples. Where a resample's mean is zero, its ratio is left out.
     """
     rng = np.random.default_rng(seed)
     both = np.column_stack([ours, theirs])
     sums = np.empty((resamples, both.shape[1]))
+    sizes = [len(both)] if strata is None else np.bincount(strata).tolist()
     for i in range(resamples):
-        counts = np.bincount(rng.integers(0, len(both), len(both)), minlength=len(both))
+        counts = np.concatenate([np.bincount(rng.integers(0, size, size), minlength=size) for size in sizes])
         sums[i] = counts @ both
     tail = 50 * (1 - level)
     intervals = np.full((theirs.shape[1], 2), np.nan)

@@ -153,7 +153,7 @@ def table6(learned: pl.DataFrame, setting: str = "") -> Table:
 
 
 def significance(comparisons: pl.DataFrame, file: str = "significance", how: str = "") -> Table:
-    """SpecTran against each other adapter."""
+    """The leader of each block against each other adapter."""
     blocks = []
     for block in comparisons.partition_by(BLOCK, maintain_order=True):
         names = block["metric"].unique(maintain_order=True).to_list()
@@ -176,16 +176,17 @@ def significance(comparisons: pl.DataFrame, file: str = "significance", how: str
                 ]
             rows.append(line)
         mine = [block.filter(pl.col("metric") == name).row(0, named=True) for name in names]
-        footer = [Entry(title(OURS))]
+        footer = [Entry(title(block["leader"][0]))]
         for row in mine:
             footer += [number(row["mean"], std=row["std"]), *[Entry("")] * 3]
         blocks.append(Block(f"{_heading(block)} ({block['users'][0]:,} users)", header, rows, [footer]))
     notes = [
-        "Gain: of SpecTran over the other adapter. Per user, averaged over seeds: two-sided sign-flip permutation test, Holm's "
-        f"adjustment over the comparisons of a metric (bold: below {SIGNIFICANT}), bootstrap interval over users. This is chance "
-        "in the users; what follows ± is the standard deviation over seeds, chance in the training."
+        "Gain: of the leader, whose row is the last, over the other adapter. Per user, averaged over seeds: two-sided sign-flip "
+        "permutation test, Holm's adjustment over the comparisons of a metric (bold: "
+        f"below {SIGNIFICANT}), bootstrap interval over users. This is chance in the users; what follows ± is the standard "
+        "deviation over seeds, chance in the training."
     ]
-    return Table(file, f"SpecTran against each other adapter{how}", blocks, notes, comparisons)
+    return Table(file, f"The leader against each other adapter{how}", blocks, notes, comparisons)
 
 
 def all_tables(

@@ -44,10 +44,8 @@ class DivergedError(UserError):
     """The loss is not finite."""
 
 
-def train_run(run: Run, should_prune: Callable[[History], bool] = lambda history: False) -> tuple[History, bool]:
-    """Train a run and leave it in its place in scratch, whole or not at all; return a row an epoch, and whether it is there.
-
-    It is not where `should_prune`, asked after every epoch, says so before the end.
+def train_run(run: Run) -> None:
+    """Train a run and leave it in its place in scratch, whole or not at all.
 
     Raises UserError where inputs are missing or do not fit each other, or options are invalid; DivergedError where the loss is
     not finite.
@@ -65,10 +63,7 @@ def train_run(run: Run, should_prune: Callable[[History], bool] = lambda history
         )
     torch.manual_seed(run.seed)
     model = build(run, spectrum).to(device)
-    progress = fit(model, sequences, run, should_prune)
-    if not progress.stops(run.settings["train"]["epochs"], run.settings["train"]["patience"]):
-        remove_directory(_unfinished(run).parent)
-        return progress.history, False
+    progress = fit(model, sequences, run)
     with atomic_directory(run.scratch, {"run": run.fingerprint}) as directory:
         save_file(progress.weights, directory / WEIGHTS)
         pl.DataFrame(progress.history).write_csv(directory / "history.csv")
@@ -83,7 +78,6 @@ def train_run(run: Run, should_prune: Callable[[History], bool] = lambda history
         write_json(directory / "run.json", cost | environment(device))
         write_json(directory / CONFIG, run.config())
     remove_directory(_unfinished(run).parent)
-    return progress.history, True
 
 
 def use_deterministic_kernels() -> None:
@@ -137,10 +131,8 @@ class Progress:
         return self.epoch >= epochs or (self.epoch > 0 and self.epoch - self.best["epoch"] >= patience)
 
 
-def fit(
-    model: Recommender, sequences: SplitSequences, run: Run, should_prune: Callable[[History], bool] = lambda history: False
-) -> Progress:
-    """Train until validation stops getting better, or `should_prune` says so.
+def fit(model: Recommender, sequences: SplitSequences, run: Run) -> Progress:
+    """Train until validation stops getting better.
 
     Goes on after the last finished epoch where an earlier attempt was cut off.
     """
@@ -174,8 +166,6 @@ def fit(
             shown = {"loss": f"{loss:.3f}", "valid": f"{row[MONITOR]:.4f}", "best": f"{progress.best[MONITOR]:.4f}"}
             bar.set_postfix(shown, refresh=False)
             bar.update()
-            if should_prune(progress.history):
-                break
     return progress
 
 

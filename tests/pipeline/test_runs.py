@@ -103,13 +103,14 @@ GRID = {
     "cell": {"grid.dim"},
     "dimension": {"grid.dimensions.dims"},
     "ablation": {"grid.dim", "grid.ablations.variants"},
-    "tuned": {"grid.dim"},
+    "tuned": {"grid.dim", "grid.tuning.trials", "grid.tuning.seed"},
 }
 
 
 @pytest.mark.parametrize(("file", "name"), [("dvc.yaml", "train"), *(("grid/dvc.yaml", name) for name in GRID)])
 def test_train_and_cell_name_every_parameter_that_a_run_reads(file: str, name: str) -> None:
-    read = {param.replace("item.", "").replace(".spectran", ".${adapter}") for param in stage(file, name)["params"]}
+    listed = [param for param in stage(file, name)["params"] if isinstance(param, str)]
+    read = {param.replace("item.", "").replace(".spectran", ".${adapter}") for param in listed}
     assert {"encoder", "train", "backbones.${backbone}", "adapters.${adapter}"} <= read
     names = {"dataset", "backbone", "adapter", "dim", "seed"}
     chosen = {*names, "evaluate.similarity"} if name == "train" else {"grid.seeds", "evaluate", *GRID[name]}

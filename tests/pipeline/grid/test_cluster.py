@@ -343,7 +343,7 @@ def test_the_grid_of_a_checkout_on_ray(tmp_path: Path) -> None:
     """
     root = tmp_path / "checkout"
     params = copy_repository(root)
-    params["grid"]["search"] |= {"datasets": ["demo"], "losses": ["info_nce"], "trials": 2, "epochs": 1}
+    params["grid"]["tuning"] |= {"datasets": ["demo"], "losses": ["info_nce"], "trials": 2}
     params["resources"]["memory"] = 0.5
     write_params(root, params)
     here = Project(root)

@@ -103,14 +103,14 @@ def test_a_checksum_changes_with_the_content_and_the_place() -> None:
 
 
 def test_an_input_in_scratch_is_the_tasks_own_copy(tmp_path: Path) -> None:
-    """A study's directory may be read and written; what the next task finds is what was sent."""
-    study = Path(".scratch/studies/one").absolute()
-    study.mkdir(parents=True)
-    (study / "trials.csv").write_text("1")
-    fetch(parcel := sent(study), tmp_path / "inputs", np.asarray)
+    """A tuning's directory may be read and written; what the next task finds is what was sent."""
+    tuning = Path(".scratch/tuning/one").absolute()
+    tuning.mkdir(parents=True)
+    (tuning / "trials.csv").write_text("1")
+    fetch(parcel := sent(tuning), tmp_path / "inputs", np.asarray)
     for task in ("first", "second"):
         put(parcel, tmp_path / "inputs", tmp_path / task)
-        trials = tmp_path / task / ".scratch/studies/one/trials.csv"
+        trials = tmp_path / task / ".scratch/tuning/one/trials.csv"
         assert trials.read_text() == "1"
         trials.write_text("2")
         put(parcel, tmp_path / "inputs", tmp_path / task)

@@ -15,13 +15,15 @@ from pipeline.grid.cells import Cell, listed_cells, read_cells
 from pipeline.grid.execution import ready
 from pipeline.grid.published import publish, published_run, restore
 from pipeline.grid.tasks import unfinished
+from pipeline.grid.tuning import SPACE, listed_tunings, tune, write_choice
 from pipeline.params import load_params
-from pipeline.report.results import comparisons, table_metrics
+from pipeline.report.results import comparisons, table_metrics, unusable_runs
 from stages import publish as stage
 from stages.cell import make
 from stages.publish import committed_code
 
 FOLDER = Path("docs/results/here")
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -40,7 +42,8 @@ def cells(project: Path, set_params: Callable[..., None]) -> list[Cell]:
 
 def compared(cells: list[Cell]) -> tuple[pl.DataFrame, pl.DataFrame]:
     rows = read_cells(cells)
-    return rows.drop("run_directory"), comparisons(rows.filter(pl.col("over") == "seeds"), 20)
+    plain = rows.filter(pl.col("over") == "seeds")
+    return rows.drop("run_directory"), comparisons(plain, 20, unusable_runs(plain, load_params().train))
 
 
 def test_tables_and_tests_come_out_the_same_from_what_is_published(cells: list[Cell]) -> None:
@@ -110,6 +113,31 @@ def test_cells_of_other_settings_are_refused(cells: list[Cell], set_params: Call
     with pytest.raises(UserError, match=r"^grid/cells/tiny-sasrec-base is stale: code, parameters or inputs changed since"):
         publish([(cell, cell.runs(params)) for cell in cells], FOLDER, "0123456789")
     assert (FOLDER / "runs.csv").read_bytes() == before
+
+
+def test_choices_are_published_with_their_cells_and_come_back(project: Path, set_params: Callable[..., None]) -> None:
+    """The budget that a tuned cell had stays known; a choice that is there already stays as it is."""
+    (project / "grid").mkdir(exist_ok=True)
+    shutil.copyfile(ROOT / SPACE, project / SPACE)
+    set_params({"train.epochs": 1, "grid.adapters": ["base"], "grid.seeds": [0]})
+    set_params({"grid.tuning": {"datasets": ["tiny"], "backbones": ["sasrec"], "losses": ["info_nce"], "trials": 2, "seed": 0}})
+    params = load_params()
+    (tuning,) = listed_tunings(params)
+    tune(tuning)
+    write_choice(tuning)
+    cells = listed_cells(params.grid)
+    for cell in cells:
+        make(cell, params)
+    publish([(cell, cell.runs(params)) for cell in cells], FOLDER, "0123456789")
+    before = tuning.file.read_text()
+    shutil.rmtree("grid/cells")
+    tuning.file.unlink()
+    assert restore(FOLDER) == cells
+    assert tuning.file.read_text() == before
+    assert tuning.has_choice
+    tuning.file.write_text("chosen: {}")
+    restore(FOLDER)
+    assert tuning.file.read_text() == "chosen: {}"
 
 
 def test_what_is_published_is_small_and_complete(cells: list[Cell]) -> None:

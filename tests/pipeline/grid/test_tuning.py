@@ -11,33 +11,49 @@ import yaml
 from common.errors import UserError
 from models.adapters import ADAPTERS
 from models.backbones import BACKBONES
+from pipeline.artifacts import SIDECAR
+from pipeline.grid import tuning as module
 from pipeline.grid.cells import Cell
-from pipeline.grid.tasks import tuning as module
 from pipeline.grid.tasks import unfinished
-from pipeline.grid.tuning import SPACE, Tuning, listed_tunings, search, write_choice
+from pipeline.grid.tuning import SPACE, Tuning, finalists, listed_tunings, tune, write_choice
 from pipeline.params import Params, load_params
+from pipeline.runs import Run
 
 ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
 def params(project: Path, set_params: Callable[..., None]) -> Params:
-    """Three trials of three epochs."""
+    """Four trials; runs of three epochs."""
     SPACE.parent.mkdir(exist_ok=True)
     SPACE.write_text((ROOT / SPACE).read_text(encoding="utf-8"), encoding="utf-8")
-    lists = {"datasets": ["tiny"], "losses": ["info_nce"], "trials": 3, "epochs": 3}
-    set_params({f"grid.search.{name}": value for name, value in lists.items()})
+    lists = {"datasets": ["tiny"], "losses": ["info_nce"], "trials": 4}
+    set_params({"train.epochs": 3} | {f"grid.tuning.{name}": value for name, value in lists.items()})
     return load_params()
 
 
-def study(params: Params, adapter: str = "base", loss: str = "info_nce") -> Tuning:
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
+    """Runs are not trained but listed here, and their validation follows from their settings."""
+    runs: list[Run] = []
+
+    def validation(run: Run) -> dict[str, Any]:
+        runs.append(run)
+        value = 0.1 + run.settings["backbone"]["dropout"] / 10 + 100 * run.settings["train"]["weight_decay"]
+        return {"state": "complete", "epochs": 3, "validation": value}
+
+    monkeypatch.setattr(module, "_validation", validation)
+    return runs
+
+
+def tuning(params: Params, adapter: str = "base", loss: str = "info_nce") -> Tuning:
     return Tuning(params, "tiny", "sasrec", adapter, loss)
 
 
 def tuned(params: Params, **names: str) -> dict[str, Any]:
-    """Search and write_choice; the file."""
-    made = study(params, **names)
-    search(made)
+    """Tune and write the choice; the file."""
+    made = tuning(params, **names)
+    tune(made)
     write_choice(made)
     assert "&id" not in made.file.read_text(encoding="utf-8")
     return dict(yaml.safe_load(made.file.read_text(encoding="utf-8")))
@@ -48,54 +64,135 @@ def test_the_first_trial_is_what_params_yaml_says_and_none_is_made_twice(params:
     settings = [trial["setting"] for trial in found["trials"]]
     defaults = {"train.weight_decay": 0.0, "backbone.dropout": 0.2, "adapter.id_std": 0.02}
     assert settings[0] == defaults
-    assert len(settings) == 3
+    assert len(settings) == 4
     assert all(settings.count(one) == 1 for one in settings)
 
 
-def test_the_best_validation_is_chosen_and_the_test_set_is_not_looked_at(params: Params) -> None:
+def test_a_trial_is_a_full_run_and_the_test_set_is_not_looked_at(params: Params) -> None:
+    """Trained by the budget of every run, in scratch as that run; the recorded validation is that run's best epoch."""
+    made = tuning(params)
     found = tuned(params)
-    complete = [trial for trial in found["trials"] if trial["state"] == "complete"]
-    best = max(complete, key=lambda trial: trial["validation"])
-    assert (found["chosen"], found["validation"]) == (best["setting"], best["validation"])
-    assert len({trial["validation"] for trial in complete}) > 1
+    for trial in found["trials"]:
+        run = made.run(trial["setting"])
+        assert run.settings["train"]["epochs"] == params.train.epochs
+        assert run.settings["train"]["patience"] == params.train.patience
+        history = (run.scratch / "history.csv").read_text().splitlines()
+        column = history[0].split(",").index("NDCG@20")
+        assert trial["validation"] == max(float(line.split(",")[column]) for line in history[1:])
+        assert trial["epochs"] == len(history) - 1
     assert not list(Path(".scratch").rglob("ranks.parquet"))
 
 
-def test_a_search_that_was_cut_off_goes_on_to_the_same_choice(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = tuned(params)
-    made = study(params)
-    (made.scratch / "trial-2.json").unlink()
-    (made.scratch / "trial-1.json").unlink()
-    made.file.unlink()
-    count = []
-    suggest = module._trial
-    monkeypatch.setattr(module, "_trial", lambda *given: count.append(1) or suggest(*given))
-    assert tuned(params) == whole
-    assert len(count) == 2
+@pytest.mark.parametrize(
+    ("validations", "expected"),
+    [
+        ([0.5, 0.1, 0.3, 0.2], [0, 2, 3]),
+        ([0.1, 0.5, 0.4, 0.3], [0, 1, 2]),
+        ([0.1, 0.5, 0.5, 0.5], [0, 1, 2]),
+        ([0.1, None, 0.2, 0.3], [0, 2, 3]),
+        ([None, 0.1, 0.2, 0.3], [2, 3]),
+        ([0.1], [0]),
+        ([None], []),
+    ],
+)
+def test_the_finalists_are_the_default_and_the_best_two_others(validations: list[float | None], expected: list[int]) -> None:
+    trials = [{"state": "failed" if value is None else "complete", "validation": value} for value in validations]
+    assert finalists(trials) == expected
 
 
-def test_more_trials_go_on_with_those_there_are(params: Params, set_params: Callable[..., None]) -> None:
-    before = tuned(params)["trials"]
-    set_params({"grid.search.trials": 4})
-    assert tuned(load_params())["trials"][:3] == before
+def test_the_best_mean_over_two_seeds_is_chosen_not_the_best_trial(
+    params: Params, trained: list[Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By hand: seed 0 gives 0.070, 0.074, 0.079, 0.077; seed 1 gives the finalists 0.071, 0.073, 0.078; means 0.0705 … 0.0775."""
+    at_first, again = [0.070, 0.074, 0.079, 0.077], {0: 0.071, 2: 0.073, 3: 0.078}
+    settings: list[dict[str, Any]] = []
 
+    def validation(run: Run) -> dict[str, Any]:
+        if run.seed == 0:
+            settings.append(run.settings)
+            return {"state": "complete", "epochs": 3, "validation": at_first[len(settings) - 1]}
+        return {"state": "complete", "epochs": 3, "validation": again[settings.index(run.settings)]}
 
-def test_a_trial_far_behind_is_given_up(params: Params, set_params: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
-    """At the epoch after the warm-up, where it is below the median of the earlier ones; it is never chosen."""
-    monkeypatch.setattr(module, "WARM_UP", 1)
-    monkeypatch.setattr(module, "DRAWN", 2)
-    made = study(params)
-    for number, value in enumerate([0.9, 0.8]):
-        choice = dict.fromkeys(made.space, 0) | {"train.weight_decay": number}
-        setting = {name: made.space[name][position] for name, position in choice.items()}
-        figures = {"history": [value] * 3, "epochs": 3, "validation": value, "state": "complete"}
-        made.scratch.mkdir(parents=True, exist_ok=True)
-        (made.scratch / f"trial-{number}.json").write_text(json.dumps({"choice": choice, "setting": setting} | figures))
+    monkeypatch.setattr(module, "_validation", validation)
     found = tuned(params)
-    assert [trial["state"] for trial in found["trials"]] == ["complete", "complete", "pruned"]
-    assert found["trials"][2]["epochs"] < 3
-    assert found["validation"] == 0.9
-    assert not list(Path(".scratch/unfinished").glob("*"))
+    assert [one["trial"] for one in found["finalists"]] == [0, 2, 3]
+    assert [one["validation"] for one in found["finalists"]] == [{0: 0.070, 1: 0.071}, {0: 0.079, 1: 0.073}, {0: 0.077, 1: 0.078}]
+    assert found["chosen"] == found["trials"][3]["setting"]
+    assert found["validation"] == pytest.approx(0.0775)
+    assert tuning(params).chosen == found["chosen"]
+
+
+def test_a_finalist_that_diverges_under_the_second_seed_is_not_chosen(
+    params: Params, trained: list[Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    best = max(tuned(params)["finalists"], key=lambda one: one["validation"][0])
+    made = tuning(params)
+    for number in range(4):
+        made.second_run(number).unlink(missing_ok=True)
+    validation = module._validation
+
+    def diverging(run: Run) -> dict[str, Any]:
+        if run.settings == made.run(best["setting"]).settings:
+            return {"state": "failed", "epochs": 0, "validation": None, "error": "the loss is nan"}
+        return validation(run)
+
+    monkeypatch.setattr(module, "_validation", diverging)
+    found = tuned(params)
+    assert {one["trial"]: one["mean"] for one in found["finalists"]}[best["trial"]] is None
+    assert found["chosen"] != best["setting"]
+    assert tuning(params).chosen == found["chosen"]
+
+
+def test_every_method_has_the_same_budget(params: Params, trained: list[Run]) -> None:
+    for adapter in ("base", "spectran"):
+        tuned(params, adapter=adapter)
+        mine = [run for run in trained if run.adapter == adapter]
+        assert [run.seed for run in mine] == [0] * 4 + [1] * 3
+        assert len({run.settings["train"]["epochs"] for run in mine}) == 1
+
+
+def test_what_was_cut_off_goes_on_to_the_same_choice(params: Params, set_params: Callable[..., None], trained: list[Run]) -> None:
+    """Wherever it was cut off: what is over is not done again, and the rest comes out as it would have."""
+    set_params({"grid.tuning.trials": 12})
+    params = load_params()
+    made = tuning(params)
+    whole = tuned(params)
+    kept = {file.name: file.read_text() for file in made.scratch.iterdir()}
+    order = [f"trial-{number}.json" for number in range(12)]
+    order += [made.second_run(one["trial"]).name for one in whole["finalists"]]
+    assert set(order) == set(kept)
+    for cut in (0, 1, 5, 10, 12, 13, 15):
+        for file in made.scratch.iterdir():
+            file.unlink()
+        for name in order[:cut]:
+            (made.scratch / name).write_text(kept[name])
+        made.file.unlink()
+        assert made.trials_done == (cut == 15)
+        trained.clear()
+        assert tuned(params) == whole
+        assert len(trained) == 15 - cut
+
+
+def test_a_run_that_is_in_scratch_is_not_trained_again(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = tuned(params)
+    made = tuning(params)
+    for file in made.scratch.iterdir():
+        file.unlink()
+    monkeypatch.setattr("pipeline.training.loop.train_run", lambda run: pytest.fail("trained again"))
+    assert tuned(params) == whole
+
+
+def test_more_trials_go_on_with_those_there_are(params: Params, set_params: Callable[..., None], trained: list[Run]) -> None:
+    before = tuned(params)["trials"]
+    set_params({"grid.tuning.trials": 6})
+    assert tuned(load_params())["trials"][:4] == before
+
+
+def test_the_sampler_learns_from_the_validations(params: Params, set_params: Callable[..., None], trained: list[Run]) -> None:
+    """Validation here grows with weight decay and dropout: what is drawn last is better than what is drawn at first."""
+    set_params({"grid.tuning.trials": 24})
+    values = [trial["validation"] for trial in tuned(load_params())["trials"]]
+    assert sum(values[16:]) / 8 > sum(values[:8]) / 8
 
 
 def test_a_trial_that_diverges_is_a_failed_one(params: Params, set_params: Callable[..., None]) -> None:
@@ -110,10 +207,12 @@ def test_if_all_diverge_nothing_is_chosen(params: Params, set_params: Callable[.
     set_params({"train.learning_rate": 1e30})
     with pytest.raises(UserError, match=r"^all 1 trials of tiny-sasrec-base-info_nce failed"):
         tuned(load_params())
-    assert not study(load_params()).file.exists()
+    assert not tuning(load_params()).file.exists()
 
 
-def test_a_small_space_is_tried_once(params: Params) -> None:
+@pytest.mark.parametrize("attempts", [0, 1, 100])
+def test_a_small_space_is_tried_once(params: Params, trained: list[Run], monkeypatch: pytest.MonkeyPatch, attempts: int) -> None:
+    monkeypatch.setattr(module, "ATTEMPTS", attempts)
     SPACE.write_text("adapters:\n  base:\n    id_std: [0.1]\n")
     assert [trial["setting"] for trial in tuned(params)["trials"]] == [{"adapter.id_std": 0.02}, {"adapter.id_std": 0.1}]
 
@@ -128,7 +227,7 @@ def test_a_small_space_is_tried_once(params: Params) -> None:
 def test_a_space_that_cannot_be_used_is_one_line(params: Params, text: str, says: str) -> None:
     SPACE.write_text(text)
     with pytest.raises(UserError, match=says):
-        search(study(params))
+        tune(tuning(params))
 
 
 def test_a_cell_is_trained_with_the_choice_and_its_loss(params: Params) -> None:
@@ -143,35 +242,112 @@ def test_a_cell_is_trained_with_the_choice_and_its_loss(params: Params) -> None:
             assert run.settings[section][option] == value
 
 
-@pytest.mark.parametrize(("name", "value"), [("dim", 8), ("search.trials", 2), ("search.epochs", 2)])
-def test_a_choice_for_something_else_is_refused(params: Params, set_params: Callable[..., None], name: str, value: int) -> None:
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("grid.dim", 8, "dim"),
+        ("grid.tuning.trials", 2, "trials"),
+        ("grid.tuning.seed", 2, "seeds"),
+        ("train.epochs", 2, "settings"),
+        ("backbones.sasrec.blocks", 1, "settings"),
+        ("encoder", "minilm", "encoder"),
+    ],
+)
+def test_a_choice_made_under_other_conditions_is_refused(
+    params: Params, set_params: Callable[..., None], trained: list[Run], name: str, value: Any, says: str
+) -> None:
     tuned(params)
-    set_params({f"grid.{name}": value})
-    changed = study(load_params())
-    assert not changed.settled
-    with pytest.raises(UserError, match=f"another {name.rpartition('.')[2]} than params.yaml .* `python -m stages.tune tiny"):
+    assert tuning(params).has_choice
+    set_params({name: value})
+    changed = tuning(load_params())
+    assert not changed.has_choice
+    with pytest.raises(UserError, match=rf"another value of {says} than params.yaml.* `python -m stages.tune tiny"):
         _ = changed.chosen
+
+
+def test_a_choice_from_another_space_is_refused(params: Params, trained: list[Run]) -> None:
+    tuned(params)
+    SPACE.write_text(SPACE.read_text().replace("weight_decay: [0.0, ", "weight_decay: [0.0, 0.5, "))
+    assert not tuning(params).has_choice
+    with pytest.raises(UserError, match="another value of space"):
+        _ = tuning(params).chosen
+
+
+def test_a_choice_made_on_other_data_is_refused(params: Params, trained: list[Run]) -> None:
+    tuned(params)
+    sidecar = Path("data/sequences/tiny") / SIDECAR
+    sidecar.chmod(0o644)
+    sidecar.write_text(json.dumps(json.loads(sidecar.read_text()) | {"cap": 7}))
+    with pytest.raises(UserError, match="another value of sequences"):
+        _ = tuning(params).chosen
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"train.weight_decay": 99.0}, r"train\.weight_decay 99\.0 is not in grid/space\.yaml"),
+        ({"train.learning_rate": 99.0}, r"does not choose a value for each option of grid/space\.yaml"),
+        ({"backbone.dropout": 0.0}, "does not choose its best finalist"),
+    ],
+)
+def test_a_choice_edited_by_hand_is_refused(params: Params, trained: list[Run], changed: dict[str, float], says: str) -> None:
+    found = tuned(params)
+    made = tuning(params)
+    assert found["chosen"]["backbone.dropout"] != 0.0
+    made.file.write_text(yaml.safe_dump(found | {"chosen": found["chosen"] | changed}))
+    assert not made.has_choice
+    with pytest.raises(UserError, match=rf"^grid/tuned/tiny-sasrec-base-info_nce\.yaml:? ?{says}; `python -m stages\.tune tiny"):
+        _ = made.chosen
+    write_choice(made)
+    assert made.chosen == found["chosen"]
+
+
+@pytest.mark.parametrize("content", ["chosen: [1]\n", "chosen: {}\nconditions: 3\n", "[1, 2]\n", "a: b: c\n"])
+def test_a_broken_choice_is_one_line(params: Params, content: str) -> None:
+    made = tuning(params)
+    made.file.parent.mkdir(parents=True)
+    made.file.write_text(content)
+    with pytest.raises(UserError) as refused:
+        _ = made.chosen
+    assert "\n" not in str(refused.value)
+
+
+def test_finalists_that_are_missing_or_broken_are_one_line(params: Params, trained: list[Run]) -> None:
+    made = tuning(params)
+    found = tuned(params)
+    for broken in (None, [], [{}], "all", [{"mean": "high"}]):
+        made.file.write_text(yaml.safe_dump(found | {"finalists": broken}))
+        with pytest.raises(UserError, match="does not choose its best finalist"):
+            _ = made.chosen
 
 
 def test_a_missing_choice_is_one_line(params: Params) -> None:
     with pytest.raises(UserError, match=r"^grid/tuned/tiny-sasrec-base-info_nce.yaml is missing; `python -m stages.tune tiny"):
-        _ = study(params).chosen
+        _ = tuning(params).chosen
 
 
-def test_studies_come_first_then_the_runs_that_they_decide(params: Params) -> None:
-    """What no study decides is not kept waiting."""
-    searching = [f"tiny-sasrec-{adapter}-info_nce search" for adapter in ("base", "spectran")]
+def test_tunings_come_first_then_the_runs_that_they_decide(params: Params) -> None:
+    """What no tuning decides is not kept waiting."""
+    tasks = [f"tiny-sasrec-{adapter}-info_nce tuning" for adapter in ("base", "spectran")]
     plain = [f"tiny-sasrec-{adapter} dim 16 seed {seed}" for adapter in ("base", "spectran") for seed in (0, 1)]
-    assert [task.name for task in unfinished(params)] == searching + plain
-    search(study(params))
+    assert [task.name for task in unfinished(params)] == tasks + plain
+    tune(tuning(params))
     after = [task.name for task in unfinished(params)]
-    assert searching[0] not in after
-    assert searching[1] in after
-    assert study(params).settled
+    assert tasks[0] not in after
+    assert tasks[1] in after
+    assert tuning(params).has_choice
     chosen = tuned(params)["chosen"]
-    default = all(values[0] == chosen[name] for name, values in study(params).space.items())
+    default = all(values[0] == chosen[name] for name, values in tuning(params).space.items())
     tuned_runs = [f"tiny-sasrec-base dim 16 seed {seed} tuned info_nce" for seed in (0, 1)]
     assert [name for name in after if "tuned" in name] == ([] if default else tuned_runs)
+
+
+def test_another_budget_is_tuned_again(params: Params, set_params: Callable[..., None], trained: list[Run]) -> None:
+    """A stale choice is no choice: the grid lists the tuning as a task, whatever lies in grid/tuned."""
+    tuned(params)
+    assert "tiny-sasrec-base-info_nce tuning" not in [task.name for task in unfinished(params)]
+    set_params({"grid.tuning.trials": 5})
+    assert "tiny-sasrec-base-info_nce tuning" in [task.name for task in unfinished(load_params())]
 
 
 def test_every_adapter_and_backbone_has_a_space_and_every_value_of_it_is_valid() -> None:
@@ -192,8 +368,8 @@ def test_every_adapter_and_backbone_has_a_space_and_every_value_of_it_is_valid()
             type(params.train).parse(params.train.model_dump() | {option: value}, "train")
 
 
-def test_studies_are_those_that_the_lists_name(params: Params, set_params: Callable[..., None]) -> None:
-    set_params({"grid.search.losses": ["cross_entropy", "info_nce"]})
-    assert [study.name for study in listed_tunings(load_params())] == [
+def test_tunings_are_those_that_the_lists_name(params: Params, set_params: Callable[..., None]) -> None:
+    set_params({"grid.tuning.losses": ["cross_entropy", "info_nce"]})
+    assert [each.name for each in listed_tunings(load_params())] == [
         f"tiny-sasrec-{adapter}-{loss}" for loss in ("cross_entropy", "info_nce") for adapter in ("base", "spectran")
     ]

@@ -70,3 +70,13 @@ def test_a_baseline_that_hardly_or_never_hits_does_no_harm() -> None:
     rarely, never = improvement_intervals(np.ones(20), np.c_[np.r_[np.ones(1), np.zeros(19)], np.zeros(20)], resamples=200)
     assert 0 < rarely[0] <= rarely[1]
     assert np.isnan(never).all()
+
+
+def test_users_of_one_dataset_are_resampled_together() -> None:
+    """Figures that are equal within each dataset leave nothing to chance, however the datasets differ."""
+    strata = np.repeat([0, 1], [30, 10])
+    ours, theirs = np.where(strata == 0, 2.0, 5.0), np.where(strata == 0, 1.0, 7.0)
+    exact = ours.mean() / theirs.mean() - 1
+    np.testing.assert_allclose(improvement_intervals(ours, theirs[:, None], strata, resamples=50), [[exact, exact]])
+    ((low, high),) = improvement_intervals(ours, theirs[:, None], resamples=50)
+    assert low < exact < high

@@ -1,4 +1,4 @@
-"""The built-in dataset is neither trivial nor should_prune, for any method."""
+"""The built-in dataset is neither trivial nor hopeless, for any method."""
 
 from pathlib import Path
 
