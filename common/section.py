@@ -8,7 +8,7 @@ from common.errors import UserError, did_you_mean
 
 
 class Section(BaseModel):
-    """A section of parameters: typed, immutable, unknown keys refused with the nearest valid name."""
+    """A section of parameters: typed and immutable. An unknown key is refused, with the nearest valid one."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -23,7 +23,7 @@ class Section(BaseModel):
 
     @classmethod
     def parse(cls, values: Any, where: str) -> Self:
-        """Validate `values`; raise UserError with one line that starts with `where`."""
+        """Return the validated section; raise UserError with one line that starts with `where`."""
         try:
             return cls.model_validate(values)
         except ValidationError as error:
@@ -31,7 +31,7 @@ class Section(BaseModel):
 
 
 def explain(error: ValidationError, where: str) -> str:
-    """Put the first of pydantic's complaints into one line: place, complaint, value found."""
+    """Return pydantic's first error as one line: `where`, the parameter, what is wrong, the value found."""
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"])
     message = first["msg"].removeprefix("Value error, ")

@@ -23,8 +23,8 @@ InputScale = Literal["sqrt_width", "unit"]
 class Spectrum:
     """Thin SVD of the item embeddings, E = U diag(sigma) V^T + 1 mean^T (SpecTran, Eq. 3).
 
-    U: (N, r), orthonormal columns. sigma: (r,), decreasing. V: (l, r). mean: (l,), zeros for the plain spectrum, the columns' mean
-    for the centred one. load_centred and load_popularity: functions that load what only some adapters need.
+    U: (N, r), orthonormal columns. sigma: (r,), decreasing. V: (l, r). mean: (l,), zeros for the plain spectrum, the mean of E's
+    rows for the centred one. load_centred and load_popularity: functions that load what only some adapters need.
     """
 
     U: Tensor
@@ -57,7 +57,7 @@ class Spectrum:
         return self.load_popularity()
 
     def require_rank(self, dim: int, adapter: str, parts: int = 1) -> None:
-        """Raise UserError if the adapter needs dim / parts leading directions and fewer exist. adapter: its name, for the message."""
+        """Raise UserError if an adapter needs dim / parts leading directions and fewer exist. adapter: its name."""
         if dim > parts * self.rank:
             needs = "" if parts == 1 else ", half of which is to hold directions of the text"
             raise UserError(
@@ -105,8 +105,8 @@ class Adapter(nn.Module):
     def rows(self, items: Tensor, sparse: bool) -> Tensor:
         """Return the rows of T for some items without building the others. items: (k,) ids. Returns (k, d). Needs `per_item`.
 
-        It runs `table()` with every tensor of `per_item` replaced by its chosen rows. sparse: whether gradients of trained rows are
-        sparse tensors of these rows; else they are dense.
+        It runs `table()` with every tensor of `per_item` replaced by its chosen rows. sparse: whether gradients of trained rows
+        are sparse tensors of these rows; else they are dense.
         """
         mine = {name: getattr(self, name) for name in self.per_item if hasattr(self, name)}
         chosen = {name: F.embedding(items, tensor, sparse=sparse) for name, tensor in mine.items()}

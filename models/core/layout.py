@@ -50,7 +50,7 @@ class Layout:
     """
 
     def __init__(self, present: Tensor, causal: bool, packed: bool | None = None) -> None:
-        """present: (B, P) bool, False at padding. causal: whether a row sees nothing after itself. packed: by default, on a CPU."""
+        """present: (B, P) bool, False at padding. causal: rows see nothing after themselves. packed: by default, on a CPU."""
         self.present = present
         self.causal = causal
         self.packed = present.device.type == "cpu" if packed is None else packed

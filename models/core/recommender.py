@@ -54,14 +54,14 @@ class Recommender(nn.Module):
         return layout.padded(self.states(tokens, table, layout, layout))
 
     def loss(self, sequences: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return the mean loss over a batch's targets (plus the adapter's auxiliary loss) and the number of targets, both scalars.
+        """Return the mean loss over a batch's targets, plus the adapter's auxiliary loss, and the number of targets.
 
-        sequences: (B, L + 1) item ids, left-padded with N.
+        Both are scalars. sequences: (B, L + 1) item ids, left-padded with N.
 
         Example, SASRec on a CPU with N = 6, L = 3: sequences are [[6, 6, 2, 4], [0, 1, 5, 3]].
 
-        1. Tokens (B, P) are [[6, 6, 2], [0, 1, 5]], targets [[6, 6, 4], [1, 5, 3]]: every item predicts its successor, and a target
-           of 6 means that there is none.
+        1. Tokens (B, P) are [[6, 6, 2], [0, 1, 5]], targets [[6, 6, 4], [1, 5, 3]]: every item predicts its successor, and a
+           target of 6 means that there is none.
         2. The layout has T = 4 rows: items 2, 0, 1, 5. Their targets are 4, 1, 5, 3. All four are wanted, so W = 4.
            (BERT4Rec predicts masked items only: the rows without a target are keys, but no queries, of its last block.)
         3. Negatives (W, M) are drawn for each target.

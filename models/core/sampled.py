@@ -1,7 +1,8 @@
 """Products of rows with chosen rows of a table, and weighted sums of chosen rows, without copying the chosen rows.
 
-On a CPU nothing of size T M d is created for T x M chosen rows of width d. Products are a sampled matrix product (SDDMM), sums are
-a sparse-dense product, and each is the gradient of the other (benchmarks/sampled_logits.py). A GPU has the bandwidth to gather.
+On a CPU nothing of size T M d is created for T x M chosen rows of width d. Products are a sampled matrix product (SDDMM), sums
+are a sparse-dense product, and each is the gradient of the other (benchmarks/sampled_logits.py). A GPU has the bandwidth to
+gather.
 """
 
 import warnings

@@ -1,4 +1,4 @@
-"""One row of a table for a trained and tested run. Importing this module does not import torch."""
+"""The row of a trained and tested run in its cell. Importing this module does not import torch."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,10 @@ from pipeline.training.metrics import metrics
 
 
 def run_summary(run: Run, directory: Path, cutoffs: list[int]) -> dict[str, Any]:
-    """One run of a cell: names, test metrics, validation, cost. `directory` is the evaluated run's scratch directory."""
+    """Return a run's row of a cell: names, test metrics, validation, sizes, seconds, device.
+
+    directory: of the tested run. cutoffs: K of HR@K and NDCG@K. Raises UserError if a file is missing.
+    """
     ranks = pl.read_parquet(directory / "ranks.parquet")["rank"].to_numpy()
     training = read_json(directory / "training.json", "training")
     cost = read_json(directory / "run.json", "training")

@@ -1,4 +1,4 @@
-"""Tuning, the same for every method: as many trials of as many epochs, judged on validation. What is chosen is a file in git.
+"""Tuning with the same budget of trials and epochs for every method, judged on validation. The choice is a file in git.
 
 Importing this module does not import torch.
 """
@@ -43,7 +43,7 @@ class Tuning:
 
     @property
     def file(self) -> Path:
-        """Where the choice stands."""
+        """The file of the choice."""
         return TUNED / f"{self.name}.yaml"
 
     def run(self, setting: Setting, **choice: Any) -> Run:
@@ -171,7 +171,25 @@ def _sections(setting: Setting) -> dict[str, dict[str, Any]]:
 
 
 def _trial(study: Tuning, done: list[dict[str, Any]]) -> dict[str, Any]:
-    """Suggest settings that were not tried, train them, give up early where earlier trials were better at the same epoch."""
+    """Suggest settings that were not tried yet, train them, and stop early if earlier trials were better at the same epoch.
+
+    done: the earlier trials, as their files hold them. Returns the new one: `choice` (positions in the space), `setting` (values),
+    `history` (validation NDCG@20 by epoch), `epochs`, `validation` (the best of the history), and `state`: complete, pruned or
+    failed (the loss was not finite; with `error`).
+
+    Example, with the space {"train.weight_decay": [0.0, 1e-6], "adapter.order": [3, 1, 2]}:
+
+    - Trial 0 takes the settings of params.yaml, which come first in the space: choice {"train.weight_decay": 0,
+      "adapter.order": 0}, setting {"train.weight_decay": 0.0, "adapter.order": 3}.
+    - Trials 1 to 3 are drawn at random, and from trial 4 on the sampler (TPE) learns from the earlier ones.
+    - From trial 4 on, a trial stops after more than 10 epochs if the best validation so far is below the median of the earlier
+      complete trials at that epoch: state pruned.
+
+    The study of Optuna lives in memory and is built again for each trial from `done`. Its seed follows from the tuning's seed and
+    the number of the trial, so an interrupted search continues as if it had not been interrupted. If the suggestion was tried
+    before, the next seed is used. A run that is in scratch already is not trained again: its history is shown to the pruner epoch
+    by epoch, so the trial ends as it would have in training.
+    """
     import optuna
 
     from pipeline.training.loop import DivergedError, train_run
@@ -219,7 +237,7 @@ def _trial(study: Tuning, done: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _told(trial: dict[str, Any], distributions: dict[str, Any]) -> Any:
-    """A trial as Optuna knows it."""
+    """Return an earlier trial in Optuna's form."""
     import optuna
 
     states = {
@@ -237,7 +255,7 @@ def _told(trial: dict[str, Any], distributions: dict[str, Any]) -> Any:
 
 
 def listed_tunings(params: Params) -> list[Tuning]:
-    """Every study that `grid.search` asks for."""
+    """Return every tuning that `grid.search` lists."""
     grid = params.grid
     return [
         Tuning(params, dataset, backbone, adapter, loss)

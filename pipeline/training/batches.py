@@ -1,4 +1,4 @@
-"""The sequences artifact on a device: leave-one-out split, left padding."""
+"""The sequences artifact as padded tensors on a device, split leave-one-out."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +12,11 @@ from pipeline.training.sequences import read_sequences
 
 @dataclass
 class SplitSequences:
-    """Every user's padded histories and targets; padding is N, on the left.
+    """Every user's histories and targets as item ids, padded on the left with N.
 
-    train: (U, L + 1), of which every item predicts its successor. valid_history, test_history: (U, L). Targets: (U,).
-    The test history includes the validation item. valid_excluded, test_excluded: (U, H), all that a user had before the target,
-    where that is to take no part in the ranking.
+    train: (U, L + 1); every item predicts its successor. valid_history, test_history: (U, L). valid_target, test_target: (U,).
+    The test history includes the validation item. valid_excluded, test_excluded: (U, H), all items that a user had before the
+    target, if these are excluded from the ranking; else None.
     """
 
     n_items: int
@@ -31,19 +31,22 @@ class SplitSequences:
 
     @property
     def n_training_targets(self) -> int:
-        """Interactions that are predicted in an epoch in which every position predicts its successor."""
+        """The number of targets in an epoch of a causal backbone, in which every position predicts its successor."""
         return int((self.train[:, :-1] != self.n_items).sum())
 
 
 def load_sequences(directory: Path, max_history: int, device: torch.device, exclude_history: bool = False) -> SplitSequences:
-    """Read the artifact and split it leave-one-out: the last item tests, the one before validates, the rest trains."""
+    """Read the artifact and split it: the last item of a user is the test, the one before it validation, the rest training.
+
+    max_history: L. exclude_history: whether to return the items to exclude. Raises UserError for a missing or damaged artifact.
+    """
     users, n_items = read_sequences(directory)
     lengths = users["items"].list.len().to_numpy().astype(np.int64)
     flat = users["items"].explode().to_numpy().astype(np.int64)
     ends = lengths.cumsum()
 
     def window(stop: np.ndarray, width: int) -> Tensor:
-        """The `width` items before position `stop` (exclusive, in `flat`) of each user, left-padded. (U, width)"""
+        """Return each user's last `width` items before position `stop` of `flat` (exclusive), left-padded. (U, width)"""
         position = stop[:, None] - np.arange(width, 0, -1)
         inside = position >= (ends - lengths)[:, None]
         return torch.from_numpy(np.where(inside, flat[np.maximum(position, 0)], n_items)).to(device)

@@ -12,10 +12,13 @@ FILES = ("U", "sigma", "V", "mean")
 
 
 def load_spectrum(directory: Path, device: torch.device | None = None) -> Spectrum:
-    """Read a spectrum artifact, mapped from disk until it is moved; its centred twin is read when first asked for."""
+    """Read a spectrum artifact onto a device; by default it stays mapped from disk. The centred one is read at first use.
+
+    Raises UserError for a missing or damaged file.
+    """
 
     def read(folder: Path, load_centred: Callable[[], Spectrum] | None) -> Spectrum:
-        # Copy on write: torch wants writable memory, and the file stays as it is.
+        # Copy on write: torch needs writable memory, and the file must not change.
         U, sigma, V, mean = (
             torch.from_numpy(open_array(folder / f"{name}.npy", "svd", "c")).to(device or torch.device("cpu")) for name in FILES
         )
