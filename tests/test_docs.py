@@ -1,6 +1,8 @@
-"""Form of the documentation: length, width, for whom each page is, links that resolve."""
+"""Form of the documentation: length, width, for whom each page is, links that resolve; examples in docstrings are right."""
 
+import doctest
 import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,12 @@ README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 WIDTH = 100  # columns
 WORDS = 700  # of the README
+EXAMPLES = [  # modules whose docstrings hold examples
+    file.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
+    for folder in ("common", "models", "pipeline")
+    for file in sorted((ROOT / folder).rglob("*.py"))
+    if ">>> " in file.read_text(encoding="utf-8")
+]
 EXPLICIT = re.compile(r"<a (?:id|name)=\"([^\"]+)\"")
 
 
@@ -61,7 +69,7 @@ def test_the_readme_is_short() -> None:
 
 def test_words_are_counted_outside_code_links_and_comments(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    page.write_text("# One two\n\n<!-- none\nnone -->\n| three | 4 |\n|---|---|\n\n```\nnone\n```\n[five six](none.md), - seven.\n")
+    page.write_text("# One two\n<!-- none\nnone -->\n| three | 4 |\n|---|---|\n```\nnone\n```\n[five six](none.md), - seven.\n")
     assert words(prose(page)) == 7
 
 
@@ -87,3 +95,10 @@ def test_a_broken_link_is_found(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("# A title, with `code`\n[a](page.md) [b](none.md) [c](#a-title-with-code) [d](#none) [e](https://x.org/y)\n")
     assert broken(page) == ["none.md", "#none"]
+
+
+@pytest.mark.parametrize("module", EXAMPLES)
+def test_examples_in_docstrings_are_right(module: str) -> None:
+    result = doctest.testmod(import_module(module))
+    assert result.attempted
+    assert not result.failed

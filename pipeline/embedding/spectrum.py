@@ -27,8 +27,8 @@ class Quality:
     """The quality of a stored spectrum.
 
     rank: stored directions. below_precision: directions that rounding alone can explain, and that were dropped.
-    residual: ||E - U S V^T|| / ||E||. orthogonality: ||U^T U - I||. Both are Frobenius norms of the stored numbers, estimated with
-    PROBES random sign vectors; the estimate of the square is unbiased, and its error about 20 % at worst (one direction).
+    residual: ||E - U S V^T|| / ||E||. orthogonality: ||U^T U - I||. Both are Frobenius norms of the stored numbers, estimated
+    with PROBES random sign vectors. The estimate of the square is unbiased; its error is about 20 % at worst (one direction).
     """
 
     rank: int
@@ -39,7 +39,7 @@ class Quality:
 
 @dataclass
 class Decomposition:
-    """The result for E (N, l): quality of both spectra, seconds by step, and `precision`, relative to the first singular value."""
+    """The result for E (N, l): quality of both spectra, seconds by step, `precision` relative to the first singular value."""
 
     shape: tuple[int, int]
     plain: Quality
@@ -65,13 +65,13 @@ def _three_digits(value: float) -> float:
 def decompose(source: Path, directory: Path, rank_rtol: float | None = None, processes: Processes | None = None) -> Decomposition:
     """Write the thin SVD of E (N, l), the .npy file `source`, to `directory`, and that of E - 1 mean^T to `directory/centred`.
 
-    The first pass over E computes G = E^T E in float64; the eigenvectors of G, and of G_c = G - N mean mean^T, are the columns of
-    V. If N < l, the SVD is computed directly. A second pass computes U = E V / sigma block by block and writes it. Memory: a few
-    l x l matrices and one block of rows. With several processes, each reads and writes its share of the rows of the same files.
+    The first pass over E computes G = E^T E in float64; the eigenvectors of G, and of G_c = G - N mean mean^T, are the columns
+    of V. If N < l, the SVD is computed directly. A second pass computes U = E V / sigma block by block and writes it. Memory: a
+    few l x l matrices and one block of rows. With several processes, each reads and writes its share of the rows.
 
-    Directions up to `rank_rtol` times the first value are dropped, and in any case those below the precision. The precision is the
-    larger of ROUNDING and eps ||E|| (1/sqrt(N) + 1/sqrt(l)), which rounding E to its own type adds to a spectrum. Signs: the entry
-    of largest magnitude in every column of V is positive.
+    Directions up to `rank_rtol` times the first value are dropped, and in any case those below the precision. The precision is
+    the larger of ROUNDING times the first value and eps ||E|| (1/sqrt(N) + 1/sqrt(l)), which rounding E to its own type adds to
+    a spectrum. Signs: the entry of largest magnitude in every column of V is positive.
 
     Raises UserError for an unusable file, for rows that are not finite, and if no direction is left.
     """
@@ -127,7 +127,7 @@ class _Blocks:
 
 
 def _moments(blocks: _Blocks, with_gram: bool) -> tuple[Tensor, Tensor | None]:
-    """Return the mean (l,) and, if asked for, the upper triangle of E^T E (l, l). Raises UserError for a row that is not finite."""
+    """Return the mean (l,) and, if asked for, the upper triangle of E^T E (l, l). Raises UserError if a row is not finite."""
     n_items, width = blocks.shape
     total = torch.zeros(width, dtype=torch.float64, device=blocks.processes.device)
     gram = total.new_zeros(width, width) if with_gram else None
@@ -191,7 +191,7 @@ class _Side:
 
     - The plain side has G = E^T E = [[18, 12], [12, 32]], whose eigenvalues are 38.89 and 11.11: sigma = [6.236, 3.333] and
       V = [[0.498, 0.867], [0.867, -0.498]]. A row e of E gets the row u = e V / sigma of U: [3, 4] gets [0.796, 0.183].
-    - The centred side has G_c = G - 3 mean mean^T = [[6, -4], [-4, 10.667]]: sigma = [3.590, 1.943]. It uses the same
+    - The centred side has G_c = G - 3 mean mean^T = [[6, -4], [-4, 10.667]]: sigma = [3.601, 1.924]. It uses the same
       formula on e - mean. Instead of centring a block, it adds the constant offset -mean V / sigma to each row.
 
     So one read of a block serves both sides. Each writes its rows of U into the file at the block's position, and adds to two

@@ -173,17 +173,17 @@ def _sections(setting: Setting) -> dict[str, dict[str, Any]]:
 def _trial(study: Tuning, done: list[dict[str, Any]]) -> dict[str, Any]:
     """Suggest settings that were not tried yet, train them, and stop early if earlier trials were better at the same epoch.
 
-    done: the earlier trials, as their files hold them. Returns the new one: `choice` (positions in the space), `setting` (values),
-    `history` (validation NDCG@20 by epoch), `epochs`, `validation` (the best of the history), and `state`: complete, pruned or
-    failed (the loss was not finite; with `error`).
+    done: the earlier trials, as their files hold them. Returns the new one: `choice` (positions in the space), `setting`
+    (values), `history` (validation NDCG@20 by epoch), `epochs`, `validation` (the best of the history), and `state`: complete,
+    pruned or failed (the loss was not finite; with `error`).
 
     Example, with the space {"train.weight_decay": [0.0, 1e-6], "adapter.order": [3, 1, 2]}:
 
     - Trial 0 takes the settings of params.yaml, which come first in the space: choice {"train.weight_decay": 0,
       "adapter.order": 0}, setting {"train.weight_decay": 0.0, "adapter.order": 3}.
     - Trials 1 to 3 are drawn at random, and from trial 4 on the sampler (TPE) learns from the earlier ones.
-    - From trial 4 on, a trial stops after more than 10 epochs if the best validation so far is below the median of the earlier
-      complete trials at that epoch: state pruned.
+    - Once four trials are complete, a trial is pruned at epoch 10 or later if its best validation so far is below the median of
+      the complete trials' validation at that epoch.
 
     The study of Optuna lives in memory and is built again for each trial from `done`. Its seed follows from the tuning's seed and
     the number of the trial, so an interrupted search continues as if it had not been interrupted. If the suggestion was tried

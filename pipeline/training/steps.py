@@ -19,7 +19,7 @@ TOLERANCE = 1e-4  # relative, of a loss: above summation-order error, below diff
 
 
 class Steps:
-    """Trains a model batch by batch. On a GPU, a step is captured once as a CUDA graph and replayed: one launch instead of hundreds.
+    """Trains a model batch by batch. On a GPU, a step is captured once as a CUDA graph and replayed: one launch, not hundreds.
 
     A graph is kept only if replaying it gives the same losses as ordinary steps from the same state and random numbers. If they
     differ, or the step cannot be captured, a line says why and every kernel is launched by itself.
@@ -27,11 +27,11 @@ class Steps:
     Example, the first epoch on a GPU with eight batches, WARM_UP = 3 and PROOF = 2:
 
     - Batches 1 to 3 are ordinary steps.
-    - Before batch 4, the state (weights, moments, random states) is copied: A. Batches 4 and 5 are trained by ordinary steps; their
-      losses are the expected ones, and the state after them is copied: B.
+    - Before batch 4, the state (weights, moments, random states) is copied: A. Batches 4 and 5 are trained by ordinary steps;
+      their losses are the expected ones, and the state after them is copied: B.
     - State A is restored. The step is captured, and batches 4 and 5 are trained by replaying the graph.
-    - If both losses agree with the expected ones, the graph is kept. The state is that after batch 5 by replay, and batches 6 to 8
-      and all later epochs are replayed.
+    - If both losses agree with the expected ones, the graph is kept. The state is that after batch 5 by replay, and batches 6 to
+      8 and all later epochs are replayed.
     - Otherwise state B is restored, and batches 6 to 8 are ordinary steps: training continues as if there had been no attempt.
 
     Either way each batch is trained once, as far as weights and random numbers can tell.
@@ -62,8 +62,8 @@ class Steps:
     def epoch(self, train: Tensor) -> tuple[Tensor, Tensor]:
         """Train on all users in random order, `passes_per_epoch` times; return loss and number of targets of every step.
 
-        train: (U, L + 1) item ids, left-padded with N. Both results are (steps,) float64 on the CPU. Losses stay on the device until
-        the epoch ends, because reading one would wait for the GPU.
+        train: (U, L + 1) item ids, left-padded with N. Both results are (steps,) float64 on the CPU. Losses stay on the device
+        until the epoch ends, because reading one would wait for the GPU.
         """
         self.model.train()
         done: list[tuple[Tensor, Tensor]] = []
