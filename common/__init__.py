@@ -1,1 +1,1 @@
-"""What everything else builds on: errors, names and typed sections of parameters. Imports neither torch nor the project."""
+"""Errors, names, registries, typed sections of parameters and fingerprints of code. Imports neither torch nor the project."""

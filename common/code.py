@@ -1,4 +1,4 @@
-"""Fingerprints of Python code that comments, docstrings and formatting do not change."""
+"""Fingerprints of Python code. Comments, docstrings and formatting do not change them."""
 
 import hashlib
 import io
@@ -13,10 +13,10 @@ FSTRING_START, FSTRING_END = getattr(tokenize, "FSTRING_START", -1), getattr(tok
 
 
 def code_fingerprint(root: Path, paths: Iterable[str]) -> str:
-    """Return 64 hexadecimal digits that change with the code of the Python files at `paths`, relative to `root`.
+    """Return a SHA-256, 64 hexadecimal digits, of the code of the Python files at `paths`, relative to `root`.
 
-    A directory stands for all Python files below it. Names and order of files count; comments, docstrings, blank lines and
-    spaces inside a line do not. The same on Python 3.11 to 3.13.
+    A directory stands for all Python files below it. The names of the files count; comments, docstrings, blank lines and spaces
+    inside a line do not. The result is the same on Python 3.11 to 3.13. It is cached for the life of the process.
     """
     return _fingerprint(root, tuple(paths))
 
@@ -32,7 +32,7 @@ def _fingerprint(root: Path, paths: tuple[str, ...]) -> str:
 
 
 def python_files(root: Path, paths: Iterable[str]) -> list[str]:
-    """The Python files that `paths` name or contain, relative to `root`, sorted."""
+    """Return the Python files that `paths` name or contain, relative to `root`, sorted."""
     files: set[Path] = set()
     for path in paths:
         files |= set((root / path).rglob("*.py")) if (root / path).is_dir() else {root / path}
@@ -40,9 +40,12 @@ def python_files(root: Path, paths: Iterable[str]) -> list[str]:
 
 
 def code_tokens(source: str) -> list[str]:
-    """The tokens of `source` that decide what it does. An INDENT, DEDENT or NEWLINE is named; every other token is its text.
+    """Return the tokens of `source` that decide what it does. INDENT, DEDENT and NEWLINE are named; other tokens are their text.
 
-    Example: `x = 1  # one` gives `["x", "=", "1", "NEWLINE"]`; a line that is only a string (a docstring) gives nothing.
+    A line that is only a string (a docstring) gives nothing:
+
+    >>> code_tokens('"About x."' + chr(10) + 'x  =  1  # one' + chr(10))
+    ['x', '=', '1', 'NEWLINE']
     """
     tokens: list[str] = []
     line: list[tuple[int, str]] = []  # of a logical line
@@ -59,7 +62,7 @@ def code_tokens(source: str) -> list[str]:
 
 
 def _merged(source: str) -> Iterator[tuple[int, str]]:
-    """Kinds and texts of tokens; an f-string is one STRING, as it stands in the source."""
+    """Yield kind and text of every token but comments and blank lines; an f-string is one STRING, as it stands in the source."""
     lines = source.splitlines(keepends=True)
     depth, start = 0, (0, 0)
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
@@ -76,7 +79,7 @@ def _merged(source: str) -> Iterator[tuple[int, str]]:
 
 
 def _between(lines: list[str], start: tuple[int, int], end: tuple[int, int]) -> str:
-    """The text from one (line, column) to another; lines count from 1."""
+    """Return the text from one (line, column) to another; lines count from 1."""
     if start[0] == end[0]:
         return lines[start[0] - 1][start[1] : end[1]]
     middle = lines[start[0] : end[0] - 1]

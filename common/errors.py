@@ -1,15 +1,21 @@
-"""The one exception that means "the user can mend this"."""
+"""The one exception for mistakes that the user can fix."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 
 class UserError(Exception):
-    """A mistake a user can mend. Its text is one line: what, where, what to do. Stages print it and exit with status 1."""
+    """A mistake that the user can fix. The text is one line: what, where, how. Stages print it and exit with status 1."""
 
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:
-    """Return `"; did you mean 'x'?"` for the nearest valid name, or the list of valid names where none is near."""
+    """Return the end of a message: the nearest valid name, or the list of valid names if none is similar.
+
+    >>> did_you_mean("spectra", ["base", "spectran"])
+    "; did you mean 'spectran'?"
+    >>> did_you_mean("x", ["base", "spectran"])
+    '; valid: base, spectran'
+    """
     names = sorted(valid)
     near = get_close_matches(name, names, n=1, cutoff=0.6)
     return f"; did you mean '{near[0]}'?" if near else f"; valid: {', '.join(names) or 'none'}"

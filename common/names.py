@@ -9,10 +9,10 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
 def check_form(kind: str, name: Any) -> str:
-    """Return `name` if it can be part of a path and of a command; raise UserError otherwise.
+    """Return `name` if it is safe in a path and in a command; raise UserError otherwise. kind: "dataset", …, for the message.
 
-    A name consists of letters, digits, `_` and `-`, and starts with a letter or digit: it never leaves its folder, means nothing
-    to a shell, and has no dot, at which DVC splits keys.
+    A name consists of letters, digits, `_` and `-`, and starts with a letter or digit. It cannot leave its folder, has no special
+    meaning to a shell, and contains no dot, at which DVC splits keys.
     """
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise UserError(f"{kind} {name!r} is not a valid name; use letters, digits, '_' and '-', starting with a letter or digit")
@@ -20,7 +20,7 @@ def check_form(kind: str, name: Any) -> str:
 
 
 def check_name(kind: str, name: str, registry: Any) -> str:
-    """Return `name` if it is in `registry`, else raise UserError with the nearest valid name."""
+    """Return `name` if it is in `registry` (any container of names); else raise UserError with the nearest valid name."""
     if check_form(kind, name) not in registry:
         raise UserError(f"unknown {kind} '{name}'{did_you_mean(name, registry)}")
     return name

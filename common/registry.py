@@ -1,4 +1,4 @@
-"""Names to classes, without importing a class's module until it is needed."""
+"""Registries: names of methods to their classes, imported at first use."""
 
 from importlib import import_module
 from typing import Any
@@ -7,10 +7,10 @@ from common.names import check_name
 
 
 class Registry(dict[str, str]):
-    """Name -> title as tables print it. A name is a file of `package`, and the file has a class of that name.
+    """A mapping of names to the titles that tables print. Each name has a file of that name in `package`, with the class.
 
-    The class is the one whose name, in lower case, is the name without underscores: `llm_esr` is `LLMESR` in `llm_esr.py`. So the
-    code that a parameter selects follows from the parameter, and DVC can depend on that file alone.
+    The class is the one whose lower-case name is the name without underscores: `llm_esr` is `LLMESR` in `llm_esr.py`. The file
+    therefore follows from the parameter, and DVC can depend on that file alone.
     """
 
     def __init__(self, kind: str, package: str, titles: dict[str, str]) -> None:
@@ -19,11 +19,11 @@ class Registry(dict[str, str]):
         self.package = package
 
     def file(self, name: str) -> str:
-        """The file of a name, relative to the project's root: `models/adapters/base.py`."""
+        """Return the file of a name, relative to the project's root, e.g. `models/adapters/base.py`."""
         return f"{self.package.replace('.', '/')}/{name}.py"
 
     def load(self, name: str) -> Any:
-        """Import and return the class. Raises UserError for an unknown name, with the nearest valid one."""
+        """Import and return the class. Raises UserError for an unknown name, TypeError if the file has no such class."""
         module = import_module(f"{self.package}.{check_name(self.kind, name, self)}")
         wanted = name.replace("_", "")
         for attribute, value in vars(module).items():

@@ -14,10 +14,7 @@ SHORT.maxstring = SHORT.maxother = 100
 
 
 class Section(BaseModel):
-    """A section of parameters: typed, immutable, unknown keys refused with the nearest valid name.
-
-    true and false are no numbers, and no integer is larger than 64 bits with a sign hold.
-    """
+    """A section of parameters: typed and immutable. An unknown key is refused, with the nearest valid one."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -38,7 +35,7 @@ class Section(BaseModel):
 
     @classmethod
     def parse(cls, values: Any, where: str) -> Self:
-        """Validate `values`; raise UserError with one line that starts with `where`."""
+        """Return the validated section; raise UserError with one line that starts with `where`."""
         try:
             return cls.model_validate(values)
         except ValidationError as error:
@@ -46,7 +43,7 @@ class Section(BaseModel):
 
 
 def explain(error: ValidationError, where: str) -> str:
-    """Put the first of pydantic's complaints into one line: place, complaint, value found (its beginning, if it is long)."""
+    """Return pydantic's first error as one line: `where`, the parameter, what is wrong, the value found."""
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"])
     message = first["msg"].removeprefix("Value error, ")

@@ -1,1 +1,1 @@
-"""What every run reads: the recommender, its loss, layout and attention, and the base classes of adapters and backbones."""
+"""Code that every run uses: the recommender, layout and attention, and the base classes of adapters, backbones and losses."""

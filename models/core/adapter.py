@@ -1,4 +1,4 @@
-"""What every adapter is, and the spectrum that every adapter reads."""
+"""The base class of adapters, and the spectrum of the embeddings that every adapter reads."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ InputScale = Literal["sqrt_width", "unit"]
 
 @dataclass
 class Spectrum:
-    """Thin SVD of the item embeddings, E = U diag(sigma) V^T, and of the centred ones, E - 1 mean^T.
+    """Thin SVD of the item embeddings, E = U diag(sigma) V^T + 1 mean^T (SpecTran, Eq. 3).
 
-    U: (N, r), orthonormal columns. sigma: (r,), decreasing. V: (l, r). mean: (l,), zeros for the uncentred spectrum.
-    load_centred and load_popularity: functions that load what few adapters need.
+    U: (N, r), orthonormal columns. sigma: (r,), decreasing. V: (l, r). mean: (l,), zeros for the plain spectrum, the mean of E's
+    rows for the centred one. load_centred and load_popularity: functions that load what only some adapters need.
     """
 
     U: Tensor
@@ -44,20 +44,20 @@ class Spectrum:
 
     @cached_property
     def centred(self) -> Spectrum:
-        """The spectrum of the centred embeddings, loaded when first asked for."""
+        """The spectrum of the centred embeddings, loaded at first use. Raises UserError if the artifact has none."""
         if self.load_centred is None:
             raise UserError("this spectrum was made without its centred twin; run `dvc repro` for the svd stage again")
         return self.load_centred()
 
     @cached_property
     def popularity(self) -> Tensor:
-        """Training interactions of every item, (N,) int64, loaded when first asked for; UserError where they are not given."""
+        """Training interactions of every item, (N,) int64, loaded at first use. Raises UserError if they were not given."""
         if self.load_popularity is None:
             raise UserError("this spectrum was given without the items' training interactions, which the adapter's options need")
         return self.load_popularity()
 
     def require_rank(self, dim: int, adapter: str, parts: int = 1) -> None:
-        """Raise UserError where dim / parts leading directions are asked for and fewer exist."""
+        """Raise UserError if an adapter needs dim / parts leading directions and fewer exist. adapter: its name."""
         if dim > parts * self.rank:
             needs = "" if parts == 1 else ", half of which is to hold directions of the text"
             raise UserError(
@@ -66,27 +66,28 @@ class Spectrum:
             )
 
     def embeddings(self) -> Tensor:
-        """E = U diag(sigma) V^T + 1 mean^T, (N, l) float32."""
+        """Return E = U diag(sigma) V^T + 1 mean^T, (N, l) float32."""
         return (self.U * self.sigma) @ self.V.T + self.mean
 
     def inputs(self, scale: InputScale) -> Tensor:
-        """What a layer that learns from the embeddings reads, (N, l) float32: sqrt(l) E for `sqrt_width`, E for `unit`.
+        """Return the input of a learned layer, (N, l) float32: sqrt(l) E for `sqrt_width`, E for `unit`.
 
-        Rows of E have length 1 and hence entries of root mean square 1 / sqrt(l), which leave such a layer almost blind at
-        first; sqrt(l) E has entries of root mean square 1, as AlphaFuse's code scales the input of these methods.
+        Rows of E have length 1, so their entries have a root mean square of 1 / sqrt(l), too small for a freshly initialised
+        layer. Entries of sqrt(l) E have a root mean square of 1, about as in AlphaFuse's code, which multiplies by 40.
         """
         embeddings = self.embeddings()
         return embeddings.mul_(embeddings.shape[1] ** 0.5) if scale == "sqrt_width" else embeddings
 
 
 class Adapter(nn.Module):
-    """Makes the item table T (N x d). Owns exactly N rows and knows nothing of padding, sequences or files.
+    """Builds the item table T (N, d) from the spectrum. Has exactly N rows and knows nothing of padding, sequences or files.
 
-    `table()` is called once per training step and once per evaluation; it is differentiable.
+    A subclass defines `Config`, whose fields are its section of `params.yaml`, a constructor (config, spectrum, dim), and
+    `table()`, which is differentiable and called once per training step and once per evaluation. All else has defaults.
     """
 
     Config: ClassVar[type[Section]] = Section
-    # Names of its tensors that have a row for every item, if row i of T follows from their rows i and nothing else of items.
+    # Names of tensors with a row for every item, if row i of T depends on no other rows of them; else empty.
     per_item: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, n_items: int, dim: int) -> None:
@@ -95,16 +96,17 @@ class Adapter(nn.Module):
         self.dim = dim
 
     def table(self) -> Tensor:
-        """The item table T, (N, d)."""
+        """Return the item table T, (N, d)."""
         raise NotImplementedError
 
     def forward(self) -> Tensor:
         return self.table()
 
     def rows(self, items: Tensor, sparse: bool) -> Tensor:
-        """Rows of T, made of their own alone. items: (k,) -> (k, d). Wants `per_item`.
+        """Return the rows of T for some items without building the others. items: (k,) ids. Returns (k, d). Needs `per_item`.
 
-        sparse: gradients of trained rows are sparse tensors of those rows, else dense ones of all.
+        It runs `table()` with every tensor of `per_item` replaced by its chosen rows. sparse: whether gradients of trained rows
+        are sparse tensors of these rows; else they are dense.
         """
         mine = {name: getattr(self, name) for name in self.per_item if hasattr(self, name)}
         chosen = {name: F.embedding(items, tensor, sparse=sparse) for name, tensor in mine.items()}
@@ -112,29 +114,29 @@ class Adapter(nn.Module):
         return table
 
     def auxiliary_loss(self) -> Tensor | None:
-        """A scalar added to the recommendation loss, from what the last `table()` computed; None where there is none."""
+        """Return a scalar to add to the recommendation loss, computed from the last `table()`; None if the adapter has none."""
         return None
 
     def prepare_mix(self, positions: int) -> None:
-        """Make what `mix` needs. Called once, after construction; positions: the number P of token positions of the backbone."""
+        """Create parameters that `mix` needs. Called once, after construction. positions: token positions P of the backbone."""
 
     def mix(self, x: Tensor, layout: Layout) -> Tensor:
-        """Hook between item lookup and backbone. x: (T, d), rows of `layout`, zero at padding."""
+        """Hook between item lookup and backbone: return what the backbone reads, (T, d). x: (T, d), rows of `layout`."""
         return x
 
     def semantic_table(self) -> Tensor | None:
-        """The part of T that comes from the text, (N, d_s), for analyses; None for an adapter without text."""
+        """Return the part of T that comes from the text, (N, d_s), for analyses; None if there is no separate part."""
         return None
 
     def undecayed_parameters(self) -> list[nn.Parameter]:
-        """Parameters that weight decay must not touch."""
+        """Return the parameters that are exempt from weight decay."""
         return []
 
     def report(self) -> dict[str, Any]:
-        """Learned scalars worth writing beside the metrics."""
+        """Return learned scalars and lists to store with the metrics; values must be JSON."""
         return {}
 
 
 def id_embedding(n_items: int, dim: int, std: float) -> nn.Parameter:
-    """A trainable ID table (N, d), drawn from N(0, std^2); zeros for std = 0."""
+    """Return a trainable ID table (N, d), drawn from N(0, std^2); zeros for std = 0."""
     return nn.Parameter(torch.randn(n_items, dim) * std)

@@ -1,4 +1,4 @@
-"""Multi-head attention within the sequences of a layout; backbones and LLM-ESR share it."""
+"""Multi-head attention within the sequences of a layout, for backbones and LLM-ESR."""
 
 import math
 
@@ -10,13 +10,13 @@ from models.core.layout import Layout
 
 
 def check_heads(owner: str, heads: int, dim: int) -> None:
-    """Raise UserError where `heads` does not divide `dim`."""
+    """Raise UserError if `heads` does not divide `dim`. owner: who has the option, for the message."""
     if dim % heads:
         raise UserError(f"{owner}: heads is {heads}, which does not divide dim {dim}; choose heads that do, or another dim")
 
 
 class Attention(nn.Module):
-    """softmax(q k^T / sqrt(d / h)) v per head, then a linear map with a bias; `bias` is that of q, k and v."""
+    """softmax(q k^T / sqrt(d / h)) v per head, then a linear map with a bias. bias: whether q, k and v have one."""
 
     def __init__(self, dim: int, heads: int, dropout: float = 0.0, bias: bool = True) -> None:
         super().__init__()
@@ -27,7 +27,10 @@ class Attention(nn.Module):
         self.dropout = dropout
 
     def forward(self, query: Tensor, x: Tensor, layout: Layout) -> Tensor:
-        """query: (T, d), the rows of `layout` that ask; x: (T, d), all of them; the layout says who sees whom -> as query."""
+        """Return the attended values of the query rows, shaped as `query`.
+
+        query: (W, d), the query rows of `layout`; x: (T, d), all rows, for keys and values; `layout.visible` is the mask.
+        """
         key, value = self.key_value(x).chunk(2, dim=-1)
         scale = 1 / math.sqrt(query.shape[-1] / self.heads)
         scores = layout.scores(self.query(query) * scale, key, self.heads)

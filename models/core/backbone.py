@@ -1,4 +1,4 @@
-"""What every backbone is. Tokens: item ids 0..N-1; N is padding, N+1 is [MASK]."""
+"""The base class of backbones. Tokens are item ids 0 to N - 1; N is padding, N + 1 is [MASK]."""
 
 from typing import ClassVar
 
@@ -10,10 +10,11 @@ from models.core.layout import Layout
 
 
 class Backbone(nn.Module):
-    """From item vectors to states. Knows neither adapters nor losses.
+    """Turns item vectors into states. Knows neither adapters nor losses.
 
-    `positions` is the number P of token positions; the state that predicts the next item is always that of the last one.
-    `passes_per_epoch` is how often an epoch goes over all users. A backbone whose tokens include [MASK] owns its vector, (d,).
+    A subclass defines `Config`, whose fields are its section of `params.yaml`, a constructor (config, n_items, dim, max_history),
+    and the three methods below. `positions` is the number P of token positions; the state of the last one predicts the next item.
+    `passes_per_epoch` is how often an epoch goes over all users. `mask_vector`, (d,), is the vector of [MASK], or None.
     """
 
     Config: ClassVar[type[Section]] = Section
@@ -28,20 +29,23 @@ class Backbone(nn.Module):
         self.register_parameter("mask_vector", None)
 
     def training_examples(self, sequences: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """(B, L + 1) left-padded item ids -> tokens (B, P) and targets (B, P), padding where there is no target."""
+        """Return tokens (B, P) and targets (B, P), N where a position has no target. sequences: (B, L + 1), left-padded."""
         raise NotImplementedError
 
     def inference_tokens(self, history: Tensor) -> Tensor:
-        """(B, L) left-padded item ids, most recent last -> tokens (B, P)."""
+        """Return the tokens (B, P) whose last position predicts the next item. history: (B, L), left-padded, most recent last."""
         raise NotImplementedError
 
     def forward(self, x: Tensor, layout: Layout, query_layout: Layout) -> Tensor:
-        """x: (T, d), rows of `layout`, zero at padding -> states of the rows that ask in `asking`, (W, d)."""
+        """Return the states of the query rows, (W, d).
+
+        x: (T, d), rows of `layout`, zero at padding; query_layout: `layout`, or a selection of it for the last block.
+        """
         raise NotImplementedError
 
 
 class CausalBackbone(Backbone):
-    """Every position predicts its successor and sees nothing after itself."""
+    """A backbone in which every position predicts its successor and sees nothing after itself; P = L."""
 
     causal = True
 

@@ -1,4 +1,4 @@
-"""How the text's vectors and trainable IDs become one item table."""
+"""How the text's vectors and trainable IDs are combined into one item table."""
 
 from typing import Literal
 
@@ -12,7 +12,7 @@ Fusion = Literal["none", "id", "add", "concat"]
 
 
 def half(dim: int, adapter: str) -> int:
-    """The width of each part of a concatenation, d / 2; raise UserError for an odd d."""
+    """Return the width of each part of a concatenation, d / 2. Raises UserError for an odd d. adapter: for the message."""
     if dim % 2:
         raise UserError(
             f"adapter {adapter}: dim is {dim}, but a concatenation of IDs and text needs two halves; choose an even dim"
@@ -21,25 +21,26 @@ def half(dim: int, adapter: str) -> int:
 
 
 class FusedAdapter(Adapter):
-    """T from the text's E_s (N x d_s) and trainable IDs E_id.
+    """An adapter that combines the text's E_s (N, d_s) with trainable IDs E_id (SpecTran, section 2.2.3).
 
-    none: E_s. id: E_id, the text acts through the auxiliary loss only. add: E_id + E_s. concat: [E_id ; E_s], d / 2 each.
+    none: T = E_s. id: T = E_id; the text acts through the auxiliary loss only. add: T = E_id + E_s. concat: T = [E_id ; E_s],
+    d_s = d / 2 each; raises UserError for an odd d. A subclass defines `project`.
     """
 
     def __init__(self, name: str, fusion: Fusion, n_items: int, dim: int, id_std: float) -> None:
         super().__init__(n_items, dim)
         self.fusion = fusion
         self.semantic_dim = half(dim, name) if fusion == "concat" else dim
-        # First of all that is drawn: adapters that share a seed share the start of their IDs with Base.
+        # Drawn before anything else: adapters with the same seed start from the same IDs as Base.
         if fusion != "none":
             self.id_embedding = id_embedding(n_items, self.semantic_dim, id_std)
 
     def project(self) -> Tensor:
-        """E_s, (N, d_s)."""
+        """Return E_s, (N, d_s)."""
         raise NotImplementedError
 
     def fuse(self, semantics: Tensor) -> Tensor:
-        """T (N, d) from E_s (N, d_s)."""
+        """Return T (N, d) from E_s (N, d_s)."""
         if self.fusion == "none":
             return semantics
         if self.fusion == "id":

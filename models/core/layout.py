@@ -1,4 +1,7 @@
-"""Where the tokens of a batch stand; on a CPU there are rows for those only, so that padding costs nothing."""
+"""Which rows a model computes for a batch of padded sequences, and attention between these rows.
+
+On a CPU only real tokens have a row, so padding costs nothing.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +14,43 @@ from models.core.sampled import products, weighted_sums
 
 
 class Layout:
-    """A batch of padded sequences, the rows (T, d) that a model computes, and attention between them.
+    """The positions (B, P) of a batch, the rows (T, d) that a model computes for them, and attention between these rows.
 
-    On a CPU there is a row for every place (B, P) that is no padding, in order, and attention touches pairs of rows. On a GPU
-    there is a row for every place, T = B P, and attention is dense: shapes that do not depend on the data need no wait for the
-    device, and arithmetic is cheap there. Attention weights are (T, h, P) in the first case, (B, h, P, P) in the second.
+    Packed (on a CPU): every position that is not padding has a row, in order of sequence and position. Attention weights are
+    (T, h, P). Dense (on a GPU): every position has a row, T = B P, and attention weights are (B, h, P, P). Dense shapes do not
+    depend on the data, so no step waits for the device to learn a shape.
+
+    Example, packed: two sequences of at most three tokens, the first padded on the left. Five rows exist for six positions.
+
+    >>> layout = Layout(torch.tensor([[False, True, True], [True, True, True]]), causal=True, packed=True)
+    >>> layout.cells  # the position of every row, counted over the whole batch; 0 is padding and has no row
+    tensor([1, 2, 3, 4, 5])
+    >>> layout.position  # the same, counted inside the sequence
+    tensor([1, 2, 0, 1, 2])
+    >>> layout.rows(torch.tensor([[9, 10, 11], [12, 13, 14]]))  # of padded values, those of the rows
+    tensor([10, 11, 12, 13, 14])
+
+    Every row sees its own position and the earlier tokens of its sequence:
+
+    >>> layout.visible.squeeze(1).int()
+    tensor([[0, 1, 0],
+            [0, 1, 1],
+            [1, 0, 0],
+            [1, 1, 0],
+            [1, 1, 1]], dtype=torch.int32)
+
+    A loss that needs only the last state of each sequence selects two query rows. Keys and values are still all five rows:
+
+    >>> last = layout.select(layout.position == 2)
+    >>> last.queries(torch.tensor([10, 11, 12, 13, 14]))
+    tensor([11, 14])
+    >>> last.visible.squeeze(1).int()
+    tensor([[0, 1, 1],
+            [1, 1, 1]], dtype=torch.int32)
     """
 
     def __init__(self, present: Tensor, causal: bool, packed: bool | None = None) -> None:
-        """present: (B, P), False at padding. `packed` overrides the device: whether padding has no rows."""
+        """present: (B, P) bool, False at padding. causal: rows see nothing after themselves. packed: by default, on a CPU."""
         self.present = present
         self.causal = causal
         self.packed = present.device.type == "cpu" if packed is None else packed
@@ -28,9 +59,9 @@ class Layout:
         self.chosen: Tensor | None = None
 
     def select(self, wanted: Tensor) -> Layout:
-        """The same batch, of which some rows alone ask: in a last block, those whose state is used. wanted: (T,), False if not.
+        """Return the layout whose query rows are the wanted ones: in a last block, only the rows whose state is used.
 
-        On a GPU the layout as it is: a choice would have a shape that depends on the data.
+        wanted: (T,) bool. A dense layout is returned as it is, because a selection has a shape that depends on the data.
         """
         if not self.packed or bool(wanted.all()):
             return self
@@ -40,28 +71,28 @@ class Layout:
         return narrow
 
     def queries(self, rows: Tensor) -> Tensor:
-        """Of the rows of a whole layout, (T, ...), those that ask in this one, (W, ...)."""
+        """Select the query rows of this layout, (W, ...), from the rows of the whole layout, (T, ...)."""
         return rows if self.chosen is None else rows.index_select(0, self.chosen)
 
     @property
     def position(self) -> Tensor:
-        """(T,), 0..P-1."""
+        """The position of every row inside its sequence, (T,) int64, 0 to P - 1."""
         return self.cells % self.present.shape[1]
 
     def rows(self, padded: Tensor) -> Tensor:
-        """(B, P, ...) -> (T, ...)."""
+        """Take the values of the rows from padded values. (B, P, ...) -> (T, ...)"""
         flat = padded.flatten(0, 1)
         return flat.index_select(0, self.cells) if self.packed else flat
 
     def padded(self, rows: Tensor) -> Tensor:
-        """(T, d) -> (B, P, d), zero where there is no row."""
+        """Put rows back at their positions; zero where there is no row. (T, d) -> (B, P, d)"""
         if self.packed:
             rows = rows.new_zeros(self.present.numel(), rows.shape[1]).index_add(0, self.cells, rows)
         return rows.unflatten(0, self.present.shape)
 
     @cached_property
     def visible(self) -> Tensor:
-        """True where the query (a row) may look at the key (a place of its sequence); shaped as weights of one head.
+        """True where a query row sees a position of its sequence; (T, 1, P) packed, (B, 1, P, P) dense.
 
         A query always sees itself: a row without any key would turn the softmax into NaN.
         """
@@ -74,23 +105,23 @@ class Layout:
         return self._as_weights((shown | (keys == queries)).unsqueeze(1))
 
     def scores(self, query: Tensor, key: Tensor, heads: int) -> Tensor:
-        """Products q k^T by head for every row and every place of its sequence, not scaled -> as weights.
+        """Return q k^T per head, unscaled, between every query row and every position of its sequence.
 
-        query: (T, d), or (W, d) where W rows ask; key: (T, d).
+        query: (T, d), or (W, d) for W selected rows; key: (T, d). Returns (T or W, h, P) packed, (B, h, P, P) dense.
         """
         if self.packed:
             return products(_by_head(query, heads), _by_head(key, heads), self._keys(heads)).unflatten(0, (-1, heads))
         return self._split(query, heads) @ self._split(key, heads).transpose(-1, -2)
 
     def weighted_values(self, weights: Tensor, value: Tensor) -> Tensor:
-        """Values weighted by head. weights: as `scores` made them; value: (T, d) -> (T, d), or (W, d) where W rows ask."""
+        """Return the weighted sums of values, per head. weights: shaped as `scores`; value: (T, d). Returns (T, d) or (W, d)."""
         heads = weights.shape[1]
         if self.packed:
             return weighted_sums(weights.flatten(0, 1), _by_head(value, heads), self._keys(heads)).view(-1, value.shape[1])
         return (weights @ self._split(value, heads)).transpose(1, 2).flatten(2).flatten(0, 1)
 
     def by_distance(self, bias: Tensor) -> Tensor:
-        """What a row's place minus a key's place selects from bias (2 P - 1,), 0 at P - 1; shaped as weights of one head."""
+        """Return bias[query position - key position + P - 1], shaped as the weights of one head. bias: (2 P - 1,)."""
         size = self.present.shape[1]
         keys = torch.arange(size, device=bias.device)
         return self._as_weights(bias[self.position.unsqueeze(1) - keys + size - 1].unsqueeze(1))
@@ -104,7 +135,10 @@ class Layout:
         return rows.unflatten(0, self.present.shape).unflatten(-1, (heads, -1)).transpose(1, 2)
 
     def _keys(self, heads: int) -> Tensor:
-        """For every row and head the (row, head) of each place of its sequence, (T h, P); any where a place has no row."""
+        """For every (row, head): the index, among all (row, head), of each position of its sequence. (T h, P) int64
+
+        A position without a row gets the index of some row; `visible` hides it.
+        """
         row = (self.present.flatten().cumsum(0) - 1).clamp(min=0).view_as(self.present)  # (B, P)
         keys = row.index_select(0, self.cells // self.present.shape[1])  # (T, P)
         head = torch.arange(heads)[:, None]

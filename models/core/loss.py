@@ -1,4 +1,4 @@
-"""What every loss is, and the similarity that all of them share."""
+"""The base class of losses, and the similarity that all of them share."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ EPSILON = 1e-8
 
 
 class Loss:
-    """What training minimises: a weighted sum over targets of the negative log-likelihood of the item that came next.
+    """A weighted sum over targets of the negative log-likelihood of the item that came next.
 
-    `samples_negatives`: whether a target is compared with a few drawn items, or with the whole catalogue.
+    temperature: the divisor of cosines. negatives: M, how many items are drawn for each target, if any.
+    `samples_negatives`: whether a target is compared with M drawn items, or with the whole catalogue.
     """
 
     samples_negatives: ClassVar[bool]
@@ -24,14 +25,14 @@ class Loss:
         self.negatives = negatives
 
     def draw(self, targets: Tensor, n_items: int, generator: torch.Generator) -> Tensor | None:
-        """What every target is compared with, (T, M) item ids; None for the whole catalogue. targets: (T,)."""
+        """Return the items that each target is compared with, (T, M) int64; None for the whole catalogue. targets: (T,)."""
         return None
 
     def __call__(self, states: Tensor, table: Tensor, targets: Tensor, negatives: Tensor | None, weights: Tensor) -> Tensor:
-        """Weighted sum over targets, a scalar. states: (T, d); table: (N, d); targets, weights: (T,); negatives as drawn."""
+        """Return the loss, a scalar. states: (T, d); table: (N, d); targets, weights: (T,); negatives: as `draw` returned."""
         raise NotImplementedError
 
 
 def normalised(vectors: Tensor) -> Tensor:
-    """Rows divided by their Euclidean length (at least EPSILON), so that a dot product is a cosine."""
+    """Return rows divided by their Euclidean length (at least EPSILON), so that dot products are cosines. (…, d) -> (…, d)"""
     return F.normalize(vectors, dim=-1, eps=EPSILON)

@@ -1,4 +1,4 @@
-"""Backbone + adapter: what is trained, saved and asked for rankings."""
+"""A backbone with an adapter: the model that is trained, saved and used for rankings."""
 
 import torch
 from torch import Tensor, nn
@@ -12,13 +12,13 @@ from models.core.backbone import Backbone
 from models.core.layout import Layout
 from models.core.loss import Loss, normalised
 
-ROWS_FROM = 3  # items of the catalogue for each that a batch names, from which on their rows of T alone cost less than all
+ROWS_FROM = 3  # build only the batch's rows of T once the catalogue exceeds this multiple of the items that the batch references
 
 
 class Recommender(nn.Module):
-    """Any adapter on any backbone. Scores are cosines between a state and the rows of T; a ranking may take dot products.
+    """Any adapter on any backbone. Scores are cosines between a state and the rows of T; a ranking may use dot products.
 
-    sparse: gradients of rows of the catalogue are sparse tensors of the rows that a batch names (`sparse_adam`).
+    objective: the loss. sparse: gradients of item rows are sparse tensors of the rows that a batch references (`sparse_adam`).
     """
 
     def __init__(self, adapter: Adapter, backbone: Backbone, objective: Loss, sparse: bool = False) -> None:
@@ -29,11 +29,15 @@ class Recommender(nn.Module):
         self.objective = objective
 
     def layout(self, tokens: Tensor) -> Layout:
-        """Where the tokens stand, and what may look at what. tokens: (B, P)."""
+        """The layout of a batch: its rows, and which of them see each other. tokens: (B, P) item ids, N at padding."""
         return Layout(tokens != self.adapter.n_items, self.backbone.causal)
 
     def states(self, tokens: Tensor, table: Tensor, layout: Layout, query_layout: Layout) -> Tensor:
-        """States of the rows of `layout` that ask in `asking`, (W, d). tokens: (B, P); table: (N, d), as the adapter made it."""
+        """Return the states of the query rows, (W, d).
+
+        tokens: (B, P) item ids, N at padding, N + 1 for [MASK]; table: (N, d); layout: of the batch; query_layout: the same, or
+        `layout.select(...)`.
+        """
         n_items = len(table)
         tokens = layout.rows(tokens)  # (T,)
         x = F.embedding(tokens.clamp(max=n_items - 1), table)  # (T, d)
@@ -45,12 +49,29 @@ class Recommender(nn.Module):
         return self.backbone(self.adapter.mix(x * present, layout) * present, layout, query_layout)
 
     def encode(self, tokens: Tensor, table: Tensor) -> Tensor:
-        """States of every position, zero at padding. tokens: (B, P); table: (N, d) -> (B, P, d)."""
+        """Return the states of every position, zero at padding. tokens: (B, P); table: (N, d). Returns (B, P, d)."""
         layout = self.layout(tokens)
         return layout.padded(self.states(tokens, table, layout, layout))
 
     def loss(self, sequences: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Loss of a batch, a mean over its targets, and their number. sequences: (B, L + 1), left-padded with N."""
+        """Return the mean loss over a batch's targets, plus the adapter's auxiliary loss, and the number of targets.
+
+        Both are scalars. sequences: (B, L + 1) item ids, left-padded with N.
+
+        Example, SASRec on a CPU with N = 6, L = 3: sequences are [[6, 6, 2, 4], [0, 1, 5, 3]].
+
+        1. Tokens (B, P) are [[6, 6, 2], [0, 1, 5]], targets [[6, 6, 4], [1, 5, 3]]: every item predicts its successor, and a
+           target of 6 means that there is none.
+        2. The layout has T = 4 rows: items 2, 0, 1, 5. Their targets are 4, 1, 5, 3. All four are wanted, so W = 4.
+           (BERT4Rec predicts masked items only: the rows without a target are keys, but no queries, of its last block.)
+        3. Negatives (W, M) are drawn for each target.
+        4. T is built: all N rows, or, in a large catalogue, only the rows of the referenced items. In the second case tokens,
+           targets and negatives become indices into these rows.
+        5. States (W, d) and T give the loss: the sum over targets of weight times loss, with weights of 1 / 4.
+
+        On a GPU the layout has all B P = 6 rows. The two rows of padding take part with target N - 1 and weight 0, so that every
+        step has the same shape.
+        """
         n_items = self.adapter.n_items
         tokens, targets = self.backbone.training_examples(sequences, generator)
         layout = self.layout(tokens)
@@ -72,12 +93,15 @@ class Recommender(nn.Module):
         return (loss if extra is None else loss + extra), count
 
     def makes_rows(self, named: int) -> bool:
-        """Whether a step that names so many items makes their rows of T alone."""
+        """Whether a step that references so many items builds only their rows of T. named: with repetitions."""
         possible = bool(self.adapter.per_item) and self.objective.samples_negatives
         return possible and (self.sparse or self.adapter.n_items > ROWS_FROM * named)
 
     def _unique_items(self, tokens: Tensor, targets: Tensor, negatives: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The rows of T that a batch names, (k, d), and the batch in terms of them; k is then padding, k + 1 [MASK]."""
+        """Return the rows of T that a batch references, (k, d), and tokens, targets and negatives as indices into these rows.
+
+        In the returned tokens, k is padding and k + 1 is [MASK].
+        """
         n_items = self.adapter.n_items
         all_items = torch.cat([part.flatten() for part in (tokens.clamp(max=n_items - 1), targets, negatives)])
         items, places = torch.unique(all_items, return_inverse=True)
@@ -86,19 +110,25 @@ class Recommender(nn.Module):
         return self.adapter.rows(items, self.sparse), tokens, of_targets, of_negatives.view_as(negatives)
 
     def next_item_states(self, history: Tensor, table: Tensor) -> Tensor:
-        """L2-normalised states that predict what follows each history. history: (B, L) -> (B, d); zero without a history."""
+        """Return L2-normalised states that predict the item after each history; zero for an empty history.
+
+        history: (B, L) item ids, left-padded with N; table: (N, d). Returns (B, d).
+        """
         tokens = self.backbone.inference_tokens(history)
         layout = self.layout(tokens)
         last = layout.select(layout.position == tokens.shape[1] - 1)
         return normalised(last.padded(self.states(tokens, table, layout, last))[:, -1])
 
     def row_parameters(self) -> list[nn.Parameter]:
-        """Trained tensors with a row for every item."""
+        """The trained tensors that have a row for every item."""
         names = dict(self.adapter.named_parameters())
         return [names[name] for name in self.adapter.per_item if name in names]
 
     def parameter_groups(self, weight_decay: float) -> list[dict]:
-        """Groups for the optimiser: what the adapter exempts is not decayed. Without `row_parameters`, where those are sparse."""
+        """Return Adam's parameter groups: parameters that the adapter exempts have weight decay 0.
+
+        If gradients of item rows are sparse, `row_parameters` are left out; SparseAdam has them.
+        """
         exempt = {id(p) for p in self.adapter.undecayed_parameters()}
         elsewhere = {id(p) for p in self.row_parameters()} if self.sparse else set()
         decayed = [p for p in self.parameters() if id(p) not in exempt | elsewhere]
@@ -124,7 +154,11 @@ def build_recommender(
     objective: Loss,
     sparse: bool = False,
 ) -> Recommender:
-    """Build a recommender from names and options; raise UserError for an unknown name, an invalid option or an impossible dim."""
+    """Build an untrained recommender from names and options.
+
+    spectrum: of the dataset's embeddings; max_history: L. Raises UserError for an unknown name, an invalid option, a dim that the
+    adapter or the backbone cannot have, and for `sparse` with an adapter that uses every item in each step.
+    """
     adapter_class = ADAPTERS.load(adapter)
     backbone_class = BACKBONES.load(backbone)
     adapter_config = adapter_class.Config.parse(adapter_options, f"params.yaml: adapters.{adapter}")

@@ -1,7 +1,8 @@
-"""Products of rows with a few chosen rows of a table, and sums of such rows, without a copy of the chosen rows.
+"""Products of rows with chosen rows of a table, and weighted sums of chosen rows, without copying the chosen rows.
 
-Of T x M chosen rows of width d nothing of size T M d is made on a CPU: products are a sampled matrix product (SDDMM), sums a
-sparse-dense one, and each is the other's gradient (benchmarks/sampled_logits.py). A GPU has the bandwidth to gather.
+On a CPU nothing of size T M d is created for T x M chosen rows of width d. Products are a sampled matrix product (SDDMM), sums
+are a sparse-dense product, and each is the gradient of the other (benchmarks/sampled_logits.py). A GPU has the bandwidth to
+gather.
 """
 
 import warnings
@@ -15,16 +16,17 @@ from torch.nn import functional as F
 
 
 def products(rows: Tensor, table: Tensor, index: Tensor) -> Tensor:
-    """rows[t] . table[index[t, m]]. rows: (T, d); table: (N, d); index: (T, M) int64 -> (T, M) float32 on a CPU."""
+    """Return rows[t] . table[index[t, m]], (T, M), float32 on a CPU. rows: (T, d); table: (N, d); index: (T, M) int64."""
     if rows.device.type != "cpu":
         return (F.embedding(index, table) @ rows.unsqueeze(2)).squeeze(2)
     return _Products.apply(rows.float(), table.float(), index)
 
 
 def cosines(rows: Tensor, table: Tensor, index: Tensor, epsilon: float) -> Tensor:
-    """rows[t] . table[index[t, m]] / max(|table[index[t, m]]|, epsilon): cosines of rows of length 1. Shapes as in `products`.
+    """Return rows[t] . table[index[t, m]] / max(|table[index[t, m]]|, epsilon): cosines, if `rows` have length 1.
 
-    The table is not normalised first: its lengths are N numbers, its normalised copy and that copy's gradient N d each.
+    Shapes as in `products`. The table is not normalised first: its lengths are N numbers, whereas a normalised copy and the
+    gradient of that copy have N d numbers each.
     """
     if rows.device.type == "cpu":
         cosine: Tensor = _Cosines.apply(rows.float(), table.float(), index, epsilon)
@@ -33,7 +35,7 @@ def cosines(rows: Tensor, table: Tensor, index: Tensor, epsilon: float) -> Tenso
 
 
 def weighted_sums(weights: Tensor, table: Tensor, index: Tensor) -> Tensor:
-    """sum_m weights[t, m] table[index[t, m]]. weights: (T, M); table: (N, d); index: (T, M) int64 -> (T, d)."""
+    """Return sum_m weights[t, m] table[index[t, m]], (T, d). weights: (T, M); table: (N, d); index: (T, M) int64."""
     if weights.device.type != "cpu":
         return (weights.unsqueeze(1) @ F.embedding(index, table)).squeeze(1)
     return _Mixtures.apply(weights.float(), table.float(), index)
@@ -108,7 +110,7 @@ def _weighted_sums(weights: Tensor, table: Tensor, index: Tensor) -> Tensor:
 
 
 def _scattered(weights: Tensor, rows: Tensor, index: Tensor, n: int) -> Tensor:
-    """Row n is the sum of weights[t, m] rows[t] over all index[t, m] = n. (n, d)"""
+    """Return (n, d), whose row i is the sum of weights[t, m] rows[t] over all (t, m) with index[t, m] = i."""
     starts = np.arange(0, index.numel() + 1, index.shape[1], dtype=np.int32)
     chosen = (weights.contiguous().view(-1).numpy(), index.int().view(-1).numpy(), starts)
     by_column = csr_array(chosen, shape=(len(rows), n)).tocsc()  # a counting sort

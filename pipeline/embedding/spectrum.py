@@ -1,4 +1,4 @@
-"""The full spectrum of the item embeddings, once per (dataset, encoder); `dim` only slices it."""
+"""The full spectrum of the item embeddings, computed once per dataset and encoder; `dim` only slices it."""
 
 import time
 from collections.abc import Iterator
@@ -18,16 +18,17 @@ from pipeline.embedding.processes import Processes
 
 BLOCK = 1024  # rows at a time
 PANEL = 512  # columns of the Gram matrix at a time
-PROBES = 16  # random vectors that quality is measured with
-ROUNDING = 1e-6  # of the plain spectrum's first value: what centring or the Gram matrix leave of nothing
+PROBES = 16  # random vectors with which quality is estimated
+ROUNDING = 1e-6  # times the plain spectrum's first value: a singular value of 0 can appear this large by rounding
 
 
 @dataclass
 class Quality:
-    """How many directions are stored, how many rounding alone could have made (dropped), and how good the stored ones are.
+    """The quality of a stored spectrum.
 
-    residual: ||E - U S V^T|| / ||E||; orthogonality: ||U^T U - I||. Frobenius norms of what lies in the files, as seen by PROBES
-    random sign vectors: unbiased in the square, and at worst (all of it in one direction) some 20 % off.
+    rank: stored directions. below_precision: directions that rounding alone can explain, and that were dropped.
+    residual: ||E - U S V^T|| / ||E||. orthogonality: ||U^T U - I||. Both are Frobenius norms of the stored numbers, estimated
+    with PROBES random sign vectors. The estimate of the square is unbiased; its error is about 20 % at worst (one direction).
     """
 
     rank: int
@@ -38,7 +39,7 @@ class Quality:
 
 @dataclass
 class Decomposition:
-    """Of E (N, l): quality of both spectra; `precision`, relative to the plain one's first value; seconds by step."""
+    """The result for E (N, l): quality of both spectra, seconds by step, `precision` relative to the first singular value."""
 
     shape: tuple[int, int]
     plain: Quality
@@ -47,7 +48,7 @@ class Decomposition:
     seconds: dict[str, float]
 
     def measured(self) -> dict[str, Any]:
-        """For the sidecar: precision and qualities in three digits."""
+        """Return precision and qualities, rounded to three digits, for the sidecar."""
         return {
             "precision": _three_digits(self.precision),
             **{
@@ -62,17 +63,17 @@ def _three_digits(value: float) -> float:
 
 
 def decompose(source: Path, directory: Path, rank_rtol: float | None = None, processes: Processes | None = None) -> Decomposition:
-    """Thin SVD of E (N, l), the .npy file `source`, into `directory`; that of E - 1 mean^T into `directory/centred`.
+    """Write the thin SVD of E (N, l), the .npy file `source`, to `directory`, and that of E - 1 mean^T to `directory/centred`.
 
-    Both come from one pass over G = E^T E in float64, G_c = G - N mean mean^T; where N < l the SVD is direct. A second pass makes
-    U = E V / sigma and writes it, block by block. Memory: a few l x l matrices and a block of rows. With several processes each
-    reads and writes its share of the rows; all must be given the same files.
+    The first pass over E computes G = E^T E in float64; the eigenvectors of G, and of G_c = G - N mean mean^T, are the columns
+    of V. If N < l, the SVD is computed directly. A second pass computes U = E V / sigma block by block and writes it. Memory: a
+    few l x l matrices and one block of rows. With several processes, each reads and writes its share of the rows.
 
-    Dropped are directions up to `rank_rtol` times the first value, and in any case those below the precision: ROUNDING, or what
-    the rounding of E to its own type adds to a spectrum, eps ||E|| (1/sqrt(N) + 1/sqrt(l)). Signs: the largest entry of every
-    column of V is positive.
+    Directions up to `rank_rtol` times the first value are dropped, and in any case those below the precision. The precision is
+    the larger of ROUNDING times the first value and eps ||E|| (1/sqrt(N) + 1/sqrt(l)), which rounding E to its own type adds to
+    a spectrum. Signs: the entry of largest magnitude in every column of V is positive.
 
-    Raises UserError for a file that cannot be used, for rows that are not finite, and where nothing is left.
+    Raises UserError for an unusable file, for rows that are not finite, and if no direction is left.
     """
     processes = processes or Processes()
     blocks = _Blocks(source, processes)
@@ -103,7 +104,7 @@ def decompose(source: Path, directory: Path, rank_rtol: float | None = None, pro
 
 
 class _Blocks:
-    """The rows of a file that fall to this process, a block at a time."""
+    """The share of this process in the rows of a file, read block by block."""
 
     def __init__(self, source: Path, processes: Processes) -> None:
         rows = open_array(source, "embed", "r")
@@ -115,18 +116,18 @@ class _Blocks:
         self.starts = np.array_split(np.arange(0, len(rows), BLOCK), processes.count)[processes.rank].tolist()
 
     def read(self, what: str) -> Iterator[tuple[int, Tensor]]:
-        """First row and rows (B, l) of every block, float64, on the device."""
+        """Yield the index of the first row, and the rows (B, l) as float64 on the device, of every block. what: for the bar."""
         for start in tqdm(self.starts, desc=what, unit=" blocks", delay=2, disable=not self.processes.first):
             yield start, self.rows(start, start + BLOCK)
 
     def rows(self, start: int = 0, stop: int | None = None) -> Tensor:
-        # Mapped anew: the pages of a map that stays open stay resident.
+        # Mapped again for each block: the pages of an open map stay resident.
         rows = np.array(open_array(self.source, "embed", "r")[start:stop])
         return torch.from_numpy(rows).to(self.processes.device).double()
 
 
 def _moments(blocks: _Blocks, with_gram: bool) -> tuple[Tensor, Tensor | None]:
-    """Mean (l,), and the upper triangle of E^T E (l, l) if asked for; UserError for the first row that is not finite."""
+    """Return the mean (l,) and, if asked for, the upper triangle of E^T E (l, l). Raises UserError if a row is not finite."""
     n_items, width = blocks.shape
     total = torch.zeros(width, dtype=torch.float64, device=blocks.processes.device)
     gram = total.new_zeros(width, width) if with_gram else None
@@ -148,7 +149,10 @@ def _moments(blocks: _Blocks, with_gram: bool) -> tuple[Tensor, Tensor | None]:
 
 
 def _factors(mean: Tensor, gram: Tensor | None, blocks: _Blocks) -> list[tuple[Tensor, Tensor]]:
-    """Singular values (k,), decreasing, and V (l, k), k = min(N, l), of E and of E - 1 mean^T; each made by one process."""
+    """Return singular values (k,), decreasing, and V (l, k) of E and of E - 1 mean^T, k = min(N, l).
+
+    One process computes each of the two and sends it to the others.
+    """
     processes = blocks.processes
     matrix = blocks.rows() if gram is None else gram
     solve = _from_rows if gram is None else _from_gram
@@ -166,22 +170,36 @@ def _factors(mean: Tensor, gram: Tensor | None, blocks: _Blocks) -> list[tuple[T
 
 
 def _from_gram(gram: Tensor) -> tuple[Tensor, Tensor]:
-    """Singular values and V from the upper triangle of E^T E."""
+    """Return singular values and V from the upper triangle of E^T E."""
     if gram.is_cuda:
         values, vectors = torch.linalg.eigh(gram, UPLO="U")
-    else:  # numpy's OpenBLAS takes three quarters of the time of torch's MKL
+    else:  # NumPy's OpenBLAS needs three quarters of the time of torch's MKL
         values, vectors = map(torch.from_numpy, np.linalg.eigh(gram.numpy(), UPLO="U"))
     return values.flip(0).clamp(min=0).sqrt(), vectors.flip(1).contiguous()
 
 
 def _from_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Singular values and V by a direct SVD."""
+    """Return singular values and V by a direct SVD."""
     _, sigma, vh = torch.linalg.svd(rows, full_matrices=False)
     return sigma, vh.T.contiguous()
 
 
 class _Side:
-    """The plain or the centred spectrum while its coordinates are made and measured."""
+    """The plain or the centred spectrum, while U is computed, written and measured block by block.
+
+    Example: E = [[3, 0], [0, 4], [3, 4]], so N = 3, l = 2, mean = [2, 8/3].
+
+    - The plain side has G = E^T E = [[18, 12], [12, 32]], whose eigenvalues are 38.89 and 11.11: sigma = [6.236, 3.333] and
+      V = [[0.498, 0.867], [0.867, -0.498]]. A row e of E gets the row u = e V / sigma of U: [3, 4] gets [0.796, 0.183].
+    - The centred side has G_c = G - 3 mean mean^T = [[6, -4], [-4, 10.667]]: sigma = [3.601, 1.924]. It uses the same
+      formula on e - mean. Instead of centring a block, it adds the constant offset -mean V / sigma to each row.
+
+    So one read of a block serves both sides. Each writes its rows of U into the file at the block's position, and adds to two
+    sums over all blocks, which give the quality at the end. With random sign vectors p (l,) and q (r,):
+
+    - missed: ||(E - 1 mean^T) p - U sigma V^T p||^2, whose expectation is ||E - 1 mean^T - U sigma V^T||^2;
+    - returned: U^T U q, which is q if U has orthonormal columns.
+    """
 
     def __init__(self, directory: Path, sigma: Tensor, V: Tensor, mean: Tensor, n_items: int, drop: float, floor: float) -> None:
         rank = int((sigma > drop).sum())
@@ -202,18 +220,18 @@ class _Side:
         self.returned = torch.zeros_like(self.u_probes)
 
     def create(self) -> None:
-        """Write sigma, V and mean, and room for U."""
+        """Write sigma, V and mean, and allocate the file of U."""
         self.directory.mkdir(parents=True, exist_ok=True)
         for name in ("sigma", "V", "mean"):
             np.save(self.directory / f"{name}.npy", getattr(self, name).float().cpu().numpy())
         np.lib.format.open_memmap(self.directory / "U.npy", mode="w+", dtype=np.float32, shape=(self.n_items, len(self.sigma)))
 
     def add(self, start: int, block: Tensor) -> None:
-        """Write the coordinates of a block of rows (B, l), and look at them through the probes."""
+        """Write the rows of U for a block of rows (B, l) of E, and add to the sums that measure quality. start: the first row."""
         rows = torch.addmm(self.offset, block, self.weights).float()  # (B, r)
         file = self.directory / "U.npy"
         U = open_array(file, "svd", "r")
-        with file.open("r+b") as stream:  # not through the map, where a full disk is a crash
+        with file.open("r+b") as stream:  # not through the map: there a full disk crashes the process
             stream.seek(U.offset + start * U.strides[0])
             stream.write(rows.cpu().numpy().data)
         rows = rows.double()
@@ -229,9 +247,10 @@ class _Side:
 
 
 def coordinates(spectrum: Spectrum, embeddings: Tensor) -> Tensor:
-    """Where other items lie: u = (e - mean) V / sigma, a row like those of U (M, r) for every row of `embeddings` (M, l).
+    """Return the rows of U for other items, u = (e - mean) V / sigma. embeddings: (M, l). Returns (M, r) float32.
 
-    The rows must be made as those of the spectrum were: encoder, pooling, normalisation. UserError where the width differs.
+    The embeddings must come from the same encoder, pooling and normalisation as those of the spectrum. Raises UserError if the
+    width differs.
     """
     if embeddings.shape[-1] != len(spectrum.mean):
         raise UserError(f"embeddings are {embeddings.shape[-1]} wide, the spectrum's {len(spectrum.mean)}; use its encoder")

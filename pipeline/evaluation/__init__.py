@@ -1,1 +1,1 @@
-"""The test of a trained run, and the analysis of what its adapter has learned."""
+"""The test of a trained run, and the analysis of what its adapter learned."""

@@ -1,4 +1,4 @@
-"""The test: every item ranked for every user, once, with the weights that validation chose; and what the adapter has learned."""
+"""The test: all items ranked for every user, once, with the weights that validation chose; and what the adapter learned."""
 
 import time
 from dataclasses import dataclass
@@ -21,10 +21,10 @@ from pipeline.training.loop import evaluate_ranks, load_checkpoint, use_determin
 
 @dataclass
 class Evaluation:
-    """Test ranks of every user, the seconds that the first ranking took, and the analysis of the trained adapter.
+    """The result of a test. seconds: of the first ranking; analysis: see `analyse`.
 
     ranks: user_id; `rank`, among all items by the run's similarity; `rank_without_history`, among the items that the user has not
-    had; and `rank_dot` (`rank_cosine` where the run ranks by dot product), among all items by the other similarity.
+    had; and `rank_dot` (`rank_cosine` if the run ranks by dot product), among all items by the other similarity.
     """
 
     ranks: pl.DataFrame
@@ -33,13 +33,13 @@ class Evaluation:
 
     @property
     def spectrum(self) -> pl.DataFrame:
-        """Cumulative share of variance in the leading directions of the text's part of the table: component, cumulative_share."""
+        """The curve of Figure 1: component, from 1, and cumulative_share, of the text's part of T (of T if there is none)."""
         share = (self.analysis["semantic_table"] or self.analysis["table"])["cumulative_share"]
         return pl.DataFrame({"component": range(1, len(share) + 1), "cumulative_share": share})
 
 
 def evaluate_checkpoint(directory: Path, run: Run) -> Evaluation:
-    """Test and analyse a trained run. Raises UserError for a checkpoint of another run or validated by another similarity."""
+    """Test and analyse the trained run in `directory`. Raises UserError if the checkpoint belongs to another run."""
     device = select_device()
     use_deterministic_kernels()
     sequences = load_sequences(run.sequences, run.settings["train"]["max_history"], device)
@@ -57,9 +57,10 @@ def evaluate_checkpoint(directory: Path, run: Run) -> Evaluation:
 
 @torch.no_grad()
 def analyse(model: Recommender) -> dict[str, Any]:
-    """Size, spectral figures of the item table and of the text's part of it (null where there is none), learned scalars.
+    """Return the model's size, its adapter's learned scalars, and spectral figures of T and of the text's part of T.
 
-    The figures on top are those of the text's part, or of the whole table for an adapter without one.
+    `semantic_table` is None if there is no separate text part. `effective_rank` and `top10_share` at the top level are those of
+    the text's part, or of T if there is none.
     """
     model.eval()
     table = _spectral_figures(model.adapter.table())
@@ -86,7 +87,7 @@ def _spectral_figures(table: torch.Tensor) -> dict[str, Any]:
 
 
 def evaluate_run(run: Run) -> None:
-    """Add spectrum.csv, the test ranks and analysis.json to a finished run's place in scratch."""
+    """Test a finished run; write spectrum.csv, ranks.parquet and, last, analysis.json to its directory in scratch."""
     evaluation = evaluate_checkpoint(run.scratch, run)
     about = {"code": evaluation_code(), "inference_seconds": evaluation.seconds}
     with added_files(run.scratch, ["spectrum.csv", "ranks.parquet", "analysis.json"], "the same command"):

@@ -1,4 +1,4 @@
-"""One row of a table for a trained and tested run. Importing this module does not import torch."""
+"""The row of a trained and tested run in its cell. Importing this module does not import torch."""
 
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,10 @@ from pipeline.training.metrics import metrics_by_ranking
 
 
 def run_summary(run: Run, directory: Path, evaluate: Evaluate) -> dict[str, Any]:
-    """One run of a cell: names, test metrics, validation, cost. `directory` is the evaluated run's scratch directory.
+    """Return a run's row of a cell: names, test metrics, validation, sizes, seconds, device.
 
-    Metrics of the other rankings have their name before: `without_history_NDCG@20`, `dot_NDCG@20`.
+    directory: of the tested run. Metrics of the other rankings have a prefix: `without_history_NDCG@20`, `dot_NDCG@20`.
+    Raises UserError if a file is missing.
     """
     by_ranking = metrics_by_ranking(pl.read_parquet(directory / "ranks.parquet"), evaluate.cutoffs, evaluate.exclude_history)
     training = read_json(directory / "training.json", "training")

@@ -1,4 +1,4 @@
-"""Tuning, the same for every method: as many trials, each a full run, judged on validation. What is chosen is a file in git.
+"""Tuning with the same budget for every method: trials that are full runs, judged on validation. The choice is a file in git.
 
 Importing this module does not import torch.
 """
@@ -52,7 +52,7 @@ class Tuning:
 
     @property
     def file(self) -> Path:
-        """Where the choice stands."""
+        """The file of the choice."""
         return TUNED / f"{self.name}.yaml"
 
     @property

@@ -1,1 +1,1 @@
-"""From sequences and spectrum to trained weights and ranks. Every module here decides numbers."""
+"""Training: from sequences and spectrum to weights and ranks. Every module here decides the numbers of a run."""

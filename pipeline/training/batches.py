@@ -1,4 +1,4 @@
-"""The sequences artifact on a device: leave-one-out split, left padding."""
+"""The sequences artifact as padded tensors on a device, split leave-one-out."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ from pipeline.training.sequences import read_sequences
 
 @dataclass
 class SplitSequences:
-    """Every user's padded histories and targets; padding is N, on the left.
+    """Every user's histories and targets as item ids, padded on the left with N.
 
-    train: (U, L + 1), of which every item predicts its successor. valid_history, test_history: (U, L). Targets: (U,).
+    train: (U, L + 1); every item predicts its successor. valid_history, test_history: (U, L). valid_target, test_target: (U,).
     The test history includes the validation item.
     """
 
@@ -30,16 +30,20 @@ class SplitSequences:
 
     @property
     def n_training_targets(self) -> int:
-        """Interactions that are predicted in an epoch in which every position predicts its successor."""
+        """The number of targets in an epoch of a causal backbone, in which every position predicts its successor."""
         return int((self.train[:, :-1] != self.n_items).sum())
 
 
 def load_sequences(directory: Path, max_history: int, device: torch.device) -> SplitSequences:
-    """Read the artifact and split it leave-one-out: the last item tests, the one before validates, the rest trains."""
+    """Read the artifact and split it: the last item of a user is the test, the one before it validation, the rest training.
+
+    max_history: L. Raises UserError for a missing or damaged artifact.
+    """
     users, n_items = read_sequences(directory)
     flat, starts, ends = _flat(users)
 
     def window(stop: np.ndarray, width: int) -> Tensor:
+        """Return each user's last `width` items before position `stop` of `flat` (exclusive), left-padded. (U, width)"""
         return torch.from_numpy(_window(flat, starts, stop, width, n_items)).to(device)
 
     def item(position: np.ndarray) -> Tensor:

@@ -13,7 +13,10 @@ FILES = ("U", "sigma", "V", "mean")
 
 
 def load_spectrum(directory: Path, device: torch.device | None = None) -> Spectrum:
-    """Read a spectrum artifact, mapped from disk until it is moved; its centred twin is read when first asked for."""
+    """Read a spectrum artifact onto a device; by default it stays mapped from disk. The centred one is read at first use.
+
+    Raises UserError for a missing or damaged file.
+    """
 
     def read(folder: Path, load_centred: Callable[[], Spectrum] | None) -> Spectrum:
         files = [(folder / f"{name}.npy").relative_to(directory).as_posix() for name in FILES]

@@ -41,16 +41,15 @@ History = list[dict[str, Any]]
 
 
 class DivergedError(UserError):
-    """The loss is not finite."""
+    """Training stopped because the loss is not finite."""
 
 
 def train_run(run: Run) -> None:
     """Train a run and leave it in its place in scratch, whole or not at all.
 
-    Raises UserError where inputs are missing or do not fit each other, or options are invalid; DivergedError where the loss is
-    not finite.
+    Raises UserError if inputs are missing or do not match, or options are invalid; DivergedError if the loss is not finite.
     """
-    run.scratch.parent.mkdir(parents=True, exist_ok=True)  # a place that cannot be written is better known before training
+    run.scratch.parent.mkdir(parents=True, exist_ok=True)  # fail before training if scratch cannot be written
     device = select_device()
     use_deterministic_kernels()
     train = run.settings["train"]
@@ -81,15 +80,15 @@ def train_run(run: Run) -> None:
 
 
 def use_deterministic_kernels() -> None:
-    """Same seed, same machine, same thread count: same numbers, on a GPU too."""
+    """Make torch choose deterministic kernels: same seed, machine and thread count give the same numbers, on a GPU too."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
-    # Filling fresh memory with NaN takes a tenth of a step; nothing reads what it did not write.
+    # Filling fresh memory with NaN takes a tenth of a step; no code here reads memory before writing it.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def build(run: Run, spectrum: Spectrum) -> Recommender:
-    """The untrained recommender of a run, on the CPU's random state."""
+    """Return the untrained recommender of a run; its parameters are drawn from torch's global generator."""
     spectrum = replace(spectrum, load_popularity=lambda: torch.from_numpy(popularity(*read_sequences(run.sequences))))
     train = run.settings["train"]
     return build_recommender(
@@ -106,7 +105,10 @@ def build(run: Run, spectrum: Spectrum) -> Recommender:
 
 
 def make_optimisers(model: Recommender, options: dict[str, Any], device: torch.device) -> list[torch.optim.Optimizer]:
-    """Adam; where the model's rows are sparse, lazy Adam for those and Adam for the rest."""
+    """Return Adam for all parameters; if the gradients of item rows are sparse, SparseAdam for these and Adam for the rest.
+
+    options: the section `train`.
+    """
     rate, decay = options["learning_rate"], options["weight_decay"]
     dense = torch.optim.Adam(model.parameter_groups(decay), lr=rate, fused=True, capturable=device.type == "cuda")
     rows = model.row_parameters() if model.sparse else []  # none, where all that an adapter trains is shared by the items
@@ -115,7 +117,7 @@ def make_optimisers(model: Recommender, options: dict[str, Any], device: torch.d
 
 @dataclass
 class Progress:
-    """What a run has seen: a row of validation an epoch, the best of them with its weights, and the seconds it took."""
+    """The state of a training: a row of validation metrics per epoch, the best row, its weights, and the seconds so far."""
 
     history: History = field(default_factory=list)
     best: dict[str, Any] = field(default_factory=lambda: {MONITOR: -math.inf})
@@ -127,14 +129,14 @@ class Progress:
         return len(self.history)
 
     def stops(self, epochs: int, patience: int) -> bool:
-        """Whether all epochs are over, or `patience` of them brought nothing better."""
+        """Whether all epochs are done, or the last `patience` epochs brought no better validation."""
         return self.epoch >= epochs or (self.epoch > 0 and self.epoch - self.best["epoch"] >= patience)
 
 
 def fit(model: Recommender, sequences: SplitSequences, run: Run) -> Progress:
     """Train until validation stops getting better.
 
-    Goes on after the last finished epoch where an earlier attempt was cut off.
+    If an earlier attempt was interrupted, training continues after its last finished epoch. Raises DivergedError.
     """
     options = run.settings["train"]
     device = sequences.train.device
@@ -143,7 +145,7 @@ def fit(model: Recommender, sequences: SplitSequences, run: Run) -> Progress:
     torch.manual_seed(run.seed)
     optimisers = make_optimisers(model, options, device)
     named = options["batch_size"] * model.backbone.positions * (2 + options["negatives"])
-    # A graph wants shapes that do not depend on the data, and how many items a batch names does.
+    # A graph needs fixed shapes, and the number of distinct items in a batch depends on the data.
     graphs = device.type == "cuda" and not model.makes_rows(named) and not os.environ.get(NO_CUDA_GRAPH)
     precision = training_precision(options["precision"], device)
     steps = Steps(model, optimisers, generator, precision, options["batch_size"], cuda_graph if graphs else None)
@@ -170,12 +172,12 @@ def fit(model: Recommender, sequences: SplitSequences, run: Run) -> Progress:
 
 
 def _unfinished(run: Run) -> Path:
-    """Where a run keeps its state after every epoch: outside DVC's outputs, which are removed before a stage starts again."""
+    """The file of a run's state after every epoch. It is no output of DVC, which removes outputs before a stage starts again."""
     return scratch() / "unfinished" / run.fingerprint / "state.pt"
 
 
 def _save(run: Run, progress: Progress, steps: Steps) -> None:
-    """All that the next epoch depends on."""
+    """Write everything that the next epoch depends on: progress, weights, moments and random states."""
     state = {
         "progress": asdict(progress),
         "model": steps.model.state_dict(),
@@ -187,7 +189,7 @@ def _save(run: Run, progress: Progress, steps: Steps) -> None:
 
 
 def _resumed(run: Run, steps: Steps) -> Progress:
-    """Put everything back as the last finished epoch left it; an empty progress where there is none."""
+    """Restore the state after the last finished epoch and return its progress; an empty one if there is no usable state."""
     file = _unfinished(run)
     if not file.is_file():
         return Progress()
@@ -205,7 +207,7 @@ def _resumed(run: Run, steps: Steps) -> Progress:
 
 
 def _stopped(run: Run, losses: torch.Tensor, progress: Progress) -> DivergedError:
-    """Keep the best weights so far in scratch; return the line that names them and the first step whose loss is not finite."""
+    """Write the best weights so far to scratch; return an error that names them and the first step whose loss is not finite."""
     step = int((~losses.isfinite()).nonzero()[0])
     message = (
         f"{run.name}: the loss is {float(losses[step])} at step {step + 1} of epoch {progress.epoch + 1}; "

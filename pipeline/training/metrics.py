@@ -1,4 +1,4 @@
-"""Metrics from ranks."""
+"""Ranking metrics, computed from ranks."""
 
 import numpy as np
 import polars as pl
@@ -23,12 +23,18 @@ def metrics_by_ranking(ranks: pl.DataFrame, cutoffs: list[int], exclude_history:
 
 
 def metric_names(cutoffs: list[int]) -> list[str]:
-    """Names in the order in which every table and file lists them."""
+    """Return the names of all metrics, in the order that every table and file uses."""
     return [*(f"HR@{k}" for k in cutoffs), *(f"NDCG@{k}" for k in cutoffs), "MRR"]
 
 
 def metrics(ranks: np.ndarray, cutoffs: list[int]) -> dict[str, float]:
-    """HR@K, NDCG@K for every cutoff, and MRR: means over users of 1[rank <= K], 1[rank <= K] / log2(rank + 1), 1 / rank."""
+    """Return HR@K and NDCG@K for every cutoff K, and MRR, as shares between 0 and 1. ranks: (U,), from 1.
+
+    They are means over users of 1[rank <= K], 1[rank <= K] / log2(rank + 1), and 1 / rank.
+
+    >>> metrics(np.array([1, 3, 20]), [10])["HR@10"], metrics(np.array([1, 3, 20]), [10])["NDCG@10"]
+    (0.6666666666666666, 0.5)
+    """
     ranks = np.asarray(ranks, dtype=np.float64)
     hits = {k: ranks <= k for k in cutoffs}
     return {

@@ -1,4 +1,4 @@
-"""Full ranking: every item for every user, one rank per user."""
+"""Full ranking: the rank of each user's target among all items."""
 
 from collections.abc import Callable
 
@@ -17,14 +17,30 @@ NO_CARRY = 255  # words whose sum overflows no byte
 
 
 def target_ranks(states: Tensor, table: Tensor, targets: Tensor, excluded: Tensor | None = None) -> Tensor:
-    """Rank of each user's target among all items, from 1: 1 + #{s_j > s_t} + #{j < t: s_j = s_t}. (B,) int64
+    """Return the rank of each user's target among all items, from 1: 1 + #{s_j > s_t} + #{j < t: s_j = s_t}. (B,) int64
 
-    states: (B, d); table: (N, d); targets: (B,). With excluded, (B, H) item ids, N for none: (2, B), and the second row ranks the
-    target among the other items only; the target itself is always among them.
+    states: (B, d); table: (N, d); targets: (B,). Ties go to the lower item index. With excluded, (B, H) item ids, N for none, the
+    result is (2, B): the second row ranks the target without these items. The target itself always takes part.
 
-    Ties go to the lower item index. Counted, not sorted: below the target's index an item is ahead where its score is as
-    high, above it where it is higher, so every score is compared once and then forgotten. Only blocks of items that targets are
-    among are kept until those are known: users are halved until they fit, which they do the sooner the closer targets are.
+    Example: the target, item 2, scores 0.5. Item 1 scores more, and item 0 scores the same with a lower index: rank 3.
+    If item 1 is excluded, the rank is 2.
+
+    >>> state, table, target = torch.tensor([[1.0]]), torch.tensor([[0.5], [0.9], [0.5], [0.5]]), torch.tensor([2])
+    >>> target_ranks(state, table, target)
+    tensor([3])
+    >>> target_ranks(state, table, target, excluded=torch.tensor([[1, 4]]))
+    tensor([[3],
+            [2]])
+
+    Nothing is sorted. Items before the target are ahead if their score is at least as high, items after it if it is higher, so
+    each score is compared once and then discarded. Scores are computed block by block, `width` items at a time:
+
+    1. The blocks that contain targets are computed first and kept, because they hold the targets' scores.
+    2. Then every block is compared. If all targets lie after the block, one comparison (>=) is enough for all users; if all lie
+       before it, one (>) is; a block that contains targets needs both.
+
+    If the kept scores would be too large, the users are halved; with users sorted by target, halving also narrows the range of
+    blocks to keep.
     """
     width = min(ITEMS[table.device.type], len(table))
     lowest, highest = int(targets.min()), int(targets.max())
@@ -68,16 +84,20 @@ def _once(items: Tensor, none: int) -> Tensor:
 
 
 def _scores(states: Tensor, rows: Tensor, width: int) -> Tensor:
-    """(B, d), (W, d) -> (B, W), by a product of `width` columns: in one of another shape equal rows could score otherwise."""
+    """Return scores (B, W) of states (B, d) and rows (W, d), always by a product with `width` columns.
+
+    In products of different shapes, equal rows could get different scores, and ties would be lost.
+    """
     if len(rows) == width:
         return states @ rows.T
     return (states @ F.pad(rows, (0, 0, 0, width - len(rows))).T)[:, : len(rows)]
 
 
 def _count(flags: Tensor) -> Tensor:
-    """True values in every row. (B, M), M a multiple of WORD -> (B,) int64.
+    """Return the number of True values in every row. flags: (B, M) bool, M a multiple of WORD. Returns (B,) int64.
 
-    Eight flags are one 64-bit number; of sums of up to NO_CARRY such numbers every byte is a count.
+    Eight flags of a byte each are read as one 64-bit number. In a sum of up to NO_CARRY such numbers no byte overflows, so each
+    byte is a count.
     """
     counts = torch.zeros(len(flags), dtype=torch.int64, device=flags.device)
     for words in flags.view(torch.int64).split(NO_CARRY, dim=1):
@@ -94,11 +114,13 @@ def rank_all(
     batch_size: int | None = None,
     excluded: Callable[[Tensor], Tensor] | None = None,
 ) -> np.ndarray:
-    """Ranks for all users, in chunks that fit in memory. history: (U, L); targets: (U,) -> (U,) int64.
+    """Return the rank of every user's target, (U,) int64, computed in chunks of users that fit in memory.
 
-    excluded: items to leave out for some users, (B,) -> (B, H); then the ranks are (2, U), the second row without those items.
-    Users are taken in the order of their targets, for which `target_ranks` needs the least. Raises UserError where a vector is
-    not finite: nothing is above NaN, so its target would count as ranked first.
+    states_of: histories (B, L) -> states (B, d); table: (N, d); history: (U, L); targets: (U,). excluded: users (B,) -> items
+    (B, H), N for none; with it the result is (2, U), and the second row ranks without these items.
+    Users are sorted by target, because `target_ranks` is cheapest for targets that are close together.
+
+    Raises UserError if a vector is not finite: no score is above NaN, so such a target would count as ranked first.
     """
     finite = torch.isfinite(table).all()
     ranks = targets.new_empty((2, len(targets)) if excluded else (len(targets),))

@@ -1,4 +1,4 @@
-"""The sequences artifact as tables. Importing this module does not import torch."""
+"""The sequences artifact as data frames. Importing this module does not import torch."""
 
 from pathlib import Path
 
@@ -22,6 +22,6 @@ def read_sequences(directory: Path) -> tuple[pl.DataFrame, int]:
 
 
 def popularity(users: pl.DataFrame, n_items: int) -> np.ndarray:
-    """Training interactions of every item (validation and test targets left out). (N,) int64"""
+    """Return the number of training interactions of every item, without validation and test targets. (N,) int64"""
     items = users.select(pl.col("items").list.head(pl.col("items").list.len() - 2)).to_series().explode().to_numpy()
     return np.bincount(items, minlength=n_items)

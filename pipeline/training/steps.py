@@ -1,4 +1,4 @@
-"""Training steps, and on a GPU the CUDA graph that replays them."""
+"""Training steps and, on a GPU, the CUDA graph that replays them."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -11,18 +11,30 @@ from torch.nn import functional as F
 from common.errors import UserError
 from models.core.recommender import Recommender
 
-NO_CUDA_GRAPH = "SPECTRAN_NO_CUDA_GRAPH"  # set: every step is launched as it is, on a GPU too
+NO_CUDA_GRAPH = "SPECTRAN_NO_CUDA_GRAPH"  # environment variable; if set, no step is captured
 Step = Callable[[Tensor], tuple[Tensor, Tensor]]  # a batch of sequences (B, L + 1) -> its loss and its number of targets
-WARM_UP = 3  # steps before a capture: libraries choose their kernels and the optimiser makes its state
-PROOF = 2  # steps done both ways before a graph is trusted: the second sees the first one's update, and draws of its own
-TOLERANCE = 1e-4  # of a loss, relative: other draws or a missing update are further off than that, another order of sums is not
+WARM_UP = 3  # steps before a capture: libraries choose their kernels and the optimiser creates its state
+PROOF = 2  # steps done both ways before a graph is trusted: the second one depends on the first one's update and on new draws
+TOLERANCE = 1e-4  # relative, of a loss: above summation-order error, below different draws or a missed update
 
 
 class Steps:
-    """Trains a model batch by batch. On a GPU a step is captured once as a CUDA graph and replayed: one launch for hundreds.
+    """Trains a model batch by batch. On a GPU, a step is captured once as a CUDA graph and replayed: one launch, not hundreds.
 
-    A graph is kept only if replaying it gives the losses of the same steps done one kernel at a time, from the same state and
-    random numbers; else, and where a step cannot be captured, a line says so and every step is launched as it is.
+    A graph is kept only if replaying it gives the same losses as ordinary steps from the same state and random numbers. If they
+    differ, or the step cannot be captured, a line says why and every kernel is launched by itself.
+
+    Example, the first epoch on a GPU with eight batches, WARM_UP = 3 and PROOF = 2:
+
+    - Batches 1 to 3 are ordinary steps.
+    - Before batch 4, the state (weights, moments, random states) is copied: A. Batches 4 and 5 are trained by ordinary steps;
+      their losses are the expected ones, and the state after them is copied: B.
+    - State A is restored. The step is captured, and batches 4 and 5 are trained by replaying the graph.
+    - If both losses agree with the expected ones, the graph is kept. The state is that after batch 5 by replay, and batches 6 to
+      8 and all later epochs are replayed.
+    - Otherwise state B is restored, and batches 6 to 8 are ordinary steps: training continues as if there had been no attempt.
+
+    Either way each batch is trained once, as far as weights and random numbers can tell.
     """
 
     def __init__(
@@ -34,7 +46,10 @@ class Steps:
         batch_size: int,
         capture: Callable[["Steps", Tensor], Step] | None = None,
     ) -> None:
-        """capture: how a step is recorded on a batch of a fixed shape; None: every step is launched as it is."""
+        """capture: records a step on a batch of a fixed shape; None: never capture. precision: returns an autocast context.
+
+        batch_size: users per step. generator: of the order of users, masks and negatives.
+        """
         self.model = model
         self.optimisers = optimisers
         self.generator = generator
@@ -45,9 +60,10 @@ class Steps:
         self.warm = 0
 
     def epoch(self, train: Tensor) -> tuple[Tensor, Tensor]:
-        """All users in random order, as often as the backbone asks for; the loss of every step and its targets, float64.
+        """Train on all users in random order, `passes_per_epoch` times; return loss and number of targets of every step.
 
-        Losses stay on the device until the epoch is over: looking at each would wait for the GPU at every step.
+        train: (U, L + 1) item ids, left-padded with N. Both results are (steps,) float64 on the CPU. Losses stay on the device
+        until the epoch ends, because reading one would wait for the GPU.
         """
         self.model.train()
         done: list[tuple[Tensor, Tensor]] = []
@@ -69,7 +85,10 @@ class Steps:
         return torch.stack(losses).double().cpu(), torch.stack(targets).double().cpu()
 
     def step(self, batch: Tensor) -> tuple[Tensor, Tensor]:
-        """One update, in a precision's context of its own: autocast keeps its copies of the weights as long as one lasts."""
+        """Train on one batch (B, L + 1); return its loss and its number of targets.
+
+        Each step has its own autocast context, because autocast keeps its copies of the weights as long as a context lasts.
+        """
         self.warm += 1
         with self.precision():
             loss, count = self.model.loss(batch, self.generator)
@@ -81,7 +100,10 @@ class Steps:
         return loss.detach(), count
 
     def _try_capture(self, batches: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
-        """Steps on `batches`, after which `replayed` is a graph if they went the same way with it, or `capture` is None."""
+        """Train on `batches` both ways, as in the class's example; return their losses and numbers of targets.
+
+        Afterwards either `replayed` is the graph, or `capture` is None and the state is that of ordinary steps.
+        """
         assert self.capture is not None
         expected: list[tuple[Tensor, Tensor]] = []
         try:
@@ -112,9 +134,9 @@ class Steps:
         self.capture = None
 
     def _recover(self, state: tuple[list[Tensor], list[Tensor]], reason: str) -> None:
-        """Put everything back after a failed capture; raise UserError where torch's generators did not outlive it."""
+        """Restore the state after a failed capture. Raises UserError if torch's random generators are unusable since."""
         try:
-            if self.generator.device.type == "cuda":  # a generator may take itself for captured; a state of its own is not
+            if self.generator.device.type == "cuda":  # a generator may still count as captured; a cloned state does not
                 for used in (self.generator, torch.cuda.default_generators[self.generator.device.index or 0]):
                     used.graphsafe_set_state(used.clone_state())
             self._restore(state)
@@ -128,7 +150,7 @@ class Steps:
             ) from None
 
     def _tensors(self) -> list[Tensor]:
-        """Everything that a step changes, but for random states."""
+        """The weights and moments: everything that a step changes except random states."""
         moments = [
             value
             for optimiser in self.optimisers
@@ -142,7 +164,7 @@ class Steps:
         return [tensor.detach().clone() for tensor in self._tensors()], random_states(self.generator)
 
     def _restore(self, state: tuple[list[Tensor], list[Tensor]]) -> None:
-        """In place: a graph knows addresses."""
+        """Restore a state in place, because a graph refers to memory addresses."""
         with torch.no_grad():
             for tensor, saved in zip(self._tensors(), state[0], strict=True):
                 tensor.copy_(saved)
@@ -150,13 +172,13 @@ class Steps:
 
 
 def random_states(generator: torch.Generator) -> list[Tensor]:
-    """What every draw of a step depends on: the generator of negatives, torch's own, and those of the GPUs in use."""
+    """Return the state of every generator that a step uses: the given one, torch's global one, and those of the GPUs."""
     gpu = torch.cuda.get_rng_state_all() if generator.device.type == "cuda" else []
     return [generator.get_state(), torch.get_rng_state(), *gpu]
 
 
 def set_random_states(generator: torch.Generator, states: list[Tensor]) -> None:
-    """Put back what `random_states` returned."""
+    """Restore what `random_states` returned."""
     own, default, *gpu = states
     generator.set_state(own)
     torch.set_rng_state(default)
@@ -165,13 +187,16 @@ def set_random_states(generator: torch.Generator, states: list[Tensor]) -> None:
 
 
 def cuda_graph(steps: Steps, example: Tensor) -> Step:
-    """Record a step on a batch shaped like `example`; replaying it costs one launch and waits for nothing."""
+    """Capture a step on a batch shaped like `example`; return a function that copies a batch in and replays the step.
+
+    Raises RuntimeError if the step cannot be captured.
+    """
     batch = example.clone()
     graph = torch.cuda.CUDAGraph()
     graph.register_generator_state(steps.generator)
     for optimiser in steps.optimisers:
-        optimiser.zero_grad(set_to_none=True)  # gradients are then made inside the graph, in its own memory
-    # Inside a stream's context: one that fails would leave the process on the stream of the capture.
+        optimiser.zero_grad(set_to_none=True)  # gradients are then allocated inside the graph's own memory
+    # In a stream context: otherwise a failed capture leaves the process on the stream of the capture.
     with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(graph):
         loss, count = steps.step(batch)
 
