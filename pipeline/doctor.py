@@ -11,7 +11,7 @@ from pathlib import Path
 
 from common.errors import UserError
 from pipeline.artifacts import SIDECAR, main_checkout, read_json
-from pipeline.params import Demo, Encoder, Params
+from pipeline.params import Encoder, Params
 from pipeline.remotes import default_remote, refuse_secrets, silence
 from pipeline.runs import sequences_directory, spectrum_directory
 
@@ -130,8 +130,7 @@ class Examination:
         statistics = self.sequences / "statistics.json"
         if statistics.is_file():
             return int(read_json(statistics, "the preprocess stage")["items"])
-        source = self.params.sources[self.params.dataset]
-        return source.items if isinstance(source, Demo) else None
+        return self.params.sources[self.params.dataset].known_items
 
     def width(self) -> int | None:
         """Of the embeddings, by the model's own configuration."""
