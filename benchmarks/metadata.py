@@ -14,7 +14,8 @@ import numpy as np
 
 from pipeline.data.interactions import build_sequences
 from pipeline.data.sources import amazon2014
-from pipeline.params import Amazon2014, Download, Preprocess
+from pipeline.data.sources.amazon2014 import Amazon2014
+from pipeline.params import Preprocess
 
 FILLER = 'It\'s a fine product; "really" fine. ' * 15
 
@@ -49,7 +50,7 @@ def main() -> None:
         raw.mkdir()
         write_dataset(mirror, lines, source)
         start = time.perf_counter()
-        amazon2014.fetch(source, Download(mirror=str(mirror)), raw)
+        amazon2014.fetch(source, str(mirror), raw)
         fetched = time.perf_counter()
         size = build_sequences(amazon2014.read(source, raw), Preprocess()).statistics
         done = time.perf_counter()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from common.errors import UserError
 from pipeline.artifacts import SIDECAR, main_checkout, read_json
-from pipeline.params import Demo, Encoder, Params
+from pipeline.params import Encoder, Params
 from pipeline.remotes import default_remote, refuse_secrets, silence
 from pipeline.runs import sequences_directory, spectrum_directory
 
@@ -164,8 +164,7 @@ class Examination:
         statistics = self.sequences / "statistics.json"
         if statistics.is_file():
             return int(read_json(statistics, "the preprocess stage")["items"])
-        source = self.params.sources[self.params.dataset]
-        return source.items if isinstance(source, Demo) else None
+        return self.params.sources[self.params.dataset].known_items
 
     def width(self) -> int | None:
         """Columns of the embeddings."""

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
 
 from common.errors import UserError
 from common.names import check_form, check_name
@@ -15,6 +15,7 @@ from models.adapters import ADAPTERS
 from models.backbones import BACKBONES
 from models.losses import LOSSES
 from pipeline.artifacts import atomic_file
+from pipeline.data import SOURCES, Source, Ties
 from pipeline.texts import fields
 
 PARAMS_FILE = Path("params.yaml")
@@ -33,29 +34,13 @@ class Download(Section):
     mirror: str | None = Field(None, description="folder or URL that holds the source's files; the official site if empty")
 
 
-class Amazon2014(Section):
-    kind: Literal["amazon2014"]
-    name: str = Field(description="category as the official files spell it, e.g. Toys_and_Games")
-
-
-class Demo(Section):
-    kind: Literal["demo"]
-    seed: int = Field(0, ge=0)
-    items: int = Field(1000, ge=50, description="products in the catalogue")
-    users: int = Field(2000, ge=50, description="shoppers")
-
-
-Ties = Literal["item", "shuffled", "file"]
-
-
-class Files(Section):
-    kind: Literal["files"]
-    interactions: str = Field(description="Parquet or CSV: user_id, item_id, timestamp (seconds)")
-    items: str = Field(description="Parquet or CSV: item_id, title; its other columns are fields for the template")
-    ties: Ties = Field("file", description="instead of `preprocess.ties`: the order of a log's rows is information")
-
-
-Source = Annotated[Amazon2014 | Demo | Files, Field(discriminator="kind")]
+def source(values: Any) -> Source:
+    """Validate one section of `sources:` by the class of its kind, which stands beside the code that reads such a source."""
+    if not isinstance(values, dict) or "kind" not in values:
+        raise ValueError(f"a source needs a kind; valid: {', '.join(SOURCES)}; found {values!r}")
+    known("kind of source", values["kind"], SOURCES)
+    config: type[Source] = SOURCES.load(values["kind"])
+    return config.model_validate(values)
 
 
 class Preprocess(Section):
@@ -245,7 +230,7 @@ class Params(Section):
     dim: int = Field(ge=1, le=LARGEST_DIM)
     seed: int = Field(ge=0)
     download: Download
-    sources: dict[str, Source]
+    sources: dict[str, Annotated[SerializeAsAny[Source], BeforeValidator(source)]]
     templates: dict[str, str]
     preprocess: Preprocess
     encoders: dict[str, Encoder]
@@ -260,7 +245,7 @@ class Params(Section):
     def preprocessing(self, dataset: str) -> Preprocess:
         """How a dataset is preprocessed: as `preprocess` says, ties as the dataset's source says if it does."""
         source = self.sources[check_name("dataset", dataset, self.sources)]
-        return self.preprocess.model_copy(update={"ties": source.ties}) if isinstance(source, Files) else self.preprocess
+        return self.preprocess.model_copy(update={"ties": source.ties or self.preprocess.ties})
 
     def check_cell(self, dataset: str, backbone: str, adapter: str) -> None:
         """Raise UserError for a name that is not there, with the nearest that is."""

@@ -18,7 +18,7 @@ def main() -> str:
     source = params.sources[check_name("dataset", dataset, params.sources)]
     target = Path("data/raw") / dataset
     with atomic_directory(target, {"source": source.model_dump()}) as directory:
-        source_module(source.kind).fetch(source, params.download, directory)
+        source_module(source.kind).fetch(source, params.download.mirror, directory)
         files = sorted(path.name for path in directory.iterdir())
     return f"{dataset}: {', '.join(files)} in {target}"
 

@@ -4,10 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common.errors import UserError
-from models.adapters import ADAPTERS
-from models.backbones import BACKBONES
-from models.core.adapter import Adapter, Spectrum
+from models.core.adapter import Adapter
 from models.core.backbone import Backbone
 from models.core.layout import Layout
 from models.core.loss import Loss, normalised
@@ -140,38 +137,3 @@ class Recommender(nn.Module):
     def n_trainable(self) -> int:
         """Number of trainable parameters."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
-
-
-def build_recommender(
-    spectrum: Spectrum,
-    *,
-    adapter: str,
-    adapter_options: dict,
-    backbone: str,
-    backbone_options: dict,
-    dim: int,
-    max_history: int,
-    objective: Loss,
-    sparse: bool = False,
-) -> Recommender:
-    """Build an untrained recommender from names and options.
-
-    spectrum: of the dataset's embeddings; max_history: L. Raises UserError for an unknown name, an invalid option, a dim that the
-    adapter or the backbone cannot have, and for `sparse` with an adapter that uses every item in each step.
-    """
-    adapter_class = ADAPTERS.load(adapter)
-    backbone_class = BACKBONES.load(backbone)
-    adapter_config = adapter_class.Config.parse(adapter_options, f"params.yaml: adapters.{adapter}")
-    backbone_config = backbone_class.Config.parse(backbone_options, f"params.yaml: backbones.{backbone}")
-    # Adapter and backbone start from the seed each: methods that share a seed share their backbone's start.
-    seed = torch.initial_seed()
-    torch.manual_seed(seed)
-    made_backbone = backbone_class(backbone_config, spectrum.n_items, dim, max_history)
-    torch.manual_seed(seed)
-    made = adapter_class(adapter_config, spectrum, dim)
-    made.prepare_mix(made_backbone.positions)
-    if sparse and not made.per_item:
-        raise UserError(
-            f"adapter {adapter} looks at every item in every step: train.optimiser sparse_adam is not for it; use adam"
-        )
-    return Recommender(made, made_backbone, objective, sparse)

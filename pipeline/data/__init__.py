@@ -1,1 +1,33 @@
-"""From raw files to sequences: sources and preprocessing."""
+"""From raw files to sequences: sources and preprocessing.
+
+A new kind of source is one file in `pipeline/data/sources/`, one line in this registry and a section of `sources:` in
+`params.yaml`. Importing this package does not import polars.
+"""
+
+from typing import Literal
+
+from pydantic import Field
+
+from common.registry import Registry
+from common.section import Section
+
+Ties = Literal["item", "shuffled", "file"]
+
+
+class Source(Section):
+    """The base class of what `sources.<dataset>` in `params.yaml` holds. Each kind has its own, in its own file."""
+
+    kind: str
+    ties: Ties | None = Field(None, description="instead of `preprocess.ties`, which holds if this is empty")
+
+    @property
+    def known_items(self) -> int | None:
+        """The number of items, where it is known before anything is fetched; `make doctor` estimates the disk by it."""
+        return None
+
+
+SOURCES = Registry(
+    "kind of source",
+    "pipeline.data.sources",
+    {"amazon2014": "Amazon 2014", "demo": "Built-in demo", "files": "Your own files"},
+)

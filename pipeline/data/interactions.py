@@ -7,8 +7,9 @@ import numpy as np
 import polars as pl
 
 from common.errors import UserError
+from pipeline.data import Ties
 from pipeline.data.sources import Raw
-from pipeline.params import Preprocess, Ties
+from pipeline.params import Preprocess
 from pipeline.texts import TITLE, check_fields, fill
 
 SHUFFLE = b"ties 0"  # key of the hash that orders ties: another key, another order

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from common.errors import UserError
 from models.core.adapter import Spectrum
 from models.core.loss import normalised
-from models.core.recommender import Recommender, build_recommender
+from models.core.recommender import Recommender
 from models.losses import LOSSES
 from pipeline.artifacts import atomic_directory, check_seal, read_json, remove_directory, scratch, sealed_file, verify, write_json
 from pipeline.device import environment, select_device, training_precision
@@ -28,6 +28,7 @@ from pipeline.runs import Run
 from pipeline.training.batches import SplitSequences, load_sequences
 from pipeline.training.inputs import load_spectrum
 from pipeline.training.metrics import metrics
+from pipeline.training.model import build_recommender
 from pipeline.training.ranking import rank_all
 from pipeline.training.sequences import popularity, read_sequences
 from pipeline.training.steps import NO_CUDA_GRAPH, Steps, cuda_graph, random_states, set_random_states

@@ -10,8 +10,9 @@ import torch
 import yaml
 
 from models.core.adapter import Spectrum
-from models.core.recommender import Recommender, build_recommender
+from models.core.recommender import Recommender
 from models.losses import LOSSES
+from pipeline.training.model import build_recommender
 
 N_ITEMS = 60
 WIDTH = 24

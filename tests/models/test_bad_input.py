@@ -93,7 +93,7 @@ def test_heads_that_do_not_divide_dim(make: Make, backbone: str) -> None:
 
 @pytest.mark.parametrize(("names", "near"), [(("bse", "sasrec"), "base"), (("base", "hstuu"), "hstu")])
 def test_a_misspelt_name(spectrum: Spectrum, names: tuple[str, str], near: str) -> None:
-    from models.core.recommender import build_recommender
+    from pipeline.training.model import build_recommender
 
     with pytest.raises(UserError, match=f"did you mean '{near}'"):
         build_recommender(

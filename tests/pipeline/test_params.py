@@ -14,6 +14,7 @@ import yaml
 from common.errors import UserError
 from models.adapters import ADAPTERS, spectran
 from models.backbones import BACKBONES
+from pipeline.data import SOURCES
 from pipeline.grid.cells import listed_cells
 from pipeline.params import Params, Preprocess, Variant, choose_grid, load_params
 
@@ -186,8 +187,17 @@ def test_an_unknown_option_of_an_adapter_or_backbone_is_refused_by_its_class(sec
         ("preprocess.cap", 3, "preprocess.cap: .*found 3"),
         ("preprocess.ties", "random", "preprocess.ties: .*found 'random'"),
         ("svd.rank_rtol", 1.0, "svd.rank_rtol: .*found 1.0"),
-        ("sources.demo.kind", "dmo", "sources.demo: .*'dmo'.*'demo'"),
-        ("sources.toys", {"kind": "amazon2014"}, "sources.toys.amazon2014.name: .*required"),
+        ("sources.demo.kind", "dmo", "sources.demo: unknown kind of source 'dmo'; did you mean 'demo'\\?$"),
+        ("sources.demo.kind", "../x", "sources.demo: kind of source '../x' is not a valid name"),
+        ("sources.demo.kind", 3, "sources.demo: kind of source 3 is not a valid name"),
+        (
+            "sources.demo",
+            {"items": 100},
+            "sources.demo: a source needs a kind; valid: amazon2014, demo, files; found {'items': 100}",
+        ),
+        ("sources.demo", None, "sources.demo: a source needs a kind; .*found None"),
+        ("sources.demo.items", 3, "sources.demo.items: .*greater than or equal to 50, found 3"),
+        ("sources.toys", {"kind": "amazon2014"}, "sources.toys.name: .*required"),
         ("templates.toys", "no field", "templates.toys: a template names at least one field, as in '{title}', found 'no field'"),
         ("templates.toys", "{title", "templates.toys: .*expected '}'"),
         ("templates.toys", None, "templates.toys: .*string.*found None"),
@@ -232,6 +242,15 @@ def test_a_broken_file_is_one_line(tmp_path: Path, content: bytes, says: str) ->
         load_params(file)
     assert "\n" not in str(caught.value)
     assert str(file) in str(caught.value)
+
+
+def test_a_section_of_sources_is_what_its_kind_wants_and_is_dumped_whole() -> None:
+    """The dump is part of the sidecar of what is downloaded."""
+    sources = load_params(ROOT / "params.yaml").sources
+    assert {name: source.model_dump() for name, source in sources.items()} == REPOSITORY["sources"]
+    for kind in SOURCES:
+        for option, field in SOURCES.load(kind).model_fields.items():
+            assert option in ("kind", "seed") or field.description, f"{kind}.{option}"
 
 
 def test_importing_parameters_and_runs_imports_nothing_heavy() -> None:

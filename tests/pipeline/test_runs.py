@@ -11,6 +11,7 @@ from common.code import python_files
 from models.adapters import ADAPTERS
 from models.backbones import BACKBONES
 from models.losses import LOSSES
+from pipeline.data import SOURCES
 from pipeline.params import load_params
 from pipeline.runs import EVALUATION_CODE, TRAINING_CODE, Run
 
@@ -25,6 +26,7 @@ HARMLESS = {
     "models/backbones/__init__.py": "names and titles; a backbone's code is the file of its name",
     "models/losses/__init__.py": "names and titles; a loss's code is the file of its name",
     "pipeline/__init__.py": "empty",
+    "pipeline/data/__init__.py": "names of sources; what they bring reaches a run through its inputs",
     "pipeline/artifacts.py": "reads and writes whole files, checked by their checksums",
     "pipeline/params.py": "its values are in the fingerprint, defaults included",
     "pipeline/runs.py": "makes the fingerprint: another choice of inputs is another fingerprint",
@@ -128,9 +130,9 @@ def test_all_code_that_a_stage_depends_on_exists(file: str) -> None:
                 assert (ROOT / dep).exists(), f"{file}:{name}: {dep}"
 
 
-@pytest.mark.parametrize("registry", [ADAPTERS, BACKBONES, LOSSES], ids=["adapters", "backbones", "losses"])
+@pytest.mark.parametrize("registry", [ADAPTERS, BACKBONES, LOSSES, SOURCES], ids=["adapters", "backbones", "losses", "sources"])
 def test_a_registered_name_is_a_file_that_defines_its_class(registry: Any) -> None:
-    """dvc.yaml depends on models/adapters/${adapter}.py."""
+    """dvc.yaml depends on models/adapters/${adapter}.py, data/dvc.yaml on pipeline/data/sources/${item.kind}.py."""
     for name in registry:
         assert (ROOT / registry.file(name)).is_file()
         assert registry.load(name).__module__ == registry.file(name).removesuffix(".py").replace("/", ".")

@@ -1,6 +1,7 @@
-"""Where interactions and titles come from: one module per kind of source, with `fetch` and `read`.
+"""Where interactions and titles come from: one module per kind of source.
 
-A new kind is one file here and one class in `pipeline.params`.
+Each has a subclass of `pipeline.data.Source`, named as the kind; `fetch(source, mirror, directory)`, which brings the raw files
+into `directory`; and `read(source, directory) -> Raw`.
 """
 
 from dataclasses import dataclass, field
@@ -11,6 +12,8 @@ from typing import Any
 import polars as pl
 
 from common.errors import UserError
+from common.names import check_name
+from pipeline.data import SOURCES
 
 
 @dataclass
@@ -23,8 +26,8 @@ class Raw:
 
 
 def source_module(kind: str) -> Any:
-    """The module of a kind of source: `fetch(source, options, directory)` and `read(source, directory) -> Raw`."""
-    return import_module(f"{__name__}.{kind}")
+    """Return the module of a kind of source, with its `fetch` and `read`. Raises UserError for an unknown kind."""
+    return import_module(f"{__name__}.{check_name(SOURCES.kind, kind, SOURCES)}")
 
 
 def write_parquet_pair(interactions: pl.DataFrame, items: pl.DataFrame, directory: Path) -> None:

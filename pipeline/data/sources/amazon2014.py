@@ -6,14 +6,16 @@ import re
 import shutil
 import zlib
 from pathlib import Path
+from typing import Literal
 
 import polars as pl
+from pydantic import Field
 from tqdm import tqdm
 
 from common.errors import UserError
 from pipeline.artifacts import main_checkout, scratch
+from pipeline.data import Source
 from pipeline.data.sources import Raw
-from pipeline.params import Amazon2014, Download
 
 SITE = "http://snap.stanford.edu/data/amazon/productGraph/categoryFiles/"
 TRIES = 5
@@ -24,15 +26,22 @@ FIELDS = ("title", "brand", "categories", "description")
 MALFORMED_SHARE = 0.01  # of the metadata lines that are needed
 
 
+class Amazon2014(Source):
+    """A category of the Amazon 2014 reviews."""
+
+    kind: Literal["amazon2014"]
+    name: str = Field(description="category as the official files spell it, e.g. Toys_and_Games")
+
+
 def files_of(source: Amazon2014) -> tuple[str, str]:
     """File names of a category: 5-core reviews and metadata."""
     return f"reviews_{source.name}_5.json.gz", f"meta_{source.name}.json.gz"
 
 
-def fetch(source: Amazon2014, options: Download, directory: Path) -> None:
+def fetch(source: Amazon2014, mirror: str | None, directory: Path) -> None:
     """Bring both files into `directory`, from the mirror or the official site, and check them to their last byte."""
     for file in files_of(source):
-        _fetch(file, options.mirror, directory / file)
+        _fetch(file, mirror, directory / file)
         check_gzip(directory / file)
 
 

@@ -16,12 +16,14 @@ polynomial of the spectrum, whiteness) is planted.
 """
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import polars as pl
+from pydantic import Field
 
+from pipeline.data import Source
 from pipeline.data.sources import Raw, read_parquet_pair, write_parquet_pair
-from pipeline.params import Demo, Download
 
 DEPARTMENTS = {
     "Kitchen": [
@@ -165,7 +167,20 @@ DAY = 86_400  # s
 START = 1_356_998_400  # 2013-01-01, s
 
 
-def fetch(source: Demo, options: Download, directory: Path) -> None:
+class Demo(Source):
+    """The size of the catalogue and its seed."""
+
+    kind: Literal["demo"]
+    seed: int = Field(0, ge=0)
+    items: int = Field(1000, ge=50, description="products in the catalogue")
+    users: int = Field(2000, ge=50, description="shoppers")
+
+    @property
+    def known_items(self) -> int:
+        return self.items
+
+
+def fetch(source: Demo, mirror: str | None, directory: Path) -> None:
     """Generate the dataset into `directory`."""
     write_parquet_pair(*generate(source.seed, source.items, source.users), directory)
 

@@ -2,20 +2,30 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
+from pydantic import Field
 
 from common.errors import UserError, did_you_mean
 from pipeline.artifacts import main_checkout
+from pipeline.data import Source, Ties
 from pipeline.data.sources import Raw, read_parquet_pair, write_parquet_pair
-from pipeline.params import Download, Files
 
 INTERACTIONS = {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}
 ITEMS = {"item_id": pl.String, "title": pl.String}
 
 
-def fetch(source: Files, options: Download, directory: Path) -> None:
+class Files(Source):
+    """The two tables of a user's own dataset."""
+
+    kind: Literal["files"]
+    interactions: str = Field(description="Parquet or CSV: user_id, item_id, timestamp (seconds)")
+    items: str = Field(description="Parquet or CSV: item_id, title; its other columns are fields for the template")
+    ties: Ties = Field("file", description="instead of `preprocess.ties`: the order of a log's rows is information")
+
+
+def fetch(source: Files, mirror: str | None, directory: Path) -> None:
     """Copy the log's needed columns and the items' fields into `directory`. Paths are relative to the project's root."""
     interactions = read_table(main_checkout() / source.interactions, INTERACTIONS).select(list(INTERACTIONS))
     items = read_table(main_checkout() / source.items, ITEMS)

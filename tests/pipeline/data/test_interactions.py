@@ -12,9 +12,10 @@ import pytest
 from scipy.stats import chi2
 
 from common.errors import UserError
+from pipeline.data import Ties
 from pipeline.data.interactions import Dataset, build_sequences, shuffle_key
 from pipeline.data.sources import Raw
-from pipeline.params import Preprocess, Ties
+from pipeline.params import Preprocess
 
 Row = tuple[str, str, int]
 

@@ -13,10 +13,10 @@ import torch
 
 from common.errors import UserError
 from pipeline.data.interactions import build_sequences
-from pipeline.data.sources.amazon2014 import read
+from pipeline.data.sources.amazon2014 import Amazon2014, read
 from pipeline.embedding.encoder import TextEncoder, encode, plan, pool
 from pipeline.embedding.pretrained import hub_file, model_location
-from pipeline.params import Amazon2014, Encoder, Preprocess, load_params
+from pipeline.params import Encoder, Preprocess, load_params
 
 ROOT = Path(__file__).parents[3]
 MINILM = load_params(ROOT / "params.yaml").encoders["minilm"]

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from common.errors import UserError
 from models.core.adapter import Spectrum
-from models.core.recommender import build_recommender
 from models.losses import LOSSES
 from pipeline.training import steps as module
+from pipeline.training.model import build_recommender
 from pipeline.training.steps import Step, Steps, cuda_graph
 
 N_ITEMS, BATCH = 40, 8

@@ -18,7 +18,8 @@ import pytest
 from common.errors import UserError
 from pipeline.data.interactions import build_sequences
 from pipeline.data.sources import Raw, amazon2014
-from pipeline.params import Amazon2014, Download, Preprocess
+from pipeline.data.sources.amazon2014 import Amazon2014
+from pipeline.params import Preprocess
 
 SOURCE = Amazon2014(kind="amazon2014", name="Mini")
 REVIEWS, METADATA = "reviews_Mini_5.json.gz", "meta_Mini.json.gz"
@@ -65,7 +66,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_folder_is_a_mirror(mirror: Path, target: Path) -> None:
-    amazon2014.fetch(SOURCE, Download(mirror=str(mirror)), target)
+    amazon2014.fetch(SOURCE, str(mirror), target)
     assert contents(target) == FILES
 
 
@@ -75,14 +76,14 @@ def test_a_relative_mirror_is_relative_to_the_users_checkout_in_a_queued_experim
     workspace = mirror.parent / "checkout/.dvc/tmp/exps/tmpx"
     workspace.mkdir(parents=True)
     monkeypatch.chdir(workspace)
-    amazon2014.fetch(SOURCE, Download(mirror="../mirror"), target)
+    amazon2014.fetch(SOURCE, "../mirror", target)
     assert contents(target) == FILES
 
 
 def test_a_missing_file_of_the_mirror_is_unique_items(mirror: Path, target: Path) -> None:
     (mirror / METADATA).unlink()
     with pytest.raises(UserError, match=f"download.mirror: .*{METADATA} not found"):
-        amazon2014.fetch(SOURCE, Download(mirror=str(mirror)), target)
+        amazon2014.fetch(SOURCE, str(mirror), target)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +105,7 @@ def test_a_damaged_file_is_one_line_that_names_it(
 ) -> None:
     (mirror / file).write_bytes(damage(FILES[file]))
     with pytest.raises(UserError, match=f"{file} is truncated or damaged") as caught:
-        amazon2014.fetch(SOURCE, Download(mirror=str(mirror)), target)
+        amazon2014.fetch(SOURCE, str(mirror), target)
     assert "\n" not in str(caught.value)
 
 
@@ -185,7 +186,7 @@ def site() -> Iterator[Site]:
 
 
 def fetch(site: Site, target: Path) -> None:
-    amazon2014.fetch(SOURCE, Download(mirror=site.url), target)
+    amazon2014.fetch(SOURCE, site.url, target)
 
 
 def leftovers(target: Path) -> list[str]:
@@ -300,7 +301,7 @@ def test_an_unreachable_server_is_one_line(target: Path) -> None:
     with pytest.raises(
         UserError, match=rf"cannot download http://127.0.0.1:{port}/.*check the network, or set download.mirror"
     ) as caught:
-        amazon2014.fetch(SOURCE, Download(mirror=f"http://127.0.0.1:{port}"), target)
+        amazon2014.fetch(SOURCE, f"http://127.0.0.1:{port}", target)
     assert "\n" not in str(caught.value)
     assert contents(target) == {}
 
@@ -308,7 +309,7 @@ def test_an_unreachable_server_is_one_line(target: Path) -> None:
 def test_without_a_mirror_the_official_site_is_asked(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr(amazon2014, "_download", lambda url, path: asked.append(url) or path.write_bytes(FILES[path.name]))
-    amazon2014.fetch(Amazon2014(kind="amazon2014", name="Mini"), Download(), target)
+    amazon2014.fetch(Amazon2014(kind="amazon2014", name="Mini"), None, target)
     site = "http://snap.stanford.edu/data/amazon/productGraph/categoryFiles/"
     assert asked == [site + REVIEWS, site + METADATA]
 
@@ -499,7 +500,7 @@ def test_table_1_of_the_paper_is_met_to_the_last_digit(name: str, amazon2014: Pa
 
     users, items, interactions, published, titled = TABLE1[name]
     category = Amazon2014(kind="amazon2014", name=name)
-    source.fetch(category, Download(mirror=str(amazon2014)), target)
+    source.fetch(category, str(amazon2014), target)
     raw = source.read(category, target)
     shuffled, made = (build_sequences(raw, Preprocess(ties=ties)) for ties in ("shuffled", "item"))
     assert shuffled.statistics == made.statistics

@@ -30,7 +30,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple:
     raw = tmp_path_factory.mktemp("raw")
     made = tmp_path_factory.mktemp("sequences")
     module = source_module(source.kind)
-    module.fetch(source, PARAMS.download, raw)
+    module.fetch(source, PARAMS.download.mirror, raw)
     sequences = build_sequences(module.read(source, raw), PARAMS.preprocess)
     sequences.users.write_parquet(made / "sequences.parquet")
     sequences.items.write_parquet(made / "items.parquet")

@@ -8,7 +8,8 @@ import pytest
 
 from common.errors import UserError
 from pipeline.data.sources import demo, files, source_module
-from pipeline.params import Demo, Download, Files
+from pipeline.data.sources.demo import Demo
+from pipeline.data.sources.files import Files
 
 INTERACTIONS = {"user_id": ["u1", "u1", "u2"], "item_id": ["i1", "i2", "i1"], "timestamp": [10, 20, 30]}
 ITEMS = {"item_id": ["i1", "i2"], "title": ["One, with a comma", "Two"]}
@@ -31,7 +32,7 @@ def test_own_files_are_read_whatever_their_column_order_and_extra_columns(
     write(log, tmp_path / f"log.{suffix}")
     write(pl.DataFrame(ITEMS), tmp_path / f"items.{suffix}")
     source = Files(kind="files", interactions=f"log.{suffix}", items=f"items.{suffix}")
-    files.fetch(source, Download(), tmp_path)
+    files.fetch(source, None, tmp_path)
     raw = files.read(source, tmp_path)
     assert raw.interactions.to_dict(as_series=False) == INTERACTIONS
     assert raw.items.to_dict(as_series=False) == ITEMS
@@ -48,7 +49,7 @@ def test_other_columns_of_own_items_are_fields_of_the_template(
         table = table.with_columns(tags=pl.Series([["a", "b"], None]), blob=pl.Series([{"x": 1}, {"x": 2}]))
     write(pl.DataFrame(INTERACTIONS), tmp_path / f"log.{suffix}")
     write(table, tmp_path / f"items.{suffix}")
-    files.fetch(Files(kind="files", interactions=f"log.{suffix}", items=f"items.{suffix}"), Download(), tmp_path)
+    files.fetch(Files(kind="files", interactions=f"log.{suffix}", items=f"items.{suffix}"), None, tmp_path)
     read = pl.read_parquet(tmp_path / "items.parquet")
     assert read.select("item_id", "title").to_dict(as_series=False) == ITEMS
     assert read.select("brand", "price").rows() == [("Alder", "1.5"), (None, "2.0")]
@@ -119,7 +120,7 @@ def test_the_demo_is_decided_by_its_seed_and_sizes() -> None:
 
 def test_the_demo_is_written_and_read_back(tmp_path: Path) -> None:
     source = Demo(kind="demo", seed=3, items=80, users=60)
-    demo.fetch(source, Download(), tmp_path)
+    demo.fetch(source, None, tmp_path)
     raw = demo.read(source, tmp_path)
     expected = demo.generate(3, 80, 60)
     assert raw.interactions.equals(expected[0])
@@ -157,5 +158,5 @@ def test_a_duration_is_no_field_and_no_time(tmp_path: Path) -> None:
     ).write_parquet(tmp_path / "items.parquet")
     pl.DataFrame({"user_id": ["u"], "item_id": ["i"], "timestamp": [5]}).write_parquet(tmp_path / "log.parquet")
     source = Files(kind="files", interactions=str(tmp_path / "log.parquet"), items=str(tmp_path / "items.parquet"))
-    files.fetch(source, Download(), tmp_path)
+    files.fetch(source, None, tmp_path)
     assert files.read(source, tmp_path).items.to_dicts() == [{"item_id": "i", "title": "x", "day": "2020-01-02"}]
