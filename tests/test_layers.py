@@ -29,7 +29,7 @@ LAYERS = (
     ("pipeline.grid",),
     ("pipeline.report",),
     ("pipeline.remotes",),
-    ("pipeline.doctor", "pipeline.schema"),
+    ("pipeline.doctor",),
     ("stages",),
 )
 LAYER_OF = {room: layer for layer, rooms in enumerate(LAYERS) for room in rooms}
