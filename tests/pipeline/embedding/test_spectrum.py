@@ -13,9 +13,10 @@ from sklearn.decomposition import PCA, TruncatedSVD
 
 from common.errors import UserError
 from models.core.adapter import Spectrum
+from pipeline.artifacts import SIDECAR, sha256, write_signed
 from pipeline.embedding import spectrum as module
 from pipeline.embedding.spectrum import Decomposition, coordinates
-from pipeline.training.inputs import load_spectrum
+from pipeline.training.inputs import FILES, load_spectrum
 
 ROOT = Path(__file__).parents[3]
 
@@ -45,13 +46,20 @@ def embeddings(request: pytest.FixtureRequest) -> np.ndarray:
     return CASES[request.param]
 
 
+def sign(directory: Path) -> None:
+    """Add the sidecar that the svd stage adds: no spectrum is read without one."""
+    files = {file.relative_to(directory).as_posix(): sha256(file) for file in directory.rglob("*.npy")}
+    write_signed(directory / SIDECAR, {"files": files})
+
+
 def measure(embeddings: np.ndarray, rank_rtol: float | None = None) -> tuple[Decomposition, list[Spectrum]]:
     """What `decompose` says of itself, and the plain and the centred spectrum that it wrote."""
     with tempfile.TemporaryDirectory() as name:
         np.save(Path(name, "embeddings.npy"), embeddings)
         made = module.decompose(Path(name, "embeddings.npy"), Path(name, "spectrum"), rank_rtol)
+        sign(Path(name, "spectrum"))
         read = load_spectrum(Path(name, "spectrum"))
-        parts = [[getattr(side, field).clone() for field in module.FILES] for side in (read, read.centred)]
+        parts = [[getattr(side, field).clone() for field in FILES] for side in (read, read.centred)]
     return made, [Spectrum(*part) for part in parts]
 
 
@@ -334,6 +342,7 @@ print(peaks[1] - peaks[0])
 def saved(tmp_path: Path) -> Path:
     np.save(tmp_path / "embeddings.npy", CASES["wide"])
     module.decompose(tmp_path / "embeddings.npy", tmp_path / "spectrum")
+    sign(tmp_path / "spectrum")
     return tmp_path / "spectrum"
 
 
