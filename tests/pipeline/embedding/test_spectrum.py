@@ -13,10 +13,10 @@ from sklearn.decomposition import PCA, TruncatedSVD
 
 from common.errors import UserError
 from models.core.adapter import Spectrum
-from pipeline.artifacts import SIDECAR, sha256, write_signed
 from pipeline.embedding import spectrum as module
 from pipeline.embedding.spectrum import Decomposition, coordinates
 from pipeline.training.inputs import FILES, load_spectrum
+from tests.sign import sign
 
 ROOT = Path(__file__).parents[3]
 
@@ -44,12 +44,6 @@ CASES = {
 @pytest.fixture(params=CASES)
 def embeddings(request: pytest.FixtureRequest) -> np.ndarray:
     return CASES[request.param]
-
-
-def sign(directory: Path) -> None:
-    """Add the sidecar that the svd stage adds: no spectrum is read without one."""
-    files = {file.relative_to(directory).as_posix(): sha256(file) for file in directory.rglob("*.npy")}
-    write_signed(directory / SIDECAR, {"files": files})
 
 
 def measure(embeddings: np.ndarray, rank_rtol: float | None = None) -> tuple[Decomposition, list[Spectrum]]:

@@ -9,6 +9,7 @@ import torch
 from common.errors import UserError
 from pipeline.training.batches import items_before_test, load_sequences
 from pipeline.training.sequences import popularity, read_sequences
+from tests.sign import sign
 
 USERS = {"short": [4, 2, 0], "middle": [1, 3, 5, 7, 2], "long": [0, 1, 2, 3, 4, 5, 6, 7]}
 N = 8  # items; also the padding
@@ -20,6 +21,7 @@ def artifact(tmp_path: Path) -> Path:
     users = pl.DataFrame({"user_id": list(USERS), "items": list(USERS.values())}, schema_overrides={"items": pl.List(pl.Int32)})
     users.write_parquet(tmp_path / "sequences.parquet")
     pl.DataFrame({"item_id": [f"i{i}" for i in range(N)]}).write_parquet(tmp_path / "items.parquet")
+    sign(tmp_path)
     return tmp_path
 
 
@@ -61,6 +63,7 @@ def test_no_held_out_item_is_trained_on(tmp_path: Path) -> None:
     items = [[next(ids) for _ in range(length)] for length in lengths]
     pl.DataFrame({"user_id": list("abcd"), "items": items}).write_parquet(tmp_path / "sequences.parquet")
     pl.DataFrame({"item_id": range(sum(lengths))}).write_parquet(tmp_path / "items.parquet")
+    sign(tmp_path)
     split = load_sequences(tmp_path, 10, CPU)
     held_out = {item for user in items for item in user[-2:]}
     assert not held_out & set(split.train.flatten().tolist())
