@@ -82,5 +82,7 @@ def test_popularity_counts_training_interactions_only(artifact: Path) -> None:
 @pytest.mark.parametrize("name", ["sequences.parquet", "items.parquet"])
 def test_a_missing_file_names_the_stage_that_makes_it(artifact: Path, name: str) -> None:
     (artifact / name).unlink()
-    with pytest.raises(UserError, match=rf"{name} is missing; `dvc repro data/dvc.yaml:preprocess@{artifact.name}`"):
+    with pytest.raises(
+        UserError, match=rf"{name} is missing; it is made by `dvc repro data/dvc.yaml:preprocess@{artifact.name}`"
+    ):
         load_sequences(artifact, 3, CPU)
