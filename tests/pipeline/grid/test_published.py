@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from common.errors import UserError
-from pipeline.artifacts import verify
+from pipeline.artifacts import SIDECAR, read_json, sha256, verify, write_signed
 from pipeline.grid import published as module
 from pipeline.grid.cells import Cell, listed_cells, read_cells
 from pipeline.grid.execution import build_cell, ready
@@ -70,6 +70,8 @@ def test_results_published_with_one_ranking_alone_are_still_read(cells: list[Cel
     lines = pl.read_csv(FOLDER / "runs.csv")
     others = [name for name in lines.columns if name.startswith(("without_history_", "dot_"))]
     lines.drop("similarity", "exclude_history", *others).write_csv(FOLDER / "runs.csv")
+    files = read_json(FOLDER / SIDECAR, "publish")["files"]
+    write_signed(FOLDER / SIDECAR, {"commit": "0123456789", "files": {name: sha256(FOLDER / name) for name in files}})
     shutil.rmtree("grid/cells")
     shutil.rmtree(".scratch")
     assert restore(FOLDER) == cells
