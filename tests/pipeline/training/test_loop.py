@@ -240,7 +240,7 @@ def test_a_cell_holds_the_figures_of_every_ranking_and_its_tables_those_that_are
         assert turned["NDCG@20"] == row["without_history_NDCG@20"] >= turned["with_history_NDCG@20"] == row["NDCG@20"]
         assert (turned["dot_NDCG@20"], turned["similarity"]) == (row["dot_NDCG@20"], "cosine")
     for rows, column in ((before, "rank"), (after, "rank_without_history")):
-        row = rows.row(0, named=True) | {"place": str(cell.directory / "seed-0")}
+        row = rows.row(0, named=True) | {"run_directory": str(cell.directory / "seed-0")}
         hits = user_figures(row, 20).group_by("seed", maintain_order=True).agg(pl.col("HR@20").mean())
         assert hits["HR@20"].to_list() == pytest.approx(rows["HR@20"].to_list())
         assert user_figures(row, 20)["HR@20"].to_list() == (ranks[column] <= 20).cast(pl.Float64).to_list()
