@@ -13,7 +13,7 @@ from common.errors import UserError
 from models.adapters import ADAPTERS
 from models.backbones import BACKBONES
 from models.losses import LOSSES
-from pipeline.artifacts import SIDECAR, fingerprint, read_signed, scratch, verify
+from pipeline.artifacts import RUNS, SIDECAR, fingerprint, read_signed, scratch, verify
 from pipeline.params import Params, Train
 
 ROOT = Path(__file__).parents[1]
@@ -23,6 +23,8 @@ TRAINING_CODE = ("models/core", "pipeline/device.py", "pipeline/training")
 EVALUATION_CODE = ("pipeline/evaluation",)
 
 CHECKPOINT = Path("data/checkpoints/selected")
+EVALUATION = Path("metrics/evaluation.json")
+EVALUATED = RUNS / "evaluate-selected.json"  # which run metrics/evaluation.json is of
 
 
 def sequences_directory(dataset: str) -> Path:

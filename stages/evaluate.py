@@ -1,19 +1,19 @@
 """Rank every item for every user with the selected run's checkpoint: `python -m stages.evaluate`."""
 
+from argparse import ArgumentParser
 from pathlib import Path
 
-from pipeline.artifacts import RUNS, atomic_file, sha256, write_json, write_signed
+from pipeline.artifacts import atomic_file, sha256, write_json, write_signed
 from pipeline.params import load_params
-from pipeline.runs import CHECKPOINT, Run
+from pipeline.runs import CHECKPOINT, EVALUATED, EVALUATION, Run
 from pipeline.training.metrics import metrics_by_ranking
 from stages import run
 
-EVALUATION = Path("metrics/evaluation.json")
-EVALUATED = RUNS / "evaluate-selected.json"  # which run metrics/evaluation.json is of
 COMPARED = ("effective_rank", "top10_share")
 
 
 def main() -> str:
+    ArgumentParser(description=__doc__).parse_args()
     params = load_params()
     selected = Run.of(params)
     selected.verify_inputs()  # before torch is imported

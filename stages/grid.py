@@ -10,8 +10,8 @@ from pathlib import Path
 
 from common.errors import UserError
 from pipeline.grid.cluster import Cluster
-from pipeline.grid.tasks import Engine, Local, Task, assemble, grid_lock, run_all, unfinished
-from pipeline.params import Params, choose_grid, load_params
+from pipeline.grid.tasks import Local, complete, grid_lock
+from pipeline.params import choose_grid, load_params
 from stages import run
 
 
@@ -31,31 +31,6 @@ def main() -> str:
         params = load_params()
         engine = Cluster(params.resources) if arguments.engine == "ray" else Local(arguments.jobs or os.cpu_count() or 1)
         return complete(params, engine)
-
-
-def complete(params: Params, engine: Engine) -> str:
-    """Train what is missing and put everything in place; return what was done."""
-    print("grid: restoring what DVC has", flush=True)
-    if assemble(quiet=True):
-        return "everything was in place"
-    source = "OMP_NUM_THREADS" if isinstance(engine, Local) and "OMP_NUM_THREADS" in os.environ else "its share of the cores"
-    source = source if isinstance(engine, Local) else "resources.cores"
-    print(f"grid: a run takes {engine.threads} thread{'s' if engine.threads > 1 else ''} ({source})", flush=True)
-    done = 0
-    failed: dict[str, Task] = {}
-    # In rounds: what tuning chose decides what is trained.
-    while todo := [task for task in unfinished(params) if task.name not in failed]:
-        failed |= {task.name: task for task in run_all(todo, engine)}
-        done += len(todo)
-    assembled = assemble()
-    if failed:
-        logs = ", ".join(str(task.log) for task in list(failed.values())[:3]) + (", …" if len(failed) > 3 else "")
-        raise UserError(
-            f"{len(failed)} of {done} tasks failed ({logs}); the rest is in place: `python -m stages.aggregate --partial`"
-        )
-    if not assembled:
-        raise UserError("`dvc repro grid/dvc.yaml` failed, see above")
-    return f"{done} tasks done"
 
 
 if __name__ == "__main__":

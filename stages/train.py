@@ -1,6 +1,7 @@
 """Train the selected run, or take it from scratch space where it was trained before: `python -m stages.train`."""
 
 import shutil
+from argparse import ArgumentParser
 from pathlib import Path
 
 from pipeline.artifacts import RUNS, atomic_directory, atomic_file, read_json, write_json
@@ -11,6 +12,7 @@ from stages import run
 
 
 def main() -> str:
+    ArgumentParser(description=__doc__).parse_args()
     selected = Run.of(load_params())
     source = trained(selected)
     with atomic_directory(CHECKPOINT, {"run": selected.fingerprint}) as directory:

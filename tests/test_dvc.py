@@ -112,7 +112,7 @@ def test_the_grid_runs_several_at_a_time_and_survives_a_failure(project: Project
     assert re.search(r"\[4/4\]", printed)
     for seed in (0, 1):
         assert re.search(rf"demo-sasrec-base dim 117 seed {seed}: done", printed)
-        assert re.search(rf"demo-sasrec-spectran dim 117 seed {seed}: FAILED, cell: adapter spectran: dim is 117", printed)
+        assert re.search(rf"demo-sasrec-spectran dim 117 seed {seed}: FAILED, prepare: adapter spectran: dim is 117", printed)
     assert "2 of 4 tasks failed" in printed
     assert (project.root / "grid/cells/demo-sasrec-base/metrics.csv").is_file()
     assert "1 of 2 cells are missing" in project.run(sys.executable, "-m", "stages.aggregate", fails=True)

@@ -153,6 +153,14 @@ def listed_cells(grid: Grid) -> list[Cell]:
     ]
 
 
+def cell_of_stage(stage: str | None, grid: Grid) -> Cell:
+    """The cell that a stage of grid/dvc.yaml makes. Raises UserError for a stage that the grid's lists do not name."""
+    for cell in listed_cells(grid):
+        if cell.stage.rpartition(":")[2] == stage:
+            return cell
+    raise UserError(f"the lists of `grid:` in params.yaml name no cell for DVC's stage {stage!r}")
+
+
 def read_cells(cells: list[Cell], partial: bool = False) -> pl.DataFrame:
     """One row per run. Raises UserError naming the missing cells, unless `partial`; where there is none; for a damaged cell.
 

@@ -8,8 +8,14 @@ from pathlib import Path
 
 from common.errors import UserError
 from pipeline.artifacts import SIDECAR, read_json, read_signed, verify
+from pipeline.evaluation.summary import run_summary
+from pipeline.grid.cells import Cell, write_cell
 from pipeline.grid.published import published_run
+from pipeline.params import Params
 from pipeline.runs import Run, evaluation_code
+from pipeline.training.metrics import metric_names
+
+NO_TRAINING = "SPECTRAN_NO_TRAINING"  # set: a cell that would have to train ends at once
 
 AGAIN = "running the same command again"
 ANALYSIS = "analysis.json"
@@ -78,3 +84,21 @@ def threads_per_run(side_by_side: int) -> int:
     if not asked.isdecimal() or int(asked) < 1:
         raise UserError(f"OMP_NUM_THREADS is {asked!r}; set it to a number of threads, or unset it")
     return int(asked)
+
+
+def build_cell(cell: Cell, params: Params) -> str:
+    """Train and test the runs of a cell that are not there yet, put the cell in place, and return its mean metrics in one line.
+
+    Raises UserError where runs are missing and $SPECTRAN_NO_TRAINING is set.
+    """
+    runs = cell.runs(params)
+    missing = [run for run in runs if not ready(run)]
+    if missing and os.environ.get(NO_TRAINING):
+        raise UserError(f"{NO_TRAINING} is set and {len(missing)} of {len(runs)} runs are not trained")
+    directories = evaluated_together(runs)
+    rows = [run_summary(run, directory, params.evaluate) for run, directory in zip(runs, directories, strict=True)]
+    write_cell(cell, rows, directories)
+    names = metric_names(params.evaluate.cutoffs)
+    means = ", ".join(f"{name} {sum(row[name] for row in rows) / len(rows):.4f}" for name in names)
+    count = f"{len(rows)} seeds" if cell.over in ("seeds", "tuned") else f"{len(rows)} runs over {cell.over} and seeds"
+    return f"{cell.name}: mean of {count}: {means}"

@@ -20,12 +20,11 @@ from typing import Protocol
 from common.errors import UserError
 from pipeline.artifacts import scratch
 from pipeline.grid.cells import Cell, listed_cells
-from pipeline.grid.execution import ready, threads_per_run
+from pipeline.grid.execution import NO_TRAINING, ready, threads_per_run
 from pipeline.grid.tuning import SPACE, Tuning, listed_tunings, write_choice
 from pipeline.params import Params
 from pipeline.runs import Run
 
-NO_TRAINING = "SPECTRAN_NO_TRAINING"  # set: a cell that would have to train ends at once
 REPRO = [sys.executable, "-m", "dvc", "repro", "--keep-going", "grid/dvc.yaml"]
 
 
@@ -75,7 +74,7 @@ class Task:
 
 def training(run: Run, cell: Cell, params: Params) -> Task:
     """Train and test a run of a cell into scratch."""
-    command = ["stages.cell", run.dataset, run.backbone, run.adapter, "--prepare", str(run.seed)]
+    command = ["stages.prepare", run.dataset, run.backbone, run.adapter, "--seed", str(run.seed)]
     if cell.loss:
         command += ["--tuned", cell.loss]
     else:
@@ -221,3 +220,31 @@ def _ended(futures: set[Future[bool]]) -> Iterator[Future[bool]]:
 def _last_line(log: Path) -> str:
     lines = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").split("\n")
     return next((line for line in reversed(lines) if line.strip()), f"see {log}")
+
+
+def complete(params: Params, engine: Engine) -> str:
+    """Restore what DVC has, train what is missing and put everything in place; return what was done in one line.
+
+    Raises UserError where a task or `dvc repro` failed.
+    """
+    print("grid: restoring what DVC has", flush=True)
+    if assemble(quiet=True):
+        return "everything was in place"
+    source = "OMP_NUM_THREADS" if isinstance(engine, Local) and "OMP_NUM_THREADS" in os.environ else "its share of the cores"
+    source = source if isinstance(engine, Local) else "resources.cores"
+    print(f"grid: a run takes {engine.threads} thread{'s' if engine.threads > 1 else ''} ({source})", flush=True)
+    done = 0
+    failed: dict[str, Task] = {}
+    # In rounds: what tuning chose decides what is trained.
+    while todo := [task for task in unfinished(params) if task.name not in failed]:
+        failed |= {task.name: task for task in run_all(todo, engine)}
+        done += len(todo)
+    assembled = assemble()
+    if failed:
+        logs = ", ".join(str(task.log) for task in list(failed.values())[:3]) + (", …" if len(failed) > 3 else "")
+        raise UserError(
+            f"{len(failed)} of {done} tasks failed ({logs}); the rest is in place: `python -m stages.aggregate --partial`"
+        )
+    if not assembled:
+        raise UserError("`dvc repro grid/dvc.yaml` failed, see above")
+    return f"{done} tasks done"

@@ -37,9 +37,9 @@ READERS: list[tuple[str, list[str], str, list[str]]] = [
     ("evaluate", [], "data/checkpoints/selected", ["model.safetensors", "config.json"]),
     ("evaluate", [], "data/sequences/tiny", ["sequences.parquet", "items.parquet"]),
     ("evaluate", [], "data/spectrum/tiny/random", SPECTRUM),
-    ("aggregate --selected", [], "metrics", ["evaluation.json"]),
-    ("aggregate --selected", [], "data/runs", ["evaluate-selected.json"]),
-    ("aggregate --selected", [], CELL, ["metrics.csv"]),
+    ("compare", [], "metrics", ["evaluation.json"]),
+    ("compare", [], "data/runs", ["evaluate-selected.json"]),
+    ("compare", [], CELL, ["metrics.csv"]),
     ("aggregate", [], CELL, ["metrics.csv", "ranks.parquet"]),
     ("aggregate", [], f"{CELL}/seed-0", ["config.json", "training.json", "run.json", "history.csv", *TESTED[::2]]),
     ("aggregate", [], "data/sequences/tiny", ["sequences.parquet", "items.parquet", "statistics.json"]),
@@ -78,9 +78,9 @@ def whole(tiny_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         Path("params.yaml").write_text(text)
         assert load_params().grid.adapters == ["base"]
-        for command in ("train", "evaluate", "cell tiny sasrec base", "aggregate", "aggregate --selected"):
+        for command in ("train", "evaluate", "cell tiny sasrec base", "aggregate", "compare"):
             stage(command, patch)
-        patch.setattr(import_module("stages.publish"), "committed_code", lambda: "0123456789")
+        patch.setattr(import_module("pipeline.report.publishing"), "committed_code", lambda: "0123456789")
         stage("publish here", patch)
         shutil.move(".scratch/runs", "runs")
         shutil.move(CELL, "cell")

@@ -394,13 +394,13 @@ def test_a_run_without_its_data() -> None:
 @pytest.mark.usefixtures("project")
 def test_evaluating_and_tabulating_before_training() -> None:
     refused("evaluate", "data/checkpoints/selected/sidecar.json is missing; it is made by `dvc repro train`")
-    refused("aggregate --selected", "metrics/evaluation.json is missing; it is made by `python -m stages.evaluate`")
+    refused("compare", "metrics/evaluation.json is missing; it is made by `python -m stages.evaluate`")
     refused("aggregate", "2 of 2 cells are missing (tiny-sasrec-base, tiny-sasrec-spectran)")
 
 
 def test_the_selected_run_from_training_to_its_table(set_params: SetParams) -> None:
     outputs = []
-    for command in ("train", "evaluate", "aggregate --selected"):
+    for command in ("train", "evaluate", "compare"):
         done = stage(command)
         assert (done.returncode, done.stderr) == (0, ""), done.stderr
         outputs.append(done.stdout)
@@ -431,11 +431,9 @@ def test_the_selected_run_from_training_to_its_table(set_params: SetParams) -> N
     }
 
     set_params({"evaluate.cutoffs": [5]})
-    refused("aggregate --selected", "metrics/evaluation.json", "HR@5")
+    refused("compare", "metrics/evaluation.json", "HR@5")
     set_params({"evaluate.cutoffs": [10, 20], "dim": 8})
-    refused(
-        "aggregate --selected", "metrics/evaluation.json is of another run than the one that params.yaml selects; `dvc repro`"
-    )
+    refused("compare", "metrics/evaluation.json is of another run than the one that params.yaml selects; `dvc repro`")
     refused("evaluate", "holds a checkpoint with dim 16, params.yaml says 8; `dvc repro` trains it again")
 
 
@@ -498,7 +496,7 @@ def test_cells_of_other_settings_are_left_out_of_the_report_and_named(set_params
 def test_the_grid_brings_the_table_of_the_selected_run_up_to_date(set_params: SetParams) -> None:
     """Cells are no dependency of it: DVC would train the whole grid for one run."""
     set_params({"grid.adapters": ["base"], "grid.seeds": [0]})
-    for command in ("train", "evaluate", "aggregate --selected"):
+    for command in ("train", "evaluate", "compare"):
         assert stage(command).returncode == 0
     selected = Path("metrics/selected.md")
     assert "grid:" not in selected.read_text()
@@ -518,9 +516,7 @@ def test_metrics_that_were_changed_by_hand_are_refused(project: Path) -> None:
         assert stage(command).returncode == 0
     file = Path("metrics/evaluation.json")
     file.write_text(file.read_text().replace("0.0", "0.9", 1))
-    refused(
-        "aggregate --selected", "metrics/evaluation.json is damaged, its checksum is not that in data/runs/evaluate-selected.json"
-    )
+    refused("compare", "metrics/evaluation.json is damaged, its checksum is not that in data/runs/evaluate-selected.json")
 
 
 def test_variants_and_dims_from_cells_to_tables(set_params: SetParams) -> None:

@@ -9,18 +9,17 @@ import polars as pl
 import pytest
 
 from common.errors import UserError
-from pipeline.artifacts import verify
+from pipeline.artifacts import SIDECAR, read_json, sha256, verify, write_signed
 from pipeline.grid import published as module
 from pipeline.grid.cells import Cell, listed_cells, read_cells
-from pipeline.grid.execution import ready
+from pipeline.grid.execution import build_cell, ready
 from pipeline.grid.published import publish, published_run, restore
 from pipeline.grid.tasks import unfinished
 from pipeline.grid.tuning import SPACE, listed_tunings, tune, write_choice
 from pipeline.params import load_params
+from pipeline.report import publishing
+from pipeline.report.publishing import committed_code, publish_grid
 from pipeline.report.results import comparisons, table_metrics, unusable_runs
-from stages import publish as stage
-from stages.cell import make
-from stages.publish import committed_code
 
 FOLDER = Path("docs/results/here")
 ROOT = Path(__file__).parents[3]
@@ -34,7 +33,7 @@ def cells(project: Path, set_params: Callable[..., None]) -> list[Cell]:
     params = load_params()
     cells = listed_cells(params.grid)
     for cell in cells:
-        make(cell, params)
+        build_cell(cell, params)
     publish([(cell, cell.runs(params)) for cell in cells], FOLDER, "0123456789")
     module._published.cache_clear()
     return cells
@@ -71,6 +70,8 @@ def test_results_published_with_one_ranking_alone_are_still_read(cells: list[Cel
     lines = pl.read_csv(FOLDER / "runs.csv")
     others = [name for name in lines.columns if name.startswith(("without_history_", "dot_"))]
     lines.drop("similarity", "exclude_history", *others).write_csv(FOLDER / "runs.csv")
+    files = read_json(FOLDER / SIDECAR, "publish")["files"]
+    write_signed(FOLDER / SIDECAR, {"commit": "0123456789", "files": {name: sha256(FOLDER / name) for name in files}})
     shutil.rmtree("grid/cells")
     shutil.rmtree(".scratch")
     assert restore(FOLDER) == cells
@@ -87,7 +88,7 @@ def test_a_published_run_is_not_trained_again(cells: list[Cell], monkeypatch: py
     assert unfinished(params) == []
     monkeypatch.setenv("SPECTRAN_NO_TRAINING", "1")
     for cell in cells:
-        make(cell, params)
+        build_cell(cell, params)
     assert pl.read_csv(cells[0].directory / "metrics.csv").equals(before)
     assert not list(Path("grid/cells").rglob("*.safetensors"))
 
@@ -127,7 +128,7 @@ def test_choices_are_published_with_their_cells_and_come_back(project: Path, set
     write_choice(tuning)
     cells = listed_cells(params.grid)
     for cell in cells:
-        make(cell, params)
+        build_cell(cell, params)
     publish([(cell, cell.runs(params)) for cell in cells], FOLDER, "0123456789")
     before = tuning.file.read_text()
     shutil.rmtree("grid/cells")
@@ -199,17 +200,17 @@ def test_the_report_that_is_published_is_of_the_cells_that_are(
     cells: list[Cell], set_params: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A report of older cells lies there; cells of other settings are named."""
-    monkeypatch.setattr(stage, "committed_code", lambda: "0123456789")
+    monkeypatch.setattr(publishing, "committed_code", lambda: "0123456789")
     Path("metrics").mkdir()
     Path("metrics/report.md").write_text("of older cells")
-    stage.put(FOLDER, load_params())
+    publish_grid(FOLDER, load_params())
     report = (FOLDER / "report.md").read_text()
     mean = pl.read_csv(FOLDER / "runs.csv").filter(adapter="base", over="seeds")["NDCG@20"].mean()
     assert f"{mean:.4f}" in report
     assert (FOLDER / "figures/comparison.svg").is_file()
     verify(FOLDER, "publish")
     set_params({"train.patience": 1})
-    make(cells[0], load_params())
+    build_cell(cells[0], load_params())
     with pytest.raises(UserError, match=r"tiny-sasrec-spectran, .*-dims was made with other settings than params.yaml's"):
-        stage.put(FOLDER, load_params())
+        publish_grid(FOLDER, load_params())
     assert (FOLDER / "report.md").read_text() == report

@@ -24,7 +24,7 @@ from pipeline.artifacts import atomic_directory, sha256, write_json, write_signe
 from pipeline.embedding.spectrum import decompose
 from pipeline.evaluation import evaluate as evaluation
 from pipeline.grid.cells import Cell
-from pipeline.grid.execution import evaluated, trained
+from pipeline.grid.execution import build_cell, evaluated, trained
 from pipeline.params import load_params
 from pipeline.report.results import user_figures
 from pipeline.runs import Run
@@ -33,7 +33,6 @@ from pipeline.training.batches import load_sequences
 from pipeline.training.inputs import load_spectrum
 from pipeline.training.metrics import metrics
 from pipeline.training.steps import Steps
-from stages.cell import make
 
 ROOT = Path(__file__).parents[3]
 CPU = torch.device("cpu")
@@ -227,11 +226,11 @@ def test_a_cell_holds_the_figures_of_every_ranking_and_its_tables_those_that_are
     project: Path, set_params: SetParams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cell = Cell("tiny", "sasrec", "base")
-    make(cell, load_params())
+    build_cell(cell, load_params())
     monkeypatch.setenv("SPECTRAN_NO_TRAINING", "1")
     before = pl.read_csv(cell.directory / "metrics.csv")
     set_params({"evaluate.exclude_history": True})
-    make(cell, load_params())
+    build_cell(cell, load_params())
     after = pl.read_csv(cell.directory / "metrics.csv")
     ranks = pl.read_parquet(cell.directory / "ranks.parquet")
     for row, turned in zip(before.iter_rows(named=True), after.iter_rows(named=True), strict=True):

@@ -1,0 +1,16 @@
+"""Put the selected run beside the paper's row and the grid's cells so far, in metrics/selected.md: `python -m stages.compare`."""
+
+from argparse import ArgumentParser
+
+from pipeline.params import load_params
+from pipeline.report.comparison import write_comparison
+from stages import run
+
+
+def main() -> str:
+    ArgumentParser(description=__doc__).parse_args()
+    return write_comparison(load_params())
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,31 @@
+"""`python -m stages.<name> --help` explains every script and starts nothing."""
+
+import os
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = sorted(file.stem for file in (ROOT / "stages").glob("*.py") if file.stem != "__init__")
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_help_says_what_a_script_does_and_starts_nothing(tmp_path: Path, name: str) -> None:
+    """Where no params.yaml is: a script that started would be refused."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-X", "importtime", "-m", f"stages.{name}", "--help"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("usage: ")
+    first_sentence = str(import_module(f"stages.{name}").__doc__).split(":")[0]
+    assert " ".join(first_sentence.split()) in " ".join(done.stdout.split())
+    assert not list(tmp_path.iterdir())
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert not imported & {"torch", "transformers", "matplotlib"}, "help comes at once"
+
+
+def test_there_are_scripts_to_ask() -> None:
+    assert {"validate", "download", "train", "prepare", "compare", "aggregate"} <= set(SCRIPTS)
