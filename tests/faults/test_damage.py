@@ -235,6 +235,7 @@ UNCHECKED = {
     "pipeline/data/sources/__init__.py": "read by the preprocess stage, which checks the directory first",
     "pipeline/doctor.py": "prints what it finds and decides no number",
     "pipeline/embedding/encoder.py": "files of a model's publisher",
+    "pipeline/embedding/pretrained.py": "files of a model's publisher, whose checksums the embedding's sidecar has",
     "pipeline/embedding/spectrum.py": "read by the svd stage, which checks the directory first",
     "pipeline/evaluation/summary.py": "read from what `evaluated` has checked",
     "pipeline/grid/tuning.py": "trials of scratch; a choice is compared with its trials and the space",

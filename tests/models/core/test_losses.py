@@ -9,7 +9,7 @@ from scipy.stats import chisquare
 from torch.nn.functional import cross_entropy
 
 from models.core.loss import normalised
-from models.losses.cross_entropy import cross_entropy
+from models.losses import cross_entropy as full_softmax
 from models.losses.info_nce import draw_negatives, info_nce
 from pipeline.training.metrics import metrics
 from pipeline.training.ranking import rank_all, target_ranks
@@ -74,7 +74,7 @@ def test_full_softmax_and_its_gradients_are_torchs(
     leaves = [t.requires_grad_() for t in (states, table)]
     logits = normalised(states) @ normalised(table).T / 0.07
     expected = (cross_entropy(logits, targets, reduction="none") * weights).sum()
-    found = cross_entropy(states, table, targets, weights, 0.07)
+    found = full_softmax.cross_entropy(states, table, targets, weights, 0.07)
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(
         torch.autograd.grad(2 * found, leaves), torch.autograd.grad(2 * expected, leaves), rtol=1e-4, atol=1e-6
@@ -83,7 +83,7 @@ def test_full_softmax_and_its_gradients_are_torchs(
 
 def test_full_softmax_of_equal_logits_costs_the_logarithm_of_n() -> None:
     table = torch.ones(100, 8)
-    loss = cross_entropy(table[:10], table, torch.arange(10), torch.full((10,), 0.1), 0.07)
+    loss = full_softmax.cross_entropy(table[:10], table, torch.arange(10), torch.full((10,), 0.1), 0.07)
     assert loss.item() == pytest.approx(math.log(100), abs=1e-5)
 
 
