@@ -214,7 +214,7 @@ def test_own_files_that_lack_a_column(project: Path, set_params: SetParams) -> N
 
 @pytest.mark.usefixtures("project")
 def test_an_encoder_whose_package_is_missing() -> None:
-    refused("embed tiny random", "Python package 'no_such_package' is not installed; `pip install no-such-package`")
+    refused("embed tiny random", "Python package 'no_such_package' is not installed; `pip install --no-deps no-such-package`")
 
 
 def test_a_model_that_cannot_be_loaded_offline(set_params: SetParams) -> None:
