@@ -72,8 +72,8 @@ class Cell:
     def differs(self, params: Params) -> str:
         """The first setting that a run of the cell was made with and that is another today: `train.epochs 200, now 100`.
 
-        Empty where there is none. Options that did not exist when the cell was made are not compared. Raises UserError where a
-        file of the cell is damaged.
+        Empty where there is none. Only options that existed when the cell was made and still exist are compared. Raises UserError
+        where a file of the cell is damaged.
         """
         rows = self.read()
         try:
@@ -88,10 +88,10 @@ class Cell:
                 if config[name] != getattr(run, name):
                     return f"{name} {config[name]}, now {getattr(run, name)}"
             for section, options in config["settings"].items():
-                for option, value in options.items():
-                    now = run.settings.get(section, {}).get(option)
-                    if value != now:
-                        return f"{section}.{option} {value}, now {now}"
+                today = run.settings.get(section, {})
+                for option in sorted(options.keys() & today.keys()):
+                    if options[option] != today[option]:
+                        return f"{section}.{option} {options[option]}, now {today[option]}"
         return ""
 
     @property

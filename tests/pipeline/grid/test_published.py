@@ -7,6 +7,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import yaml
 
 from common.errors import UserError
 from pipeline.artifacts import SIDECAR, read_json, sha256, verify, write_signed
@@ -16,7 +17,7 @@ from pipeline.grid.execution import build_cell, ready
 from pipeline.grid.published import publish, published_run, restore
 from pipeline.grid.tasks import unfinished
 from pipeline.grid.tuning import SPACE, listed_tunings, tune, write_choice
-from pipeline.params import load_params
+from pipeline.params import Params, load_params
 from pipeline.report import publishing
 from pipeline.report.publishing import committed_code, publish_grid
 from pipeline.report.results import comparisons, table_metrics, unusable_runs
@@ -214,3 +215,19 @@ def test_the_report_that_is_published_is_of_the_cells_that_are(
     with pytest.raises(UserError, match=r"tiny-sasrec-spectran, .*-dims was made with other settings than params.yaml's"):
         publish_grid(FOLDER, load_params())
     assert (FOLDER / "report.md").read_text() == report
+
+
+@pytest.mark.parametrize("name", ["office", "toys"])
+def test_the_results_in_git_can_be_tabulated_after_options_have_come_and_gone(project: Path, name: str) -> None:
+    """Their runs were made when `train.exclude_history` was an option and others were not."""
+    folder = Path("docs/results") / name
+    shutil.copytree(ROOT / folder, folder)
+    lines = pl.read_csv(folder / "runs.csv").filter(over="seeds")
+    grid = yaml.safe_load((folder / "grid.yaml").read_text())["grid"]
+    params = yaml.safe_load((ROOT / "params.yaml").read_text()) | {"grid": grid}
+    restore(folder)
+    cells = {Cell(*row) for row in lines.select("dataset", "backbone", "adapter").iter_rows()}
+    assert len(cells) == 9
+    # Inputs are not needed to compare settings.
+    for cell in cells:
+        assert cell.differs(Params.parse(params, "params.yaml")) == "", cell.name
