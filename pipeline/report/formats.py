@@ -68,13 +68,21 @@ def markdown(table: Table) -> str:
     """The blocks under headings, then the notes."""
     parts = []
     for block in table.blocks:
-        lines = [block.header, *([_markdown_entry(entry) for entry in row] for row in (*block.rows, *block.footer))]
-        parts += [f"### {block.heading}"] * bool(block.heading) + [markdown_lines(lines)]
-    return "\n\n".join([*parts, *table.notes]) + "\n"
+        lines = [
+            [markdown_text(name) for name in block.header],
+            *([_markdown_entry(entry) for entry in row] for row in (*block.rows, *block.footer)),
+        ]
+        parts += [f"### {markdown_text(block.heading)}"] * bool(block.heading) + [markdown_lines(lines)]
+    return "\n\n".join([*parts, *map(markdown_text, table.notes)]) + "\n"
+
+
+def markdown_text(text: str) -> str:
+    """Text in which no name is taken for HTML: a backslash before each `<`, except in code between backticks."""
+    return re.sub(r"`[^`]*`|<", lambda found: r"\<" if found[0] == "<" else found[0], text)
 
 
 def _markdown_entry(entry: Entry) -> str:
-    text = {"best": "**{}**", "second": "<u>{}</u>", "": "{}"}[entry.mark].format(entry.text.replace("|", "\\|"))
+    text = {"best": "**{}**", "second": "<u>{}</u>", "": "{}"}[entry.mark].format(markdown_text(entry.text).replace("|", "\\|"))
     return text + (f" ± {entry.spread}" if entry.spread else "")
 
 

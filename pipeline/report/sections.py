@@ -11,7 +11,7 @@ from pipeline.artifacts import SIDECAR, fingerprint, read_json
 from pipeline.grid.cells import KEYS, STAGES, Cell
 from pipeline.grid.tuning import Tuning
 from pipeline.params import Params
-from pipeline.report.formats import ABSENT, Block, Entry, Table, count, markdown, number
+from pipeline.report.formats import ABSENT, Block, Entry, Table, count, markdown, markdown_text, number
 from pipeline.report.results import BLOCK, ResultSet, unusable_runs
 from pipeline.report.tables import SIGNIFICANT, title
 from pipeline.runs import sequences_directory, spectrum_directory
@@ -395,13 +395,14 @@ def _runs(rows: pl.DataFrame) -> Table:
 def report_markdown(made: list[Section]) -> str:
     """As GitHub shows it, beside metrics/figures/; folded tables are left to the HTML."""
     write: dict[type, Callable] = {
-        str: lambda text: text,
-        list: lambda sentences: "\n".join(f"- {sentence}" for sentence in sentences),
+        str: markdown_text,
+        list: lambda sentences: "\n".join(f"- {markdown_text(sentence)}" for sentence in sentences),
         Table: lambda table: markdown(table).strip(),
-        Figure: lambda figure: f"![{figure.caption}](figures/{figure.name}.svg)",
-        Folded: lambda folded: f"{folded.summary}: report.html has the list.",
+        Figure: lambda figure: f"![{markdown_text(figure.caption)}](figures/{figure.name}.svg)",
+        Folded: lambda folded: f"{markdown_text(folded.summary)}: report.html has the list.",
     }
     parts = []
     for level, section in enumerate(made):
-        parts += [f"{'##'[: 1 + bool(level)]} {section.heading}", *(write[type(part)](part) for part in section.parts)]
+        heading = f"{'##'[: 1 + bool(level)]} {markdown_text(section.heading)}"
+        parts += [heading, *(write[type(part)](part) for part in section.parts)]
     return "\n\n".join(parts) + "\n"

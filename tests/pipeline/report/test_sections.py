@@ -20,6 +20,8 @@ from pipeline.report import formats, results, tables
 from pipeline.report.figures import GROUND, INK, Figures
 from pipeline.report.html import report_html
 from pipeline.report.sections import (
+    Figure,
+    Folded,
     Section,
     budget,
     headline_metric,
@@ -458,6 +460,26 @@ def test_a_datasets_name_is_text_not_markup(made: tuple[list[Section], dict[str,
     text = report_html(told, Path("figures"))
     assert "<h1>&lt;script&gt;</h1>" in text
     assert "a <code>b</code> &amp; &lt;c&gt;" in text
+
+
+def test_no_name_is_markup_in_either_report(project: Path) -> None:
+    """Wherever a word may stand: in headings, sentences, lists, heads, cells, notes, captions and summaries."""
+    name = '<img src="x" onerror="y">'
+    entry = formats.Entry(name)
+    block = formats.Block(name, [name, name], [[entry, formats.Entry(name, mark="second")]], [[entry, entry]])
+    table = formats.Table("data", name, [block], [name, f"`{name}` {name}"], NOTHING)
+    Path("figures").mkdir()
+    Path("figures/x.svg").write_text('<svg viewBox="0 0 10 10"><path/></svg>')
+    told = [Section(name, [name, [name, name], table, Figure("x", name), Folded(name, table)])]
+    page = Page(report_html(told, Path("figures")))
+    assert page.open == []
+    assert "x" not in page.addresses
+    assert [[*row] for row in page.tables[0]] == [[name, name]] * 3
+    text = report_markdown(told)
+    code = re.findall(r"`[^`]*`", text)
+    assert code == [f"`{name}`"], "what is code stays as it is"
+    tags = set(re.findall(r"(?<!\\)<\w+", text.replace(code[0], "")))
+    assert tags == {"<u"}, "the second best is underlined; nothing else is HTML"
 
 
 def test_the_report_holds_data_costs_settings_and_what_was_not_asked_for(
