@@ -4,6 +4,7 @@ import ast
 import gzip
 import re
 import shutil
+import time
 import zlib
 from pathlib import Path
 from typing import Literal
@@ -19,6 +20,7 @@ from pipeline.data.sources import Raw
 
 SITE = "http://snap.stanford.edu/data/amazon/productGraph/categoryFiles/"
 TRIES = 5
+PAUSE = 1.0  # s before the second try, twice as many before the third, …
 CHUNK = 1 << 20  # bytes
 DOWNLOAD_CHUNK = 1 << 16  # bytes; what a dropped connection can lose
 ASIN = re.compile(rb"""['"]asin['"]:\s*['"]([^'"]+)['"]""")
@@ -64,28 +66,26 @@ def _fetch(file: str, mirror: str | None, target: Path) -> None:
 
 
 def _download(url: str, target: Path) -> None:
-    """Download with pooch: retried, resumed from what an earlier try or run left in scratch, whole or not at all."""
-    import pooch
+    """Download, up to TRIES times, going on with what an earlier try or run left in scratch. Raises UserError where all fail."""
     import requests
 
-    # Its retries would be announced one by one.
-    pooch.get_logger().setLevel("ERROR")
-    folder, _, name = url.rpartition("/")
-    store = pooch.create(path=target.parent, base_url=folder + "/", registry={name: None}, retry_if_failed=TRIES - 1)
-    try:
-        store.fetch(name, downloader=_resume)
-    except requests.exceptions.RequestException as error:
-        if error.response is not None and error.response.status_code == requests.codes.not_found:
-            raise UserError(f"{url} does not exist; check the source's name in params.yaml, or download.mirror") from None
-        reason = getattr(error.response, "reason", None) or type(error).__name__
-        raise UserError(
-            f"cannot download {url} after {TRIES} tries ({reason}); what arrived is kept and continued next time; "
-            "check the network, or set download.mirror to a folder or URL that holds the file"
-        ) from None
+    for attempt in range(1, TRIES + 1):
+        try:
+            return _resume(url, target)
+        except requests.exceptions.RequestException as error:
+            if error.response is not None and error.response.status_code == requests.codes.not_found:
+                raise UserError(f"{url} does not exist; check the source's name in params.yaml, or download.mirror") from None
+            if attempt == TRIES:
+                reason = getattr(error.response, "reason", None) or type(error).__name__
+                raise UserError(
+                    f"cannot download {url} after {TRIES} tries ({reason}); what arrived is kept and continued next time; "
+                    "check the network, or set download.mirror to a folder or URL that holds the file"
+                ) from None
+            time.sleep(attempt * PAUSE)
 
 
-def _resume(url: str, output: str, _pooch: object) -> None:
-    """A downloader for pooch that continues a partial file of the same URL and the same version (ETag) of its content."""
+def _resume(url: str, target: Path) -> None:
+    """Download to `target`; go on with a partial file in scratch of the same URL and version (ETag) of its content."""
     import requests
 
     part = scratch() / "downloads" / (url.partition("://")[2].replace("/", "_") + ".part")
@@ -118,7 +118,7 @@ def _resume(url: str, output: str, _pooch: object) -> None:
                 bar.update(len(chunk))
     if expected > have and part.stat().st_size != expected:
         raise requests.exceptions.ConnectionError("the connection ended early")
-    shutil.move(part, output)
+    shutil.move(part, target)
     version.unlink(missing_ok=True)
 
 

@@ -55,7 +55,7 @@ def mirror(tmp_path: Path) -> Path:
 def target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where `fetch` writes; unfinished downloads go to a scratch of the test's own, and retries do not wait."""
     monkeypatch.setenv("SPECTRAN_SCRATCH", str(tmp_path / "scratch"))
-    monkeypatch.setattr("pooch.core.time.sleep", lambda seconds: None)
+    monkeypatch.setattr(amazon2014, "PAUSE", 0.0)
     folder = tmp_path / "target"
     folder.mkdir()
     return folder
