@@ -5,4 +5,12 @@ A new backbone is one file here, one line in this registry and one section of `p
 
 from common.registry import Registry
 
-BACKBONES = Registry("backbone", "models.backbones", {"sasrec": "SASRec", "bert4rec": "BERT4Rec", "hstu": "HSTU"})
+BACKBONES = Registry(
+    "backbone",
+    "models.backbones",
+    {
+        "sasrec": "SASRec",
+        "bert4rec": "BERT4Rec",
+        "hstu": "HSTU",
+    },
+)

@@ -5,4 +5,11 @@ A new loss is one file here and one line in this registry; the contract tests pi
 
 from common.registry import Registry
 
-LOSSES = Registry("loss", "models.losses", {"info_nce": "sampled softmax", "cross_entropy": "full softmax"})
+LOSSES = Registry(
+    "loss",
+    "models.losses",
+    {
+        "info_nce": "sampled softmax",
+        "cross_entropy": "full softmax",
+    },
+)

@@ -29,5 +29,9 @@ class Source(Section):
 SOURCES = Registry(
     "kind of source",
     "pipeline.data.sources",
-    {"amazon2014": "Amazon 2014", "demo": "Built-in demo", "files": "Your own files"},
+    {
+        "amazon2014": "Amazon 2014",
+        "demo": "Built-in demo",
+        "files": "Your own files",
+    },
 )

@@ -91,7 +91,7 @@ def test_every_ablation_of_spectran(tiny_run: Callable[..., Run], variant: str) 
     check(tiny_run("spectran", "sasrec", variant=variant))
 
 
-@pytest.mark.parametrize("adapter", [name for name in ADAPTERS if name != "rlmrec"])
+@pytest.mark.parametrize("adapter", [name for name in ADAPTERS if ADAPTERS.load(name).per_item])
 def test_every_adapter_with_rows_by_sparse_adam(tiny_run: Callable[..., Run], adapter: str) -> None:
     """MoRec and WhitenRec train nothing that has a row for every item."""
     check(tiny_run(adapter, "sasrec", train={"epochs": 1, "optimiser": "sparse_adam"}))
