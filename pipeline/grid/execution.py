@@ -1,4 +1,4 @@
-"""Runs found in scratch, or made: the one run_directory that decides whether there is anything to train or test.
+"""Runs found in scratch, or made: the one place that decides whether there is anything to train or test.
 
 Importing this module does not import torch.
 """

@@ -212,7 +212,7 @@ def test_an_impossible_value_names_its_place_and_what_was_found(place: str, valu
     assert re.search(says, message), message
 
 
-def test_a_missing_section_is_unique_items() -> None:
+def test_a_missing_section_is_named() -> None:
     values = with_value("dim", 64)
     del values["train"]
     assert "train: Field required" in complaint(values)

@@ -104,7 +104,7 @@ def test_weights_that_do_not_fit_are_found_before_the_run(examined: Callable, se
     assert len(troubles) == 1
 
 
-def test_a_gguf_file_of_the_hub_that_is_not_here_is_unique_items(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_gguf_file_of_the_hub_that_is_not_here_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(UserError, match=r"`hf download no-one/no-model some\.gguf` brings it"):
         offline_folder(Encoder(model="no-one/no-model/some.gguf"))
@@ -130,7 +130,7 @@ def test_a_model_loads_offline_where_all_its_parts_are_there(tmp_path: Path) -> 
     assert offline_folder(Encoder(model=str(tmp_path))) == tmp_path
 
 
-def test_a_model_of_the_hub_that_is_not_here_is_unique_items(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_model_of_the_hub_that_is_not_here_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(UserError, match="no-one/no-model is not on this machine; `hf download no-one/no-model`"):
         offline_folder(Encoder(model="no-one/no-model"))

@@ -136,7 +136,7 @@ def test_of_two_grids_on_one_scratch_the_second_is_refused_until_the_first_is_go
         pass
 
 
-def test_without_the_package_the_extra_is_unique_items(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "find_spec", lambda _: None)
     with pytest.raises(UserError, match=r"pip install '\.\[ray\]'"):
         Cluster(Resources())

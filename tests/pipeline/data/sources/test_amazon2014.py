@@ -80,7 +80,7 @@ def test_a_relative_mirror_is_relative_to_the_users_checkout_in_a_queued_experim
     assert contents(target) == FILES
 
 
-def test_a_missing_file_of_the_mirror_is_unique_items(mirror: Path, target: Path) -> None:
+def test_a_missing_file_of_the_mirror_is_named(mirror: Path, target: Path) -> None:
     (mirror / METADATA).unlink()
     with pytest.raises(UserError, match=f"download.mirror: .*{METADATA} not found"):
         amazon2014.fetch(SOURCE, str(mirror), target)
