@@ -46,14 +46,14 @@ class Spectrum:
     def centred(self) -> Spectrum:
         """The spectrum of the centred embeddings, loaded at first use. Raises UserError if the artifact has none."""
         if self.load_centred is None:
-            raise UserError("this spectrum was made without its centred twin; run `dvc repro` for the svd stage again")
+            raise UserError("this spectrum has no centred part; run the svd stage again: `dvc repro`")
         return self.load_centred()
 
     @cached_property
     def popularity(self) -> Tensor:
         """Training interactions of every item, (N,) int64, loaded at first use. Raises UserError if they were not given."""
         if self.load_popularity is None:
-            raise UserError("this spectrum was given without the items' training interactions, which the adapter's options need")
+            raise UserError("the adapter's options need the items' training interactions, which this spectrum was given without")
         return self.load_popularity()
 
     def require_rank(self, dim: int, adapter: str, parts: int = 1) -> None:

@@ -110,14 +110,16 @@ class Layout:
         query: (T, d), or (W, d) for W selected rows; key: (T, d). Returns (T or W, h, P) packed, (B, h, P, P) dense.
         """
         if self.packed:
-            return products(_by_head(query, heads), _by_head(key, heads), self._keys(heads)).unflatten(0, (-1, heads))
+            scores = products(_by_head(query, heads), _by_head(key, heads), self._keys(heads))  # (T h, P)
+            return scores.unflatten(0, (len(query), heads))
         return self._split(query, heads) @ self._split(key, heads).transpose(-1, -2)
 
     def weighted_values(self, weights: Tensor, value: Tensor) -> Tensor:
         """Return the weighted sums of values, per head. weights: shaped as `scores`; value: (T, d). Returns (T, d) or (W, d)."""
         heads = weights.shape[1]
         if self.packed:
-            return weighted_sums(weights.flatten(0, 1), _by_head(value, heads), self._keys(heads)).view(-1, value.shape[1])
+            sums = weighted_sums(weights.flatten(0, 1), _by_head(value, heads), self._keys(heads))  # (T h, d / h)
+            return sums.view(len(weights), value.shape[1])
         return (weights @ self._split(value, heads)).transpose(1, 2).flatten(2).flatten(0, 1)
 
     def by_distance(self, bias: Tensor) -> Tensor:
@@ -147,4 +149,4 @@ class Layout:
 
 def _by_head(rows: Tensor, heads: int) -> Tensor:
     """(T, d) -> (T h, d / h)"""
-    return rows.reshape(len(rows) * heads, -1)
+    return rows.reshape(len(rows) * heads, rows.shape[1] // heads)

@@ -80,7 +80,7 @@ class Recommender(nn.Module):
         weights = predicted / count.clamp(min=1)  # (W,)
         targets = targets.clamp(max=n_items - 1)
         negatives = self.objective.draw(targets, n_items, generator)  # (W, M)
-        if negatives is not None and self.makes_rows(tokens.numel() + targets.numel() + negatives.numel()):
+        if negatives is not None and self.builds_rows(tokens.numel() + targets.numel() + negatives.numel()):
             table, tokens, targets, negatives = self._unique_items(tokens, targets, negatives)
         else:
             table = self.adapter.table()
@@ -89,10 +89,10 @@ class Recommender(nn.Module):
         extra = self.adapter.auxiliary_loss()
         return (loss if extra is None else loss + extra), count
 
-    def makes_rows(self, named: int) -> bool:
-        """Whether a step that references so many items builds only their rows of T. named: with repetitions."""
+    def builds_rows(self, references: int) -> bool:
+        """Whether a step that references so many items builds only their rows of T. references: with repetitions."""
         possible = bool(self.adapter.per_item) and self.objective.samples_negatives
-        return possible and (self.sparse or self.adapter.n_items > ROWS_FROM * named)
+        return possible and (self.sparse or self.adapter.n_items > ROWS_FROM * references)
 
     def _unique_items(self, tokens: Tensor, targets: Tensor, negatives: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the rows of T that a batch references, (k, d), and tokens, targets and negatives as indices into these rows.
@@ -101,20 +101,22 @@ class Recommender(nn.Module):
         """
         n_items = self.adapter.n_items
         all_items = torch.cat([part.flatten() for part in (tokens.clamp(max=n_items - 1), targets, negatives)])
-        items, places = torch.unique(all_items, return_inverse=True)
-        of_tokens, of_targets, of_negatives = places.split([tokens.numel(), targets.numel(), negatives.numel()])
+        items, inverse = torch.unique(all_items, return_inverse=True)
+        of_tokens, of_targets, of_negatives = inverse.split([tokens.numel(), targets.numel(), negatives.numel()])
         tokens = torch.where(tokens < n_items, of_tokens.view_as(tokens), tokens - n_items + len(items))
         return self.adapter.rows(items, self.sparse), tokens, of_targets, of_negatives.view_as(negatives)
 
     def next_item_states(self, history: Tensor, table: Tensor) -> Tensor:
-        """Return L2-normalised states that predict the item after each history; zero for an empty history.
+        """Return L2-normalised states that predict the item after each history.
 
-        history: (B, L) item ids, left-padded with N; table: (N, d). Returns (B, d).
+        history: (B, L) item ids, left-padded with N; table: (N, d). Returns (B, d). The state of an empty history is zero with a
+        causal backbone; with BERT4Rec it is that of [MASK] alone.
         """
         tokens = self.backbone.inference_tokens(history)
         layout = self.layout(tokens)
         last = layout.select(layout.position == tokens.shape[1] - 1)
-        return normalised(last.padded(self.states(tokens, table, layout, last))[:, -1])
+        states = last.padded(self.states(tokens, table, layout, last))[:, -1]
+        return normalised(states * (tokens[:, -1:] != self.adapter.n_items))
 
     def row_parameters(self) -> list[nn.Parameter]:
         """The trained tensors that have a row for every item."""

@@ -38,7 +38,7 @@ def weighted_sums(weights: Tensor, table: Tensor, index: Tensor) -> Tensor:
     """Return sum_m weights[t, m] table[index[t, m]], (T, d). weights: (T, M); table: (N, d); index: (T, M) int64."""
     if weights.device.type != "cpu":
         return (weights.unsqueeze(1) @ F.embedding(index, table)).squeeze(1)
-    return _Mixtures.apply(weights.float(), table.float(), index)
+    return _WeightedSums.apply(weights.float(), table.float(), index)
 
 
 class _Products(torch.autograd.Function):
@@ -73,7 +73,7 @@ class _Cosines(torch.autograd.Function):
         return _weighted_sums(gradient, table, index), of_table.addcmul_(table, shrinking.unsqueeze(1)), None, None
 
 
-class _Mixtures(torch.autograd.Function):
+class _WeightedSums(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weights: Tensor, table: Tensor, index: Tensor) -> Tensor:
         ctx.save_for_backward(weights, table, index)
@@ -94,7 +94,7 @@ def _products(rows: Tensor, table: Tensor, index: Tensor) -> Tensor:
     """(T, M)"""
     chosen_rows = index.shape[1]
     starts = torch.arange(0, index.numel() + 1, chosen_rows)
-    if len(table) < chosen_rows:  # a sparse matrix is not allowed more entries than places
+    if len(table) < chosen_rows:  # a sparse matrix is not allowed more entries than it has positions
         table = F.pad(table, (0, 0, 0, chosen_rows - len(table)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # "Sparse CSR tensor support is in beta state"

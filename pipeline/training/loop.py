@@ -46,7 +46,7 @@ class DivergedError(UserError):
 
 
 def train_run(run: Run) -> None:
-    """Train a run and leave it in its place in scratch, whole or not at all.
+    """Train a run and leave it in its directory in scratch, whole or not at all.
 
     Raises UserError if inputs are missing or do not match, or options are invalid; DivergedError if the loss is not finite.
     """
@@ -141,13 +141,18 @@ def fit(model: Recommender, sequences: SplitSequences, run: Run) -> Progress:
     """
     options = run.settings["train"]
     device = sequences.train.device
-    train = sequences.train[sequences.train[:, -2] != sequences.n_items]  # one item alone has nothing to be predicted from
+    train = sequences.train[sequences.train[:, -2] != sequences.n_items]
+    if not len(train):
+        raise UserError(
+            f"{run.sequences}: no user has two items before the validation item, so nothing is left to learn from; "
+            "bring more interactions a user, or raise preprocess.cap"
+        )
     generator = torch.Generator(device).manual_seed(run.seed)
     torch.manual_seed(run.seed)
     optimisers = make_optimisers(model, options, device)
-    named = options["batch_size"] * model.backbone.positions * (2 + options["negatives"])
+    references = options["batch_size"] * model.backbone.positions * (2 + options["negatives"])
     # A graph needs fixed shapes, and the number of distinct items in a batch depends on the data.
-    graphs = device.type == "cuda" and not model.makes_rows(named) and not os.environ.get(NO_CUDA_GRAPH)
+    graphs = device.type == "cuda" and not model.builds_rows(references) and not os.environ.get(NO_CUDA_GRAPH)
     precision = training_precision(options["precision"], device)
     steps = Steps(model, optimisers, generator, precision, options["batch_size"], cuda_graph if graphs else None)
     progress = _resumed(run, steps)

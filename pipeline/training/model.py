@@ -34,12 +34,12 @@ def build_recommender(
     # Adapter and backbone start from the seed each: methods that share a seed share their backbone's start.
     seed = torch.initial_seed()
     torch.manual_seed(seed)
-    made_backbone = backbone_class(backbone_config, spectrum.n_items, dim, max_history)
+    built_backbone = backbone_class(backbone_config, spectrum.n_items, dim, max_history)
     torch.manual_seed(seed)
-    made = adapter_class(adapter_config, spectrum, dim)
-    made.prepare_mix(made_backbone.positions)
-    if sparse and not made.per_item:
+    built_adapter = adapter_class(adapter_config, spectrum, dim)
+    built_adapter.prepare_mix(built_backbone.positions)
+    if sparse and not built_adapter.per_item:
         raise UserError(
-            f"adapter {adapter} looks at every item in every step: train.optimiser sparse_adam is not for it; use adam"
+            f"adapter {adapter} uses every item in each step, so train.optimiser sparse_adam is unsupported; use adam"
         )
-    return Recommender(made, made_backbone, objective, sparse)
+    return Recommender(built_adapter, built_backbone, objective, sparse)

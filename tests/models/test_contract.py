@@ -69,6 +69,24 @@ def test_padding_contributes_exactly_nothing(make: Make, sequences: torch.Tensor
 
 @every_adapter
 @every_backbone
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("histories", [[[]], [[], []], [[], [1, 2]]])
+def test_a_user_without_history_has_a_state(
+    make: Make, monkeypatch: pytest.MonkeyPatch, adapter: str, backbone: str, packed: bool, histories: list[list[int]]
+) -> None:
+    """Alone in a batch or beside others: zero with a causal backbone, that of [MASK] with BERT4Rec."""
+    model = make(adapter, backbone).eval()
+    monkeypatch.setattr(model, "layout", lambda tokens: Layout(tokens != model.backbone.padding, model.backbone.causal, packed))
+    padded = torch.full((len(histories), 5), model.backbone.padding)
+    for row, items in zip(padded, histories, strict=True):
+        row[5 - len(items) :] = torch.tensor(items)
+    states = model.next_item_states(padded, model.adapter.table())
+    lengths = [0.0 if not items and model.backbone.causal else 1.0 for items in histories]
+    torch.testing.assert_close(states.norm(dim=1), torch.tensor(lengths))
+
+
+@every_adapter
+@every_backbone
 def test_adapter_hook_and_backbone_get_zeros_at_padding(
     make: Make, sequences: torch.Tensor, monkeypatch: pytest.MonkeyPatch, adapter: str, backbone: str
 ) -> None:

@@ -78,11 +78,11 @@ def test_a_step_on_rows_has_the_loss_and_the_gradients_of_one_on_all(
 
 def test_rows_are_made_where_the_catalogue_is_large_beside_the_batch(make: Make, sequences: torch.Tensor) -> None:
     model = make("spectran")
-    assert model.makes_rows(model.adapter.n_items // 4)
-    assert not model.makes_rows(model.adapter.n_items)
+    assert model.builds_rows(model.adapter.n_items // 4)
+    assert not model.builds_rows(model.adapter.n_items)
     model.objective = LOSSES.load("cross_entropy")(0.07, 7)
-    assert not model.makes_rows(1), "the full softmax needs all"
-    assert not make("rlmrec").makes_rows(1), "so does the mean over all items"
+    assert not model.builds_rows(1), "the full softmax needs all"
+    assert not make("rlmrec").builds_rows(1), "so does the mean over all items"
 
 
 def test_a_sparse_gradient_has_the_rows_that_the_batch_names_and_the_rest_is_not_touched(
@@ -108,6 +108,6 @@ def test_a_sparse_gradient_has_the_rows_that_the_batch_names_and_the_rest_is_not
 
 
 def test_an_adapter_that_needs_every_item_is_refused_sparse(make: Make) -> None:
-    with pytest.raises(UserError, match="rlmrec looks at every item in every step") as caught:
+    with pytest.raises(UserError, match="rlmrec uses every item in each step") as caught:
         make("rlmrec", sparse=True)
     assert "\n" not in str(caught.value)

@@ -579,6 +579,17 @@ def test_the_spectrum_of_another_dataset_is_refused_in_the_place_of_this_ones(se
         load_spectrum(Path("data/spectrum/other"))
 
 
+def test_users_of_whom_nothing_can_be_learned_are_one_line(selected: Callable[..., Run]) -> None:
+    """Of three items, the last two are test and validation, and one item alone has no successor to predict."""
+    run = selected()
+    users, items = pl.read_parquet(run.sequences / "sequences.parquet"), (run.sequences / "items.parquet").read_bytes()
+    with atomic_directory(run.sequences, {"dataset": "tiny"}) as directory:
+        users.with_columns(pl.col("items").list.head(3)).write_parquet(directory / "sequences.parquet")
+        (directory / "items.parquet").write_bytes(items)
+    with pytest.raises(UserError, match=r"data/sequences/tiny: no user has two items before the validation item"):
+        trained(run)
+
+
 @pytest.mark.parametrize("adapter", ["alphafuse", "spectran"])
 def test_more_dimensions_than_the_rank_are_refused(selected: Callable[..., Run], adapter: str) -> None:
     with pytest.raises(UserError, match=f"adapter {adapter}: dim is 25, but the embeddings have rank 24; choose dim <= 24"):
