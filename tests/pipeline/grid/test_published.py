@@ -19,7 +19,7 @@ from pipeline.grid.tasks import unfinished
 from pipeline.grid.tuning import SPACE, listed_tunings, tune, write_choice
 from pipeline.params import Params, load_params
 from pipeline.report import publishing
-from pipeline.report.publishing import committed_code, publish_grid
+from pipeline.report.publishing import committed_code, publish_grid, restore_grid
 from pipeline.report.results import comparisons, table_metrics, unusable_runs
 
 FOLDER = Path("docs/results/here")
@@ -215,6 +215,29 @@ def test_the_report_that_is_published_is_of_the_cells_that_are(
     with pytest.raises(UserError, match=r"tiny-sasrec-spectran, .*-dims was made with other settings than params.yaml's"):
         publish_grid(FOLDER, load_params())
     assert (FOLDER / "report.md").read_text() == report
+
+
+def test_results_are_restored_under_the_preprocessing_and_encoder_that_they_were_made_with(
+    cells: list[Cell], set_params: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing in a cell says how ties of time were ordered, so its table would stand under the wrong rule."""
+    monkeypatch.setattr(publishing, "committed_code", lambda: "0123456789")
+    publish_grid(FOLDER, load_params())
+    shutil.rmtree("grid/cells")
+    before = Path("params.yaml").read_bytes()
+    for changed, says in [
+        ({"preprocess.ties": "item"}, "preprocess.ties shuffled, params.yaml item"),
+        ({"preprocess.core": 7}, "preprocess.core 5, params.yaml 7"),
+        ({"encoder": "minilm"}, "encoder random, params.yaml minilm"),
+    ]:
+        set_params(changed)
+        other = Path("params.yaml").read_bytes()
+        with pytest.raises(UserError, match=f"docs/results/here was made with {says}; change params.yaml first"):
+            restore_grid(FOLDER)
+        assert Path("params.yaml").read_bytes() == other
+        assert not Path("grid/cells").exists()
+        Path("params.yaml").write_bytes(before)
+    assert "3 cells of docs/results/here in grid/cells" in restore_grid(FOLDER)
 
 
 @pytest.mark.parametrize("name", ["office", "toys"])
