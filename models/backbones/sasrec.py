@@ -53,7 +53,7 @@ class SASRec(CausalBackbone):
         heads: int = Field(1, ge=1, description="attention heads; must divide dim")
         dropout: float = Field(0.2, ge=0, lt=1, description="on the input, attention weights and both sublayers")
         feed_forward_residual: FeedForwardResidual = Field(
-            "plain",
+            "normalised",
             description="what the feed-forward layer adds to: its normalised input, as in the original code, or the plain one",
         )
 
