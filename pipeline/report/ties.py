@@ -1,0 +1,33 @@
+"""What the report says of interactions with equal timestamps, whose order the preprocessing chooses."""
+
+from pipeline.artifacts import SIDECAR, read_json
+from pipeline.runs import preprocess_command, sequences_directory
+
+MATTERS = 0.01  # of the test items: below this share, the order of ties decides no conclusion
+RULES = {
+    "item": "are ordered by item id",
+    "shuffled": "are in an order shuffled by a hash of user and item",
+    "file": "keep the source's order",
+}
+GIFT = (
+    "An order by item id is the same for every user, so a model that knows IDs can learn it: "
+    "compare with `preprocess.ties: shuffled` before you conclude anything."
+)
+
+
+def ties_of(dataset: str, title: str) -> str:
+    """Return how the dataset's interactions with equal timestamps are ordered and what share of its items that concerns.
+
+    title: the dataset's name in the report. Empty if less than MATTERS of the test items is tied. A test item is tied if the item
+    before it has the same timestamp.
+    """
+    command = preprocess_command(dataset)
+    directory = sequences_directory(dataset)
+    tied = read_json(directory / "statistics.json", command).get("tied", {})
+    ties = read_json(directory / SIDECAR, command).get("preprocess", {}).get("ties")
+    if tied.get("test", 0.0) < MATTERS or ties not in RULES:
+        return ""
+    shares = f"{100 * tied['steps']:.1f} % of the training steps, {100 * tied['validation']:.1f} % of the validation items and "
+    sentence = f"{title}: interactions of a user with equal timestamps {RULES[ties]}; this decides {shares}"
+    sentence += f"{100 * tied['test']:.1f} % of the test items."
+    return f"{sentence} {GIFT}" if ties == "item" else sentence

@@ -1,0 +1,41 @@
+"""What is said of equal timestamps: the rule, the shares, and a warning where the order is one that can be learned."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.artifacts import write_json
+from pipeline.report.ties import ties_of
+
+
+def write(directory: Path, ties: str, **shares: float) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    write_json(directory / "sidecar.json", {"preprocess": {"ties": ties}})
+    write_json(directory / "statistics.json", {"tied": shares})
+
+
+SHARES: dict[str, Any] = {"steps": 0.188, "validation": 0.246, "test": 0.236}
+
+
+@pytest.mark.parametrize(
+    ("ties", "rule"),
+    [("item", "are ordered by item id"), ("shuffled", "shuffled by a hash of user and item"), ("file", "keep the source's order")],
+)
+def test_the_rule_and_the_shares_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ties: str, rule: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(Path("data/sequences/shop"), ties, **SHARES)
+    said = ties_of("shop", "Shop")
+    assert said.startswith("Shop: ")
+    assert rule in said
+    for share in ("18.8 % of the training steps", "24.6 % of the validation items", "23.6 % of the test items"):
+        assert share in said
+    assert ("a model that knows IDs can learn it" in said) == (ties == "item"), "only that order is the same for every user"
+
+
+def test_nothing_is_said_of_a_log_without_ties(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(Path("data/sequences/shop"), "item", steps=0.001, validation=0.0, test=0.004)
+    assert ties_of("shop", "Shop") == ""
+    write(Path("data/sequences/shop"), "item")
+    assert ties_of("shop", "Shop") == "", "as of artifacts that were made before the shares were counted"
