@@ -20,7 +20,11 @@ SHARES: dict[str, Any] = {"steps": 0.188, "validation": 0.246, "test": 0.236}
 
 @pytest.mark.parametrize(
     ("ties", "rule"),
-    [("item", "are ordered by item id"), ("shuffled", "shuffled by a hash of user and item"), ("file", "keep the source's order")],
+    [
+        ("item", "are ordered by item id"),
+        ("shuffled", "shuffled by a hash of user and item"),
+        ("file", "keep the source's order"),
+    ],
 )
 def test_the_rule_and_the_shares_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ties: str, rule: str) -> None:
     monkeypatch.chdir(tmp_path)
