@@ -21,7 +21,7 @@ class Block(nn.Module):
     normalised: y = LN(x); x = y + FFN(y), as in the original code. plain: x = x + FFN(LN(x)).
     Attention's residual is always the normalised query, as in the original code. True pre-norm, x + MHA(LN(x)), did better for
     the ID-only model on Office's validation, but with few steps an epoch it can stop early on a plateau, near the popularity
-    ranking (docs/results.md).
+    ranking (docs/results-archive.md).
     """
 
     def __init__(self, dim: int, heads: int, dropout: float, feed_forward_residual: FeedForwardResidual) -> None:
