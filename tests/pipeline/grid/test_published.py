@@ -20,7 +20,8 @@ from pipeline.grid.tuning import SPACE, listed_tunings, tune, write_choice
 from pipeline.params import Params, load_params
 from pipeline.report import publishing
 from pipeline.report.publishing import committed_code, publish_grid
-from pipeline.report.results import comparisons, table_metrics, unusable_runs
+from pipeline.report.results import table_metrics, unusable_runs
+from pipeline.report.users import comparisons
 
 FOLDER = Path("docs/results/here")
 ROOT = Path(__file__).parents[3]
@@ -212,7 +213,7 @@ def test_the_report_that_is_published_is_of_the_cells_that_are(
     verify(FOLDER, "publish")
     set_params({"train.patience": 1})
     build_cell(cells[0], load_params())
-    with pytest.raises(UserError, match=r"tiny-sasrec-spectran, .*-dims was made with other settings than params.yaml's"):
+    with pytest.raises(UserError, match=r"tiny-sasrec-spectran, .*-dims was built with settings other than those of params.yaml"):
         publish_grid(FOLDER, load_params())
     assert (FOLDER / "report.md").read_text() == report
 
