@@ -16,6 +16,7 @@ from pipeline.runs import Run
 
 CELLS = Path("grid/cells")
 KEYS = ["dataset", "backbone", "adapter"]
+BLOCK = KEYS[:2]  # what the rows of one block of a table have in common
 OURS = "spectran"
 Over = Literal["seeds", "variants", "dims", "tuned"]
 WEIGHTS = "model.safetensors"
@@ -181,7 +182,7 @@ def read_cells(cells: list[Cell], partial: bool = False) -> pl.DataFrame:
     return pl.concat(frames, how="diagonal_relaxed")
 
 
-def set_aside_unlisted(cells: list[Cell]) -> list[str]:
+def move_unlisted_cells(cells: list[Cell]) -> list[str]:
     """Move cells that the grid no longer lists into scratch, so that `grid/cells` is what the lists say; return their names."""
     kept = {cell.name for cell in cells}
     moved = []

@@ -1,53 +1,84 @@
-"""The selected run beside the paper's row and the grid's cells so far."""
+"""The comparison of the selected run with the paper's row and the grid's cells, in metrics/selected.md."""
 
 from collections.abc import Iterable
 from pathlib import Path
 
+import polars as pl
+
 from common.errors import UserError
 from pipeline.artifacts import atomic_file, read_json, read_signed, sha256
-from pipeline.grid.cells import listed_cells, read_cells
+from pipeline.grid.cells import KEYS, listed_cells, read_cells
 from pipeline.params import Params
-from pipeline.report.tables import selected_markdown
+from pipeline.report.formats import markdown_lines
+from pipeline.report.paper import paper_table
+from pipeline.report.tables import seed_count, title
 from pipeline.runs import EVALUATED, EVALUATION, Run
 from pipeline.training.metrics import metric_names
 
 SELECTED = Path("metrics/selected.md")
-REMAKE = "`python -m stages.evaluate`"
+EVALUATE = "`python -m stages.evaluate`"
 
 
 def write_comparison(params: Params) -> str:
-    """Write metrics/selected.md, without cells of other settings; return in text its path, the cells left out, and what is in it.
+    """Write metrics/selected.md; return a text with its path, the cells that were left out, and its content.
 
-    Raises UserError where the test metrics are missing, damaged, of another run than the selected, or lack one that is asked for.
+    Cells with settings other than those of params.yaml are left out. Raises UserError if the test metrics are missing, damaged,
+    incomplete, or belong to another run than the selected one.
     """
-    figures = evaluated(params)
+    metrics = selected_metrics(params)
     names = metric_names(params.evaluate.cutoffs)
-    require_metrics(names, figures, f"{EVALUATION} lacks", REMAKE)
+    require_metrics(names, metrics, str(EVALUATION), EVALUATE)
     cells = [cell for cell in listed_cells(params.grid) if cell.over == "seeds" and cell.exists]
-    same = [cell for cell in cells if not cell.differs(params)]
-    chosen = {name: str(getattr(params, name)) for name in ("dataset", "encoder", "backbone", "adapter", "dim", "seed")}
-    text = selected_markdown(figures, chosen, read_cells(same) if same else None, names)
+    current = [cell for cell in cells if not cell.differs(params)]
+    run = {name: str(getattr(params, name)) for name in ("dataset", "encoder", "backbone", "adapter", "dim", "seed")}
+    text = selected_markdown(metrics, run, read_cells(current) if current else None, names)
     with atomic_file(SELECTED) as partial:
         partial.write_text(text, encoding="utf-8")
-    left_out = ", ".join(cell.name for cell in cells if cell not in same)
-    return f"{SELECTED}{f'; left out, made with other settings: {left_out}' if left_out else ''}\n\n{text}"
+    left_out = ", ".join(cell.name for cell in cells if cell not in current)
+    return f"{SELECTED}{f'; left out, built with other settings: {left_out}' if left_out else ''}\n\n{text}"
 
 
-def evaluated(params: Params) -> dict[str, float]:
-    """The selected run's test metrics. Raises UserError where they are missing, damaged or of another run than the selected."""
-    figures = read_json(EVALUATION, REMAKE)
-    about = read_signed(EVALUATED, REMAKE)
-    if about[EVALUATION.name] != sha256(EVALUATION):
-        raise UserError(f"{EVALUATION} is damaged, its checksum is not that in {EVALUATED}; {REMAKE} makes it again")
-    if about["run"] != Run.of(params).choice:
-        raise UserError(f"{EVALUATION} is of another run than the one that params.yaml selects; `dvc repro` makes it again")
-    return dict(figures)
+def selected_metrics(params: Params) -> dict[str, float]:
+    """Return the selected run's test metrics by name.
+
+    Raises UserError if they are missing, damaged, or belong to another run than the one that params.yaml selects.
+    """
+    metrics = read_json(EVALUATION, EVALUATE)
+    record = read_signed(EVALUATED, EVALUATE)
+    if record[EVALUATION.name] != sha256(EVALUATION):
+        raise UserError(f"{EVALUATION} is damaged, its checksum differs from the one in {EVALUATED}; {EVALUATE} writes it again")
+    if record["run"] != Run.of(params).choice:
+        raise UserError(f"{EVALUATION} belongs to another run than the one that params.yaml selects; run `dvc repro`")
+    return dict(metrics)
 
 
-def require_metrics(names: list[str], found: Iterable[str], where: str, made_by: str) -> None:
-    """Raise UserError for a metric that was not asked for when the figures were made."""
-    missing = sorted(set(names) - set(found))
+def require_metrics(names: list[str], measured: Iterable[str], owner: str, command: str) -> None:
+    """Raise UserError if a metric of `names` was not measured. owner and command: what lacks it and what computes it."""
+    missing = sorted(set(names) - set(measured))
     if missing:
         raise UserError(
-            f"{where} {', '.join(missing)}, which evaluate.cutoffs in params.yaml asks for; make it again by {made_by}"
+            f"{owner}: {', '.join(missing)} is missing, which evaluate.cutoffs in params.yaml asks for; {command} computes it"
         )
+
+
+def selected_markdown(metrics: dict[str, float], run: dict[str, str], cells: pl.DataFrame | None, names: list[str]) -> str:
+    """Return a Markdown table with the selected run, the paper's row for it, and the grid's cells of its dataset and backbone.
+
+    metrics: test metrics of the run by name; run: its dataset, encoder, backbone, adapter, dim and seed as text; cells: rows from
+    `read_cells`, or None; names: the metrics to show.
+    """
+    lines = [
+        ["", *names],
+        [f"this run ({run['adapter']}, dim {run['dim']}, seed {run['seed']})", *(f"{metrics[n]:.4f}" for n in names)],
+    ]
+    paper = paper_table().filter(pl.all_horizontal(pl.col(key) == run[key] for key in KEYS))
+    if paper.height:
+        row = paper.row(0, named=True)
+        lines.append(["paper (LLaMA3-8B, dim 128)", *(f"{row[n]:.4f}" if n in row else "–" for n in names)])
+    if cells is not None:
+        here = cells.filter((pl.col("dataset") == run["dataset"]) & (pl.col("backbone") == run["backbone"]))
+        for key, group in here.group_by(["adapter", "dim", "encoder"], maintain_order=True):
+            adapter, dim, encoder = map(str, key)
+            label = f"grid: {adapter}, {encoder}, dim {dim} ({seed_count(group.height)})"
+            lines.append([label, *(f"{group[n].to_numpy().mean():.4f}" if n in group.columns else "–" for n in names)])
+    return f"## {title(run['dataset'])}, {title(run['backbone'])}, encoder {run['encoder']}\n\n{markdown_lines(lines)}\n"

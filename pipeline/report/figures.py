@@ -1,4 +1,4 @@
-"""Figures as SVG and PNG, the same bytes for the same numbers."""
+"""Figures as SVG and PNG. The same numbers give the same bytes."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,14 +6,13 @@ from pathlib import Path
 import matplotlib
 import polars as pl
 
-from pipeline.grid.cells import KEYS, OURS
-from pipeline.report.results import BLOCK
+from pipeline.grid.cells import BLOCK, KEYS, OURS
 from pipeline.report.tables import title
 
-# The report takes these two colours out, so that its figures follow the reader's light or dark mode.
+# The HTML report replaces these two colours, so that figures follow the reader's light or dark mode.
 INK, GROUND = "#1a1a1b", "#fffffe"
-RED = "#d62728"  # SpecTran's
-COLUMNS = 3  # panels beside one another
+RED = "#d62728"  # for SpecTran
+COLUMNS = 3  # panels in a row
 
 matplotlib.use("Agg")
 matplotlib.rcParams |= {
@@ -36,7 +35,7 @@ Draw = Callable[[Axes, pl.DataFrame], None]
 
 
 class Figures:
-    """Draws into a directory; an adapter has the same colour everywhere, SpecTran the thick red line."""
+    """Draws figures into a directory. An adapter has the same colour in all of them; SpecTran is a thick red line."""
 
     def __init__(self, directory: Path, adapters: list[str]) -> None:
         self.directory = directory
@@ -46,7 +45,7 @@ class Figures:
         self.colours = {adapter: palette[i % len(palette)] for i, adapter in enumerate(others)} | {OURS: RED}
 
     def comparison(self, summary: pl.DataFrame, metric: str) -> None:
-        """Test `metric` of every adapter: mean, and standard deviation over seeds."""
+        """Draw the test metric of every adapter: mean and standard deviation over seeds. summary: from `results.summarise`."""
 
         def draw(axis: Axes, block: pl.DataFrame) -> None:
             names = [title(adapter) for adapter in block["adapter"]]
@@ -58,7 +57,7 @@ class Figures:
         self._panels("comparison", summary.filter(pl.col("metric") == metric), draw, legend=False)
 
     def dimensions(self, summary: pl.DataFrame, metric: str) -> None:
-        """Test `metric` against dim."""
+        """Draw the test metric against dim. summary: the data of Table 4."""
 
         def draw(axis: Axes, block: pl.DataFrame) -> None:
             for adapter, points in block.group_by("adapter", maintain_order=True):
@@ -73,16 +72,16 @@ class Figures:
         self._panels("dimensions", summary.filter(pl.col("metric") == metric), draw)
 
     def learning_curves(self, rows: pl.DataFrame) -> None:
-        """Validation NDCG@20 by epoch, a line per run."""
+        """Draw validation NDCG@20 by epoch, one line per run."""
         self._curves("learning-curves", rows, "history.csv", ("epoch", "epoch"), ("NDCG@20", "validation NDCG@20"))
 
     def spectra(self, rows: pl.DataFrame) -> None:
-        """Figure 1: the share of variance in the leading directions of the text's part of the table, a line per run."""
+        """Draw Figure 1: the cumulative share of variance in the leading directions of the item table's text part, by run."""
         axes = ("component", "leading directions"), ("cumulative_share", "cumulative share")
         self._curves("figure1", rows, "spectrum.csv", *axes, limits=(0, 1.02))
 
     def cost(self, cost: pl.DataFrame, summary: pl.DataFrame, metric: str) -> None:
-        """Test `metric` against the seconds of training."""
+        """Draw the test metric against seconds of training. cost: from `table_data.cost`."""
         quality = summary.filter(pl.col("metric") == metric).select(*KEYS, "mean", "std")
 
         def draw(axis: Axes, block: pl.DataFrame) -> None:
@@ -97,7 +96,7 @@ class Figures:
         self._panels("cost", cost.join(quality, on=KEYS, how="inner", maintain_order="left"), draw)
 
     def groups(self, grouped: pl.DataFrame, by: str, label: str, metric: str) -> None:
-        """Test `metric` by a kind of item or user."""
+        """Draw the test metric by group of items or users. grouped: from `users.grouped`; by, label: the kind of group."""
 
         def draw(axis: Axes, block: pl.DataFrame) -> None:
             for adapter, points in block.group_by("adapter", maintain_order=True):
@@ -119,7 +118,7 @@ class Figures:
         y: tuple[str, str],
         limits: tuple[float, float] | None = None,
     ) -> None:
-        """Draw column against column of a file of every run; `x` and `y` are a column and its label."""
+        """Draw one column of a file of every run against another. x and y: the column and its label."""
 
         def draw(axis: Axes, block: pl.DataFrame) -> None:
             for adapter, runs in block.group_by("adapter", maintain_order=True):
@@ -136,7 +135,7 @@ class Figures:
         return {"color": self.colours[adapter], "label": title(adapter), "linewidth": 2.2 if adapter == OURS else 1.2}
 
     def _panels(self, name: str, data: pl.DataFrame, draw: Draw, legend: bool = True) -> None:
-        """A panel per (dataset, backbone), one legend below."""
+        """Draw one panel per dataset and backbone, with a common legend below, and save the figure as `name`."""
         blocks = data.partition_by(BLOCK, maintain_order=True)
         if not blocks:
             return
@@ -157,6 +156,6 @@ class Figures:
             rows = -(-len(handles) // (3 * columns))
             figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=-(-len(handles) // rows))
         figure.savefig(self.directory / f"{name}.svg", metadata={"Date": None})
-        (self.directory / "png").mkdir(exist_ok=True)  # `dvc plots` shows this folder
+        (self.directory / "png").mkdir(exist_ok=True)  # the folder that `dvc plots` shows
         figure.savefig(self.directory / "png" / f"{name}.png", dpi=120)
         plt.close(figure)

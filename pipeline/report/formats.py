@@ -1,4 +1,4 @@
-"""A table as a structure, and its Markdown, LaTeX and CSV."""
+"""Tables as data structures, and their Markdown, LaTeX and CSV."""
 
 import math
 import re
@@ -10,7 +10,7 @@ import polars as pl
 
 @dataclass(frozen=True)
 class Entry:
-    """What stands in one place of a table: a text, the number it sorts by, its standard deviation, "best" or "second"."""
+    """The content of a table cell: text, the number to sort by, standard deviation, and mark ("best", "second" or "")."""
 
     text: str
     value: float | None = None
@@ -20,7 +20,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Block:
-    """A table in the narrow sense. Footer rows stay below when rows are sorted."""
+    """One grid of rows under a heading. Footer rows stay at the bottom when the reader sorts the rows."""
 
     heading: str
     header: list[str]
@@ -30,7 +30,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Table:
-    """One of the paper's tables: blocks, remarks, and the same numbers at full precision."""
+    """A table of the report: its blocks, its notes, and the same numbers at full precision as `data`."""
 
     name: str
     title: str
@@ -49,23 +49,24 @@ ABSENT = Entry("–")
 
 
 def number(value: float | None, form: str = ".4f", std: float | None = None, mark: str = "", unit: str = "") -> Entry:
-    """A number as an entry; a dash where there is none."""
+    """Return a number as an entry; a dash if it is None, NaN or infinite. form: a format specification."""
     if value is None or not math.isfinite(value):
         return ABSENT
     return Entry(format(value, form) + unit, value, "" if std is None else format(std, form.lstrip("+")), mark)
 
 
 def percent(value: float | None, digits: int = 2) -> Entry:
-    """A share as signed per cent."""
+    """Return a fraction as an entry in per cent with a sign: +12.30 % for 0.123."""
     return ABSENT if value is None else number(100 * value, f"+.{digits}f", unit=" %")
 
 
 def count(value: float | None, form: str = ",.0f") -> Entry:
+    """Return a count as an entry: 1,234."""
     return number(value, form)
 
 
 def markdown(table: Table) -> str:
-    """The blocks under headings, then the notes."""
+    """Return the Markdown of a table: the blocks under their headings, then the notes."""
     parts = []
     for block in table.blocks:
         lines = [
@@ -77,7 +78,7 @@ def markdown(table: Table) -> str:
 
 
 def markdown_text(text: str) -> str:
-    """Text in which no name is taken for HTML: a backslash before each `<`, except in code between backticks."""
+    """Return text in which Markdown reads no HTML: each `<` gets a backslash, except in code between backticks."""
     return re.sub(r"`[^`]*`|<", lambda found: r"\<" if found[0] == "<" else found[0], text)
 
 
@@ -87,7 +88,7 @@ def _markdown_entry(entry: Entry) -> str:
 
 
 def markdown_lines(lines: list[list[str]]) -> str:
-    """A Markdown table, padded so that it reads well as plain text too."""
+    """Return a Markdown table with padded columns, readable as plain text too. lines: the header, then the rows."""
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     rows = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines]
     rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
@@ -99,7 +100,7 @@ LATEX |= {character: f"\\{character}" for character in "_&#%${}"} | {"~": r"\tex
 
 
 def latex_text(text: str) -> str:
-    """Text whose special characters LaTeX prints: a dataset may be called `my_shop`."""
+    """Return text with LaTeX's special characters escaped; a dataset may be called `my_shop`."""
     return re.sub("[" + re.escape("".join(LATEX)) + "]", lambda found: LATEX[found[0]], text)
 
 
@@ -110,7 +111,7 @@ def _latex_entry(entry: Entry) -> str:
 
 
 def latex(table: Table) -> str:
-    """For booktabs: a tabular for every run of blocks with the same header."""
+    """Return the LaTeX of a table for the package booktabs: one tabular for consecutive blocks with the same header."""
     parts: list[str] = []
     header: list[str] = []
     for block in table.blocks:

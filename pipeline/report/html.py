@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs no network: figures inside, light and dark, tables that sort by keyboard."""
+"""The report as one HTML file: figures are embedded, tables can be sorted by keyboard, and no network is needed."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ TEMPLATE = Path(__file__).parent / "report.html"
 
 
 def report_html(sections: list[Section], figures: Path) -> str:
-    """Return the whole page. `figures` is the directory of the SVG files."""
+    """Return the HTML page of the report. figures: the directory with the SVG files."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATE.parent),
         autoescape=True,
@@ -38,21 +38,26 @@ def report_html(sections: list[Section], figures: Path) -> str:
 
 
 def _anchor(heading: str) -> str:
+    """Return the identifier of a heading: "table-1-datasets" for "Table 1: datasets"."""
     return re.sub(r"[^a-z0-9]+", "-", heading.lower()).strip("-")
 
 
 def _words(text: str) -> Markup:
-    """Escaped words; what stands between backticks is code."""
+    """Return escaped text in which the parts between backticks are marked as code."""
     return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text))))
 
 
 def _is_word(entry: Entry) -> bool:
-    """Whether an entry stands on the left: words do, numbers and dashes stand on the right."""
+    """Return whether an entry is a word, which is aligned left; numbers and dashes are aligned right."""
     return entry.value is None and entry not in (ABSENT, Entry(""))
 
 
 def _drawing(file: Path, figure: Figure) -> Markup:
-    """Return a figure of matplotlib's as it stands in the page: in the page's colours, its identifiers prefixed by its name."""
+    """Return matplotlib's SVG for the page: with the page's colours, and identifiers prefixed by the figure's name.
+
+    Without the prefix, identifiers of several figures on one page would be the same. Raises ValueError if the file has no
+    viewBox.
+    """
     text = file.read_text(encoding="utf-8")
     text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text[text.index("<svg") :], flags=re.DOTALL)
     text = text.replace(INK, "currentColor").replace(GROUND, "none")

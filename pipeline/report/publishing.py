@@ -1,4 +1,4 @@
-"""The grid's results in docs/results/<name>: cells, lists, report and figures, of committed code alone."""
+"""Publishing the grid's results in docs/results/<name>: cells, lists, report and figures, built by committed code."""
 
 import shutil
 import subprocess
@@ -18,18 +18,20 @@ CODE = ("common", "models", "pipeline", "stages")
 
 
 def publish_grid(folder: Path, params: Params) -> str:
-    """Copy cells, lists, and a report and figures made of them anew into `folder`; return what was done in one line.
+    """Write the report again, then copy cells, lists, report and figures into `folder`; return a summary in one line.
 
-    Raises UserError where there is no cell, where one was made with other settings than those of params.yaml, and where the code
-    that makes the numbers is not committed.
+    Raises UserError if there is no cell, if a cell was built with settings other than those of params.yaml, and if the code is
+    not committed.
     """
     commit = committed_code()
     cells = [cell for cell in listed_cells(params.grid) if cell.exists]
     if not cells:
-        raise UserError("no cell is there; `python -m stages.grid` makes them")
-    _, reported = write_report(params, partial=True)  # anew: the report is of the very cells that are published
+        raise UserError("there are no cells to publish; `python -m stages.grid` builds them")
+    _, reported = write_report(params, partial=True)  # so that the report shows exactly the published cells
     if left_out := [cell.name for cell in cells if cell not in reported]:
-        raise UserError(f"{', '.join(left_out)} was made with other settings than params.yaml's; `dvc repro grid/dvc.yaml`")
+        raise UserError(
+            f"{', '.join(left_out)} was built with settings other than those of params.yaml; run `dvc repro grid/dvc.yaml`"
+        )
     lines = publish([(cell, cell.runs(params)) for cell in cells], folder, commit)
     with atomic_file(folder / LISTS) as partial:
         about = {"encoder": params.encoder, "preprocess": params.preprocess.model_dump(), "grid": params.grid.model_dump()}
@@ -42,27 +44,27 @@ def publish_grid(folder: Path, params: Params) -> str:
 
 
 def committed_code() -> str:
-    """The commit that has the code which makes the numbers. Raises UserError where a file of it is changed or not in git."""
+    """Return the hash of HEAD. Raises UserError if a source file differs from it or is not in git."""
     status = ["git", "status", "--porcelain", "--untracked-files=all", "--ignored", "--", *CODE]
     changed = subprocess.run(status, capture_output=True, text=True, check=False)
     head = subprocess.run(["git", "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True, check=False)
     if changed.returncode or head.returncode:
         raise UserError("git finds no commit here; publish from a clone, with the code committed")
-    # Of what git ignores, the compiled files of Python are no source.
+    # Ignored files that are not Python sources, such as __pycache__, do not matter.
     if files := [line[3:] for line in changed.stdout.splitlines() if line[:2] != "!!" or line.endswith(".py")]:
-        raise UserError(f"the code that makes the numbers is not what is committed ({', '.join(files)}); commit it first")
+        raise UserError(f"the code has uncommitted changes ({', '.join(files)}); commit it first")
     return head.stdout.strip()
 
 
 def restore_grid(folder: Path) -> str:
-    """Put the lists of `folder` into params.yaml and its cells into grid/cells; return what was done in one line.
+    """Copy the lists of `folder` into params.yaml and its cells into grid/cells; return a summary in one line.
 
-    Raises UserError where nothing is published there, where it is damaged, and where it was made with another encoder or another
-    preprocessing than params.yaml asks for; params.yaml is then as it was.
+    Raises UserError, and leaves params.yaml unchanged, if nothing is published there, if the files are damaged, or if the results
+    were built with another encoder or another preprocessing than params.yaml asks for.
     """
     if not folder.is_dir():
         known = sorted(file.parent.name for file in PUBLISHED.glob(f"*/{RUNS}"))
-        raise UserError(f"{folder} is not there; published are: {', '.join(known) or 'none'}")
+        raise UserError(f"{folder} does not exist; published results: {', '.join(known) or 'none'}")
     verify(folder, PUBLISH)  # before params.yaml is changed
     check_setting(folder)
     choose_grid(folder / LISTS)
@@ -87,4 +89,4 @@ def check_setting(folder: Path) -> None:
         else:
             other = [f"{section} {then}, params.yaml {now}"] if then not in (None, now) else []
         if other:
-            raise UserError(f"{folder} was made with {other[0]}; change params.yaml first, or restore in another clone")
+            raise UserError(f"{folder} was built with {other[0]}; change params.yaml first, or restore in another clone")

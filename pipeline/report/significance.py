@@ -1,25 +1,25 @@
-"""Whether a difference between two methods would be there with other users: paired tests and intervals from per-user figures."""
+"""Paired significance tests and bootstrap intervals over users, from per-user metrics."""
 
 import numpy as np
 
 PERMUTATIONS = 10_000
 RESAMPLES = 2_000
-AT_ONCE = 4_000_000  # random numbers held at a time
+CHUNK = 4_000_000  # random signs in memory at a time
 
 
 def sign_flip_p_values(differences: np.ndarray, seed: int = 0, permutations: int = PERMUTATIONS) -> np.ndarray:
-    """Two-sided p of the mean difference of every column, by a paired permutation test. differences: (U, C) -> (C,).
+    """Return the two-sided p-value of each column's mean difference, by a paired permutation test. (U, C) -> (C,)
 
-    Under the null hypothesis a user's two figures may be exchanged, which flips the sign of the difference. The p-value counts
-    the flips, among `permutations` drawn ones and the observed one, whose mean is at least as far from zero; the smallest that
-    can come out is 1 / (permutations + 1). All columns see the same flips.
+    Under the null hypothesis, the two metrics of a user are exchangeable, and exchanging them flips the sign of their difference.
+    The p-value is the share of sign vectors, among `permutations` random ones and the observed one, whose mean difference is at
+    least as far from zero as the observed mean. Its smallest value is 1 / (permutations + 1). All columns use the same signs.
     """
     rng = np.random.default_rng(seed)
     observed = np.abs(differences.sum(0))
-    # Sums of what differs in the last digit only are equal sums.
+    # Sums that differ only by rounding count as equal.
     threshold = observed * (1 - 1e-9)
     extreme = np.ones(differences.shape[1])
-    size = max(1, AT_ONCE // len(differences))
+    size = max(1, CHUNK // len(differences))
     for start in range(0, permutations, size):
         count = min(size, permutations - start)
         signs = 2.0 * rng.integers(0, 2, (count, len(differences)), dtype=np.int8) - 1
@@ -29,7 +29,10 @@ def sign_flip_p_values(differences: np.ndarray, seed: int = 0, permutations: int
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:
-    """Holm's step-down adjustment: compared with 0.05, at most 5 % of families of true null hypotheses lose one. (C,) -> (C,)"""
+    """Return p-values adjusted by Holm's step-down procedure. (C,) -> (C,)
+
+    Rejecting below 0.05 keeps the probability of any false rejection among the C hypotheses at 5 % or less.
+    """
     order = np.argsort(p_values)
     factors = np.arange(len(p_values), 0, -1)
     adjusted = np.empty_like(p_values, dtype=float)
@@ -38,29 +41,30 @@ def holm(p_values: np.ndarray) -> np.ndarray:
 
 
 def improvement_intervals(
-    ours: np.ndarray,
-    theirs: np.ndarray,
+    leader: np.ndarray,
+    others: np.ndarray,
     strata: np.ndarray | None = None,
     level: float = 0.95,
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> np.ndarray:
-    """Percentile bootstrap intervals, over users, of mean(ours) / mean(theirs) - 1. ours: (U,), theirs: (U, C) -> (C, 2).
+    """Return percentile bootstrap intervals, over users, of mean(leader) / mean(others) - 1, as (C, 2).
 
-    `strata` (U,), 0 at first and rising, says which users are resampled together: those of one dataset. All columns see the same
-    resamples. Where a resample's mean is zero, its ratio is left out.
+    leader: (U,); others: (U, C); strata: (U,), the index of each user's dataset, sorted: users are resampled within their
+    dataset. All columns use the same resamples. Resamples in which the mean of the other method is zero are left out; if that is
+    every resample, the interval is NaN.
     """
     rng = np.random.default_rng(seed)
-    both = np.column_stack([ours, theirs])
+    both = np.column_stack([leader, others])
     sums = np.empty((resamples, both.shape[1]))
     sizes = [len(both)] if strata is None else np.bincount(strata).tolist()
     for i in range(resamples):
         counts = np.concatenate([np.bincount(rng.integers(0, size, size), minlength=size) for size in sizes])
         sums[i] = counts @ both
     tail = 50 * (1 - level)
-    intervals = np.full((theirs.shape[1], 2), np.nan)
-    for column in range(theirs.shape[1]):
+    intervals = np.full((others.shape[1], 2), np.nan)
+    for column in range(others.shape[1]):
         other = sums[:, 1 + column]
-        if (there := other > 0).any():
-            intervals[column] = np.percentile(sums[there, 0] / other[there] - 1, [tail, 100 - tail])
+        if (positive := other > 0).any():
+            intervals[column] = np.percentile(sums[positive, 0] / other[positive] - 1, [tail, 100 - tail])
     return intervals

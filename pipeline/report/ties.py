@@ -9,7 +9,7 @@ RULES = {
     "shuffled": "are in an order shuffled by a hash of user and item",
     "file": "keep the source's order",
 }
-GIFT = (
+LEARNABLE = (
     "An order by item id is the same for every user, so a model that knows IDs can learn it: "
     "compare with `preprocess.ties: shuffled` before you conclude anything."
 )
@@ -30,4 +30,4 @@ def ties_of(dataset: str, title: str) -> str:
     shares = f"{100 * tied['steps']:.1f} % of the training steps, {100 * tied['validation']:.1f} % of the validation items and "
     sentence = f"{title}: interactions of a user with equal timestamps {RULES[ties]}; this decides {shares}"
     sentence += f"{100 * tied['test']:.1f} % of the test items."
-    return f"{sentence} {GIFT}" if ties == "item" else sentence
+    return f"{sentence} {LEARNABLE}" if ties == "item" else sentence

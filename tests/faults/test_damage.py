@@ -239,9 +239,12 @@ UNCHECKED = {
     "pipeline/embedding/spectrum.py": "read by the svd stage, which checks the directory first",
     "pipeline/evaluation/summary.py": "read from what `evaluated` has checked",
     "pipeline/grid/tuning.py": "trials of scratch; a choice is compared with its trials and the space",
+    "pipeline/report/conclusions.py": "read from cells that `Cell.read` has checked",
     "pipeline/report/figures.py": "read from cells that `Cell.read` has checked",
-    "pipeline/report/results.py": "read from cells that `Cell.read` has checked; tables of the paper, in git",
+    "pipeline/report/paper.py": "tables of the paper, in git",
     "pipeline/report/sections.py": "read from cells that `Cell.read` has checked",
+    "pipeline/report/table_data.py": "read from cells that `Cell.read` has checked",
+    "pipeline/report/users.py": "read from cells that `Cell.read` has checked",
     "stages/train.py": "read from what `trained` has checked",
 }
 

@@ -444,49 +444,49 @@ def test_the_grid_from_cells_to_report(set_params: SetParams) -> None:
     done = stage("cell tiny sasrec spectran")
     assert "cell: tiny-sasrec-spectran: mean of 2 seeds: HR@10 0." in done.stdout
     cell = Path("grid/cells/tiny-sasrec-spectran")
-    figures = pl.read_csv(cell / "metrics.csv")
-    assert figures["seed"].to_list() == [0, 1]
+    measured = pl.read_csv(cell / "metrics.csv")
+    assert measured["seed"].to_list() == [0, 1]
     ranks = pl.read_parquet(cell / "ranks.parquet")
-    for row in figures.iter_rows(named=True):
-        mine = ranks.filter(pl.col("seed") == row["seed"])
-        assert row["HR@20"] == pytest.approx((mine["rank"] <= 20).mean())
+    for row in measured.iter_rows(named=True):
+        of_seed = ranks.filter(pl.col("seed") == row["seed"])
+        assert row["HR@20"] == pytest.approx((of_seed["rank"] <= 20).mean())
     shutil.copytree(cell, "grid/cells/old-sasrec-base")
     done = stage("aggregate")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "set aside, no longer listed: old-sasrec-base" in done.stdout
+    assert "moved to scratch, no longer listed: old-sasrec-base" in done.stdout
     tables = {
         f"{name}.{kind}" for name in ("table1", "table2", "table5", "table6", "significance") for kind in ("csv", "md", "tex")
     }
     assert {path.name for path in Path("metrics/tables").iterdir()} == tables | {"runs.csv", "groups.csv"}
     table = pl.read_csv("metrics/tables/table2.csv").filter((pl.col("adapter") == "spectran") & (pl.col("metric") == "HR@20"))
-    assert table["mean"][0] == pytest.approx(figures["HR@20"].mean())
+    assert table["mean"][0] == pytest.approx(measured["HR@20"].mean())
     drawn = {"comparison", "learning-curves", "figure1", "cost", "popularity", "history"}
     assert {path.name for path in Path("metrics/figures").glob("*.svg")} == {f"{name}.svg" for name in drawn}
     assert {path.name for path in Path("metrics/figures/png").iterdir()} == {f"{name}.png" for name in drawn}
     page = Path("metrics/report.html").read_text()
     assert page.count("<svg") == len(drawn)
-    assert "none are listed" in page
+    assert "has no cells" in page
     against = pl.read_csv("metrics/tables/significance.csv")
     assert against["users"].unique().to_list() == [ranks["user_id"].n_unique()]
     set_params({"evaluate.cutoffs": [5]})
-    refused("aggregate", "the cells lack HR@5, NDCG@5", "`dvc repro grid/dvc.yaml`")
+    refused("aggregate", "the cells: HR@5, NDCG@5 is missing", "`dvc repro grid/dvc.yaml`")
 
 
 def test_cells_of_other_settings_are_left_out_of_the_report_and_named(set_params: SetParams) -> None:
     for adapter in ("base", "spectran"):
         assert stage(f"cell tiny sasrec {adapter}").returncode == 0
     set_params({"train.epochs": 3})
-    every = "2 of 2 cells were made with other settings than params.yaml's: tiny-sasrec-base (train.epochs 4, now 3), "
+    every = "2 of 2 cells were built with settings other than those of params.yaml: tiny-sasrec-base (train.epochs 4, now 3), "
     refused("aggregate", every)
     refused("aggregate --partial", every)
     assert stage("cell tiny sasrec base").returncode == 0
-    refused("aggregate", "1 of 2 cells were made with other settings")
+    refused("aggregate", "1 of 2 cells were built with settings other than")
     done = stage("aggregate --partial")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "left out, made with other settings: tiny-sasrec-spectran (train.epochs 4, now 3)" in done.stdout
+    assert "left out, built with other settings: tiny-sasrec-spectran (train.epochs 4, now 3)" in done.stdout
     report = Path("metrics/report.md").read_text()
     assert "at most 3 epochs" in report
-    assert "Not there: tiny-sasrec-spectran." in report
+    assert "Missing cells, left out of this report: tiny-sasrec-spectran." in report
     assert pl.read_csv("metrics/tables/runs.csv")["adapter"].unique().to_list() == ["base"]
     table = pl.read_csv("metrics/tables/table2.csv").filter((pl.col("adapter") == "base") & (pl.col("metric") == "HR@20"))
     ranks = pl.read_parquet("grid/cells/tiny-sasrec-base/ranks.parquet")
@@ -516,7 +516,9 @@ def test_metrics_that_were_changed_by_hand_are_refused(project: Path) -> None:
         assert stage(command).returncode == 0
     file = Path("metrics/evaluation.json")
     file.write_text(file.read_text().replace("0.0", "0.9", 1))
-    refused("compare", "metrics/evaluation.json is damaged, its checksum is not that in data/runs/evaluate-selected.json")
+    refused(
+        "compare", "metrics/evaluation.json is damaged, its checksum differs from the one in data/runs/evaluate-selected.json"
+    )
 
 
 def test_variants_and_dims_from_cells_to_tables(set_params: SetParams) -> None:
@@ -545,14 +547,14 @@ def test_variants_and_dims_from_cells_to_tables(set_params: SetParams) -> None:
     assert pl.read_csv("metrics/tables/table4.csv")["dim"].unique(maintain_order=True).to_list() == [8, 16]
     assert Path("metrics/figures/dimensions.svg").is_file()
     page = Path("metrics/report.html").read_text()
-    assert "none are listed" not in page
+    assert "has no cells" not in page
     assert "Significance" not in page, "there is nothing to compare with"
     assert "Only SpecTran was run: there is nothing to compare it with." in page
     shutil.rmtree("grid/cells/tiny-sasrec-spectran-dims")
     refused("aggregate", "1 of 3 cells are missing (tiny-sasrec-spectran-dims)")
     done = stage("aggregate --partial")
     assert "missing: tiny-sasrec-spectran-dims" in done.stdout
-    assert "Not there: tiny-sasrec-spectran-dims." in Path("metrics/report.md").read_text()
+    assert "Missing cells, left out of this report: tiny-sasrec-spectran-dims." in Path("metrics/report.md").read_text()
     assert "Missing: tiny-sasrec-spectran-dims." in Path("metrics/tables/table4.md").read_text()
 
 

@@ -20,7 +20,8 @@ from pipeline.grid.tuning import SPACE, listed_tunings, tune, write_choice
 from pipeline.params import Params, load_params
 from pipeline.report import publishing
 from pipeline.report.publishing import committed_code, publish_grid, restore_grid
-from pipeline.report.results import comparisons, table_metrics, unusable_runs
+from pipeline.report.results import table_metrics, unusable_runs
+from pipeline.report.users import comparisons
 
 FOLDER = Path("docs/results/here")
 ROOT = Path(__file__).parents[3]
@@ -212,7 +213,7 @@ def test_the_report_that_is_published_is_of_the_cells_that_are(
     verify(FOLDER, "publish")
     set_params({"train.patience": 1})
     build_cell(cells[0], load_params())
-    with pytest.raises(UserError, match=r"tiny-sasrec-spectran, .*-dims was made with other settings than params.yaml's"):
+    with pytest.raises(UserError, match=r"tiny-sasrec-spectran, .*-dims was built with settings other than those of params.yaml"):
         publish_grid(FOLDER, load_params())
     assert (FOLDER / "report.md").read_text() == report
 
@@ -232,7 +233,7 @@ def test_results_are_restored_under_the_preprocessing_and_encoder_that_they_were
     ]:
         set_params(changed)
         other = Path("params.yaml").read_bytes()
-        with pytest.raises(UserError, match=f"docs/results/here was made with {says}; change params.yaml first"):
+        with pytest.raises(UserError, match=f"docs/results/here was built with {says}; change params.yaml first"):
             restore_grid(FOLDER)
         assert Path("params.yaml").read_bytes() == other
         assert not Path("grid/cells").exists()
@@ -240,7 +241,7 @@ def test_results_are_restored_under_the_preprocessing_and_encoder_that_they_were
     assert "3 cells of docs/results/here in grid/cells" in restore_grid(FOLDER)
 
 
-@pytest.mark.parametrize("name", ["office", "toys"])
+@pytest.mark.parametrize("name", ["archive-office", "archive-toys"])
 def test_the_results_in_git_can_be_tabulated_after_options_have_come_and_gone(project: Path, name: str) -> None:
     """Their runs were made when `train.exclude_history` was an option and others were not."""
     folder = Path("docs/results") / name

@@ -30,7 +30,7 @@ def test_columns_are_tested_each_for_itself(monkeypatch: pytest.MonkeyPatch) -> 
     differences = np.random.default_rng(0).normal([0, 0.3, -0.3], 1, (200, 3))
     together = sign_flip_p_values(differences)
     assert [sign_flip_p_values(differences[:, [c]])[0] for c in range(3)] == together.tolist()
-    monkeypatch.setattr("pipeline.report.significance.AT_ONCE", 200 * 7)
+    monkeypatch.setattr("pipeline.report.significance.CHUNK", 200 * 7)
     np.testing.assert_allclose(sign_flip_p_values(differences), together, atol=0.02)
 
 

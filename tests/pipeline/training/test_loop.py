@@ -26,7 +26,7 @@ from pipeline.evaluation import evaluate as evaluation
 from pipeline.grid.cells import Cell
 from pipeline.grid.execution import build_cell, evaluated, trained
 from pipeline.params import load_params
-from pipeline.report.results import user_figures
+from pipeline.report.users import user_metrics
 from pipeline.runs import Run
 from pipeline.training import loop as training
 from pipeline.training.batches import load_sequences
@@ -241,9 +241,9 @@ def test_a_cell_holds_the_figures_of_every_ranking_and_its_tables_those_that_are
         assert (turned["dot_NDCG@20"], turned["similarity"]) == (row["dot_NDCG@20"], "cosine")
     for rows, column in ((before, "rank"), (after, "rank_without_history")):
         row = rows.row(0, named=True) | {"run_directory": str(cell.directory / "seed-0")}
-        hits = user_figures(row, 20).group_by("seed", maintain_order=True).agg(pl.col("HR@20").mean())
+        hits = user_metrics(row, 20).group_by("seed", maintain_order=True).agg(pl.col("HR@20").mean())
         assert hits["HR@20"].to_list() == pytest.approx(rows["HR@20"].to_list())
-        assert user_figures(row, 20)["HR@20"].to_list() == (ranks[column] <= 20).cast(pl.Float64).to_list()
+        assert user_metrics(row, 20)["HR@20"].to_list() == (ranks[column] <= 20).cast(pl.Float64).to_list()
 
 
 # ------------------------------------------------------------------------------------------------------------------ divergence
