@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from pipeline.artifacts import write_json
 from pipeline.params import load_params
 from pipeline.report import formats, results, table_data, tables
 from pipeline.report.figures import GROUND, INK, Figures
@@ -23,6 +24,11 @@ NO_RUNS = pl.DataFrame(schema={"adapter": pl.String, "why": pl.String})
 @pytest.fixture
 def report(project: Path) -> tuple[list[Section], dict[str, formats.Table]]:
     """The report of two adapters on the tiny dataset, with figures in `figures`."""
+    return tiny_report()
+
+
+def tiny_report() -> tuple[list[Section], dict[str, formats.Table]]:
+    """The same, in the current directory, which holds the tiny project."""
     values = {("tiny", "sasrec", adapter): [0.1, 0.2] for adapter in ("base", "spectran")}
     found = report_rows(values)
     for run_directory in found["run_directory"]:
@@ -158,3 +164,15 @@ def test_the_report_holds_data_costs_settings_and_what_was_not_asked_for(
     assert "## Table 3" not in text
     assert "2.00 ± 0.00" in text, "Table 6"
     assert "0123456789ab" in report_html(report[0], Path("figures"))
+
+
+@pytest.mark.parametrize("ties", ["item", "shuffled"])
+def test_an_order_of_ties_that_can_be_learned_is_said_with_the_verdict(project: Path, ties: str) -> None:
+    directory = Path("data/sequences/tiny")
+    sidecar, statistics = (json.loads((directory / name).read_text()) for name in ("sidecar.json", "statistics.json"))
+    statistics["tied"] = {"steps": 0.2, "validation": 0.3, "test": 0.4}
+    write_json(directory / "sidecar.json", sidecar | {"preprocess": {"ties": ties}})
+    write_json(directory / "statistics.json", statistics)
+    verdict, _, rest = report_markdown(tiny_report()[0]).partition("## Table 2")
+    assert ("a model that knows IDs can learn it" in verdict) == (ties == "item")
+    assert "40.0 % of the test items" in rest.partition("Table 1: datasets")[2]
