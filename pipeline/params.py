@@ -294,9 +294,22 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
 
 
 def choose_grid(lists: Path, path: Path = PARAMS_FILE) -> None:
-    """Put the `grid:` section of `lists` in the place of that of `path`; every other line stays as it is."""
+    """Replace the `grid:` section of `path` by that of `lists`; every other line stays as it is.
+
+    `lists` may say what else its grid needs, as published results do: `encoder` and `preprocess`. Raises UserError, and leaves
+    `path` unchanged, if `path` has other values of these.
+    """
     values, chosen = read_yaml(path), read_yaml(lists)
     Params.parse(values | {"grid": chosen.get("grid")}, str(lists))
+    for name in ("encoder", "preprocess"):
+        needed, today = chosen.get(name), values.get(name)
+        if isinstance(needed, dict) and isinstance(today, dict):
+            pairs = [(f"{name}.{option}", value, today.get(option)) for option, value in needed.items()]
+        else:
+            pairs = [(name, needed, today)] if needed is not None else []
+        for option, then, now in pairs:
+            if then != now:
+                raise UserError(f"{lists} is for {option} {then}, {path} {now}; change {path} first, or work in another clone")
     section = re.compile(r"^grid:.*\n(?:(?:[ \t].*)?\n|- .*\n)*", re.MULTILINE)
     new = section.search(lists.read_text(encoding="utf-8").rstrip() + "\n")
     text = path.read_text(encoding="utf-8").rstrip() + "\n"

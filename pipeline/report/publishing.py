@@ -10,7 +10,7 @@ from common.errors import UserError
 from pipeline.artifacts import atomic_directory, atomic_file, verify
 from pipeline.grid.cells import listed_cells
 from pipeline.grid.published import PUBLISH, PUBLISHED, RUNS, publish, restore
-from pipeline.params import PARAMS_FILE, Params, choose_grid, read_yaml
+from pipeline.params import Params, choose_grid
 from pipeline.report.write import FIGURES, REPORT_MARKDOWN, write_report
 
 LISTS = "grid.yaml"
@@ -66,27 +66,6 @@ def restore_grid(folder: Path) -> str:
         known = sorted(file.parent.name for file in PUBLISHED.glob(f"*/{RUNS}"))
         raise UserError(f"{folder} does not exist; published results: {', '.join(known) or 'none'}")
     verify(folder, PUBLISH)  # before params.yaml is changed
-    check_setting(folder)
     choose_grid(folder / LISTS)
     restored = restore(folder)
     return f"{len(restored)} cells of {folder} in grid/cells, its lists in params.yaml; next: `python -m stages.aggregate`"
-
-
-def check_setting(folder: Path) -> None:
-    """Raise UserError if params.yaml has another encoder or another preprocessing than the results in `folder` were made with.
-
-    Cells know their encoder and training settings. Only this file says how ties of time were ordered.
-    """
-    published, today = read_yaml(folder / LISTS), read_yaml(PARAMS_FILE)
-    for section in ("encoder", "preprocess"):
-        then, now = published.get(section), today.get(section)
-        if isinstance(then, dict) and isinstance(now, dict):
-            other = [
-                f"{section}.{name} {then[name]}, params.yaml {now[name]}"
-                for name in then
-                if now.get(name, then[name]) != then[name]
-            ]
-        else:
-            other = [f"{section} {then}, params.yaml {now}"] if then not in (None, now) else []
-        if other:
-            raise UserError(f"{folder} was built with {other[0]}; change params.yaml first, or restore in another clone")

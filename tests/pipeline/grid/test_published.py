@@ -233,7 +233,7 @@ def test_results_are_restored_under_the_preprocessing_and_encoder_that_they_were
     ]:
         set_params(changed)
         other = Path("params.yaml").read_bytes()
-        with pytest.raises(UserError, match=f"docs/results/here was built with {says}; change params.yaml first"):
+        with pytest.raises(UserError, match=f"docs/results/here/grid.yaml is for {says}; change params.yaml first"):
             restore_grid(FOLDER)
         assert Path("params.yaml").read_bytes() == other
         assert not Path("grid/cells").exists()

@@ -1,0 +1,105 @@
+"""Tables of published results inside Markdown files, written from `docs/results/*/runs.csv`.
+
+A block starts with a comment that lists its columns and ends with another comment:
+
+    <!-- results: office NDCG@20 "Office" | smollm2/toys NDCG@20 "Toys, SmolLM2" -->
+    <!-- end of results -->
+
+A column is a folder of docs/results (followed by `/dataset` if it holds several), a column of its runs.csv, and a heading.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from common.errors import UserError
+from common.names import check_form
+from models.adapters import ADAPTERS
+from pipeline.artifacts import atomic_file
+from pipeline.grid.published import PUBLISHED, read_runs
+
+DOCUMENTS = (Path("README.md"), Path("docs/results.md"))
+BLOCK = re.compile(r"^(<!-- results: (.*) -->\n)(.*?)(^<!-- end of results -->$)", re.MULTILINE | re.DOTALL)
+COLUMN = re.compile(r'(?P<folder>[^ /]+)(?:/(?P<dataset>[^ ]+))? (?P<metric>[^ ]+) "(?P<heading>[^"|]*)"')
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a block: a figure of every adapter in a published folder, from runs with the settings of params.yaml."""
+
+    folder: str
+    dataset: str | None
+    metric: str
+    heading: str
+
+    def runs(self) -> pl.DataFrame:
+        """Return the runs, one row each. Raises UserError if there are none or if they mix datasets, backbones or dims."""
+        runs = read_runs(PUBLISHED / check_form("folder", self.folder)).filter(over="seeds")
+        if self.dataset:
+            runs = runs.filter(dataset=self.dataset)
+        where = f"{PUBLISHED / self.folder}: column {self.heading!r}"
+        if not runs.height:
+            raise UserError(f"{where}: no runs{f' of {self.dataset}' if self.dataset else ''}")
+        if self.metric not in runs.columns:
+            raise UserError(f"{where}: runs.csv has no {self.metric}; it has {', '.join(runs.columns)}")
+        for key in ("dataset", "backbone", "encoder", "dim"):
+            if runs[key].n_unique() > 1:
+                raise UserError(f"{where} mixes several values of {key}: {', '.join(map(str, runs[key].unique().sort()))}")
+        return runs
+
+    def entries(self) -> dict[str, str]:
+        """Return each adapter's entry: the mean over seeds, ± the sample standard deviation for several, the best one bold."""
+        by_adapter = (
+            self.runs().group_by("adapter").agg(mean=pl.col(self.metric).mean(), std=pl.col(self.metric).std(), seeds=pl.len())
+        )
+        ranked = self.metric.rpartition("_")[2].startswith(("NDCG", "HR", "MRR"))
+        best = by_adapter["mean"].max()
+        entries = {}
+        for row in by_adapter.iter_rows(named=True):
+            mean = f"{row['mean']:.4f}" if ranked else f"{row['mean']:.0f}"
+            bold = f"**{mean}**" if ranked and row["mean"] == best else mean
+            entries[row["adapter"]] = f"{bold} ± {row['std']:.4f}" if ranked and row["seeds"] > 1 else bold
+        return entries
+
+
+def parse_columns(text: str, where: str) -> list[Column]:
+    """Return the columns that a block's comment lists. Raises UserError for one that is not `FOLDER METRIC "HEADING"`."""
+    columns = []
+    for part in text.split(" | "):
+        match = COLUMN.fullmatch(part.strip())
+        if match is None:
+            raise UserError(f'{where}: {part.strip()!r} is no column; write FOLDER METRIC "HEADING"')
+        columns.append(Column(**match.groupdict()))
+    return columns
+
+
+def table(columns: list[Column]) -> str:
+    """Return the Markdown table, a row per adapter that any column has, in the order of the registry."""
+    entries = [column.entries() for column in columns]
+    lines = ["| | " + " | ".join(column.heading for column in columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for adapter, title in ADAPTERS.items():
+        if any(adapter in of for of in entries):
+            lines.append(f"| {title} | " + " | ".join(of.get(adapter, "–") for of in entries) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def filled(text: str, where: str) -> str:
+    """Return a document's text with every block written anew. Raises UserError for a block that cannot be read."""
+    if text.count("<!-- results: ") != len(BLOCK.findall(text)):
+        raise UserError(f"{where}: a block of results does not end with <!-- end of results -->")
+    return BLOCK.sub(lambda match: f"{match[1]}\n{table(parse_columns(match[2], where))}\n{match[4]}", text)
+
+
+def write_blocks() -> list[Path]:
+    """Write all blocks of DOCUMENTS anew; return the files that changed."""
+    changed = []
+    for path in DOCUMENTS:
+        before = path.read_text(encoding="utf-8")
+        after = filled(before, str(path))
+        if after != before:
+            with atomic_file(path) as partial:
+                partial.write_text(after, encoding="utf-8")
+            changed.append(path)
+    return changed

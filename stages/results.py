@@ -1,0 +1,17 @@
+"""Write the tables of README.md and docs/results.md anew from docs/results: `python -m stages.results`."""
+
+from argparse import ArgumentParser
+
+from stages import run
+
+
+def main() -> str:
+    ArgumentParser(description=__doc__).parse_args()
+    from pipeline.report.blocks import write_blocks
+
+    changed = write_blocks()
+    return ", ".join(map(str, changed)) if changed else "every table is up to date"
+
+
+if __name__ == "__main__":
+    run(main)

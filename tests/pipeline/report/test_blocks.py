@@ -1,0 +1,104 @@
+"""Tables inside README.md and docs/results.md: what they show is what is published, and the committed ones are up to date."""
+
+from pathlib import Path
+
+import pytest
+
+from common.errors import UserError
+from pipeline.artifacts import sha256, write_signed
+from pipeline.report.blocks import DOCUMENTS, filled, write_blocks
+
+ROOT = Path(__file__).parents[3]
+HEADER = "dataset,backbone,adapter,encoder,dim,seed,over,NDCG@20,best_epoch\n"
+DOCUMENT = """# Results
+
+<!-- results: {columns} -->
+of yesterday
+<!-- end of results -->
+
+The end.
+"""
+
+
+@pytest.fixture
+def publish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A published folder: two seeds of Base, one of SpecTran, and a tuned run that no block shows."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "docs/results/shop"
+    folder.mkdir(parents=True)
+    lines = [
+        "toys,sasrec,base,minilm,8,0,seeds,0.05,10",
+        "toys,sasrec,base,minilm,8,1,seeds,0.07,13",
+        "toys,sasrec,spectran,minilm,8,0,seeds,0.0612,4",
+        "toys,sasrec,base,minilm,8,0,tuned,0.9,1",
+    ]
+    (folder / "runs.csv").write_text(HEADER + "\n".join(lines) + "\n")
+    sign(folder)
+    return folder
+
+
+def sign(folder: Path) -> None:
+    write_signed(folder / "sidecar.json", {"files": {"runs.csv": sha256(folder / "runs.csv")}})
+
+
+@pytest.mark.usefixtures("publish")
+def test_a_block_shows_means_and_deviations_of_the_published_runs() -> None:
+    """The sample deviation of 0.05 and 0.07 is 0.01 sqrt 2; epochs are whole numbers and the best figure is bold."""
+    text = filled(DOCUMENT.format(columns='shop NDCG@20 "NDCG" | shop/toys best_epoch "Epoch"'), "README.md")
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert rows == [
+        "| | NDCG | Epoch |",
+        "|---|---|---|",
+        "| Base (ID only) | 0.0600 ± 0.0141 | 12 |",
+        "| SpecTran | **0.0612** | 4 |",
+    ]
+    assert text.startswith("# Results\n")
+    assert text.endswith("\nThe end.\n")
+    assert "yesterday" not in text
+    assert filled(text, "README.md") == text
+
+
+@pytest.mark.parametrize(
+    ("columns", "says"),
+    [
+        ('shop NDCG@20 "N" | nonsense', "'nonsense' is no column"),
+        ('shop HR@5 "H"', "runs.csv has no HR@5"),
+        ('shop/office NDCG@20 "N"', "no runs of office"),
+        ('../shop NDCG@20 "N"', "folder"),
+    ],
+)
+@pytest.mark.usefixtures("publish")
+def test_a_block_that_cannot_be_filled_is_one_line(columns: str, says: str) -> None:
+    with pytest.raises(UserError, match=says) as caught:
+        filled(DOCUMENT.format(columns=columns), "README.md")
+    assert "\n" not in str(caught.value)
+
+
+def test_two_datasets_are_never_averaged(publish: Path) -> None:
+    with (publish / "runs.csv").open("a") as file:
+        file.write("office,sasrec,base,minilm,8,2,seeds,0.5,1\n")
+    sign(publish)
+    with pytest.raises(UserError, match="mixes several values of dataset: office, toys"):
+        filled(DOCUMENT.format(columns='shop NDCG@20 "N"'), "README.md")
+
+
+@pytest.mark.usefixtures("publish")
+def test_a_block_without_an_end_is_refused() -> None:
+    with pytest.raises(UserError, match=r"README.md: a block of results does not end"):
+        filled('<!-- results: shop NDCG@20 "N" -->\n| a table |\n', "README.md")
+
+
+def test_the_committed_tables_are_those_of_the_published_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    texts = {path: path.read_text(encoding="utf-8") for path in DOCUMENTS}
+    for path, text in texts.items():
+        assert text.count("<!-- results: ") > 0, f"{path} shows results"
+        assert filled(text, str(path)) == text, f"{path} is stale; `python -m stages.results` writes it"
+
+
+@pytest.mark.usefixtures("publish")
+def test_only_files_with_stale_tables_are_written() -> None:
+    Path("README.md").write_text(DOCUMENT.format(columns='shop NDCG@20 "NDCG"'))
+    Path("docs/results.md").write_text("no table\n")
+    assert write_blocks() == [Path("README.md")]
+    assert write_blocks() == []
