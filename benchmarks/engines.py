@@ -26,7 +26,7 @@ from pipeline.artifacts import scratch, sha256
 from pipeline.grid import cluster
 from pipeline.grid.cells import listed_cells
 from pipeline.grid.cluster import Cluster
-from pipeline.grid.tasks import Engine, Local, Task, run_all, training
+from pipeline.grid.tasks import Engine, Local, Task, run_all, training_task
 from pipeline.params import Resources, load_params
 
 LOOKER = """
@@ -59,7 +59,7 @@ def whole_grid(engine: Engine, folder: Path) -> tuple[float, float, dict[str, st
     """Train every run of the grid into `folder`; return the seconds, those of the epochs, and checksums of weights and ranks."""
     params = load_params()
     os.environ["SPECTRAN_SCRATCH"] = str(folder)
-    tasks = [training(run, cell, params) for cell in listed_cells(params.grid) for run in cell.runs(params)]
+    tasks = [training_task(run, cell, params) for cell in listed_cells(params.grid) for run in cell.runs(params)]
     start = time.perf_counter()
     assert run_all(tasks, engine) == []
     seconds = time.perf_counter() - start

@@ -10,7 +10,7 @@ import pytest
 from common.errors import UserError
 from pipeline.artifacts import atomic_directory
 from pipeline.grid.cells import RUN_FILES, Cell, listed_cells, move_unlisted_cells, read_cells
-from pipeline.grid.tasks import unfinished
+from pipeline.grid.tasks import unfinished_tasks
 from pipeline.params import load_params
 from tests.pipeline.grid.lists import grid
 
@@ -75,7 +75,7 @@ def test_a_run_that_several_cells_need_is_one_run(set_params: Any) -> None:
     assert [len(found) for found in fingerprints.values()] == [2, 2, 4, 4]
     assert main < fingerprints["tiny-sasrec-spectran-variants"]
     assert main < fingerprints["tiny-sasrec-spectran-dims"]
-    names = [run.name for run in unfinished(params)]
+    names = [run.name for run in unfinished_tasks(params)]
     assert len(names) == len(set(names)) == 2 + 2 + 2 + 2, "each once, and no two share a log"
     assert "tiny-sasrec-spectran without_encoding dim 16 seed 1" in names
 

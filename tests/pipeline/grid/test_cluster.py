@@ -18,7 +18,7 @@ from common.errors import UserError
 from pipeline.grid import cluster, execution, parcels
 from pipeline.grid.cells import Cell
 from pipeline.grid.cluster import Cluster
-from pipeline.grid.tasks import Local, Task, grid_lock, run_all, training
+from pipeline.grid.tasks import Local, Task, grid_lock, run_all, training_task
 from pipeline.params import Resources, load_params
 from tests.clone import Project, copy_repository, write_params
 
@@ -142,13 +142,13 @@ def test_inputs_reach_each_node_once_and_results_come_back(
         assert task.log.read_text() == f"{task.name} says goodbye\n"
     nodes = {node for _, node, _ in stand.noted("starts")}
     assert nodes == {"node0", "node1"}
-    sizes = [size for (_, place), size in engine.received.items() if place == Path("data/sequences/big")]
+    sizes = [size for (_, path), size in engine.received.items() if path == Path("data/sequences/big")]
     assert len(sizes) == 2
     assert all(3_000_000 < size < 3_100_000 for size in sizes), "each node received the input, once"
     assert capsys.readouterr().out.count("received") == 2
     assert run_all([stand.task("later")], engine) == []
     assert sum(engine.received.values()) == sum(sizes) + sum(
-        size for (_, place), size in engine.received.items() if place != Path("data/sequences/big")
+        size for (_, path), size in engine.received.items() if path != Path("data/sequences/big")
     ), "a later round sends nothing again"
     diary = [line.split()[:3:2] for line in stand.diary.read_text().splitlines()]
     for node in nodes:
@@ -177,7 +177,7 @@ def test_a_run_on_a_node_is_the_run_of_this_machine_to_the_last_digit(
         monkeypatch.setenv("SPECTRAN_SCRATCH", str(tmp_path / name))
         params = load_params()
         cells = [Cell("tiny", "sasrec", adapter) for adapter in ("base", "spectran")]
-        tasks = [training(cell.runs(params)[0], cell, params) for cell in cells]
+        tasks = [training_task(cell.runs(params)[0], cell, params) for cell in cells]
         assert run_all(tasks, engine) == []
         made[name] = {
             f"{task.name} {file.name}": file.read_bytes()
@@ -185,7 +185,7 @@ def test_a_run_on_a_node_is_the_run_of_this_machine_to_the_last_digit(
             for file in task.result.iterdir()
             if file.name not in ("run.json", "analysis.json", "sidecar.json")  # they hold seconds, or checksums of them
         }
-        assert all(execution.tested(task.result) for task in tasks)
+        assert all(execution.is_tested(task.result) for task in tasks)
     assert len(made["local"]) >= 10
     assert made["ray"] == made["local"]
 
@@ -215,10 +215,10 @@ def test_a_killed_node_loses_its_running_task_and_no_other(stand: Stand, tmp_pat
     try:
         driver.start()
         until(lambda: len(stand.noted("starts")) == 2)
-        (done, _, _), (lost, place, process) = stand.noted("starts")
+        (done, _, _), (lost, path, process) = stand.noted("starts")
         gates[done].touch()
         until(lambda: len(stand.noted("starts")) == 3)  # the third, on the core of the one that is done
-        nodes.processes.remove_node(nodes.workers[int(place.removeprefix("node"))], allow_graceful=False)
+        nodes.processes.remove_node(nodes.workers[int(path.removeprefix("node"))], allow_graceful=False)
         until(lambda: not Path("/proc", process).exists(), 10)
         for gate in gates.values():
             gate.touch()
@@ -265,7 +265,7 @@ def test_a_killed_driver_takes_its_tasks_along_and_the_next_one_keeps_what_came_
         finishes = stand.noted("starts")[0][0]
         gates[finishes].touch()
         until(lambda: (stand.root / ".scratch/runs" / finishes).exists())
-        with pytest.raises(UserError, match=f"another grid is at work on .*process {driver.pid} on "), grid_lock():
+        with pytest.raises(UserError, match=f"another grid is running in .*process {driver.pid} on "), grid_lock():
             pass
         until(lambda: len(stand.noted("starts")) == 3)
         driver.send_signal(signal.SIGKILL)
@@ -362,7 +362,7 @@ def test_the_grid_of_a_checkout_on_ray(tmp_path: Path) -> None:
                 break
         refused = there.run(*command, fails=True)
         printed = first.stdout.read()
-    assert re.fullmatch(rf"grid: another grid is at work on .*\(process {first.pid} on .*\); wait for it, or stop it\n", refused)
+    assert re.fullmatch(rf"grid: another grid is running in .*\(process {first.pid} on .*\); wait for it, or stop it\n", refused)
     assert first.returncode == 0
     assert "[6/6]" in printed
     for name in ("demo-sasrec-base-info_nce", "demo-sasrec-spectran-info_nce"):
@@ -380,5 +380,5 @@ def test_the_grid_of_a_checkout_on_ray(tmp_path: Path) -> None:
             if file.name not in ("metrics.csv", "run.json", "analysis.json", "sidecar.json"):  # seconds
                 assert (there.root / file).read_bytes() == (here.root / file).read_bytes(), file
     assert (there.root / "metrics/tables/table2.md").read_text() == (here.root / "metrics/tables/table2.md").read_text()
-    assert "everything was in place" in there.run(*command), "no cluster is started for nothing"
+    assert "all cells and tables were up to date" in there.run(*command), "no cluster is started for nothing"
     assert "--jobs is for this machine" in there.run(*command, "--jobs", "2", fails=True)

@@ -13,9 +13,9 @@ from common.errors import UserError
 from pipeline.artifacts import SIDECAR, read_json, sha256, verify, write_signed
 from pipeline.grid import published as module
 from pipeline.grid.cells import Cell, listed_cells, read_cells
-from pipeline.grid.execution import build_cell, ready
+from pipeline.grid.execution import build_cell, evaluated_directory
 from pipeline.grid.published import publish, published_run, restore
-from pipeline.grid.tasks import unfinished
+from pipeline.grid.tasks import unfinished_tasks
 from pipeline.grid.tuning import SPACE, listed_tunings, tune, write_choice
 from pipeline.params import Params, load_params
 from pipeline.report import publishing
@@ -87,7 +87,7 @@ def test_a_published_run_is_not_trained_again(cells: list[Cell], monkeypatch: py
     before = pl.read_csv(cells[0].directory / "metrics.csv")
     shutil.rmtree("grid/cells")
     shutil.rmtree(".scratch")
-    assert unfinished(params) == []
+    assert unfinished_tasks(params) == []
     monkeypatch.setenv("SPECTRAN_NO_TRAINING", "1")
     for cell in cells:
         build_cell(cell, params)
@@ -100,7 +100,7 @@ def test_a_run_of_other_settings_or_other_evaluation_is_not_what_is_published(
 ) -> None:
     (run, *_) = cells[0].runs(load_params())
     shutil.rmtree(".scratch")
-    assert published_run(run) == ready(run) is not None
+    assert published_run(run) == evaluated_directory(run) is not None
     with monkeypatch.context() as patch:
         patch.setattr(module, "evaluation_code", lambda: "another")
         assert published_run(run) is None

@@ -310,7 +310,7 @@ def test_the_budget_is_stated_for_cells_with_a_valid_choice(set_params: Callable
     found = pl.DataFrame(frames)
     text = budget(params, found)
     assert text.startswith(
-        "Every method was tuned separately on validation, with the same budget: 2 trials (the first uses the settings of params.yaml)"
+        "Every method was tuned separately on validation, with the same budget: 2 trials (the first uses the settings of params"
     )
     assert "full run with seed 4. The default and the best two other settings were also trained with seed 5" in text
     assert "another budget" not in text
