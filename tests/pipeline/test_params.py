@@ -199,7 +199,7 @@ def test_an_unknown_option_of_an_adapter_or_backbone_is_refused_by_its_class(sec
         ("sources.demo", None, "sources.demo: a source needs a kind; .*found None"),
         ("sources.demo.items", 3, "sources.demo.items: .*greater than or equal to 50, found 3"),
         ("sources.toys", {"kind": "amazon2014"}, "sources.toys.name: .*required"),
-        ("templates.toys", "no field", "templates.toys: a template names at least one field, as in '{title}', found 'no field'"),
+        ("templates.toys", "no field", "templates.toys: a template has at least one field, as in '{title}', found 'no field'"),
         ("templates.toys", "{title", "templates.toys: .*expected '}'"),
         ("templates.toys", None, "templates.toys: .*string.*found None"),
         ("encoders.minilm.batch_tokens", 0, "encoders.minilm.batch_tokens: .*found 0"),

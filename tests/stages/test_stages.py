@@ -238,9 +238,9 @@ def test_stages_whose_inputs_are_not_there_name_the_stage_that_makes_them(projec
         ("cut", "embeddings.npy is damaged"),
         ("nan", "row 7 of the embeddings holds NaN or infinity; embed again (item 7 of items.parquet)"),
         ("equal", "the embeddings are all equal"),
-        (np.ones(7, dtype=np.float32), "embeddings.npy holds float32 of shape (7,), not a matrix of floats"),
-        (np.ones((7, 3), dtype=np.int64), "embeddings.npy holds int64 of shape (7, 3), not a matrix of floats"),
-        (np.ones((0, 3), dtype=np.float32), "embeddings.npy holds float32 of shape (0, 3), not a matrix of floats"),
+        (np.ones(7, dtype=np.float32), "embeddings.npy has type float32 and shape (7,), expected a matrix of floats"),
+        (np.ones((7, 3), dtype=np.int64), "embeddings.npy has type int64 and shape (7, 3), expected a matrix of floats"),
+        (np.ones((0, 3), dtype=np.float32), "embeddings.npy has type float32 and shape (0, 3), expected a matrix of floats"),
     ],
 )
 def test_embeddings_that_cannot_be_decomposed(project: Path, content: bytes | str | np.ndarray | None, says: str) -> None:
@@ -433,7 +433,7 @@ def test_the_selected_run_from_training_to_its_table(set_params: SetParams) -> N
     set_params({"evaluate.cutoffs": [5]})
     refused("compare", "metrics/evaluation.json", "HR@5")
     set_params({"evaluate.cutoffs": [10, 20], "dim": 8})
-    refused("compare", "metrics/evaluation.json is of another run than the one that params.yaml selects; `dvc repro`")
+    refused("compare", "metrics/evaluation.json belongs to another run than the one that params.yaml selects; run `dvc repro`")
     refused("evaluate", "holds a checkpoint with dim 16, params.yaml says 8; `dvc repro` trains it again")
 
 

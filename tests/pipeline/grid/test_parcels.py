@@ -145,5 +145,5 @@ def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
 def test_gpus_come_in_shares_of_one_or_whole() -> None:
     assert Resources(gpus=0.25).gpus == 0.25
     assert Resources(gpus=2).gpus == 2
-    with pytest.raises(UserError, match="params: gpus: a share of one GPU, or a whole number of them"):
+    with pytest.raises(UserError, match="params: gpus: expected a fraction of one GPU, or a whole number of GPUs"):
         Resources.parse({"gpus": 1.5}, "params")

@@ -552,7 +552,7 @@ def test_broken_weights_are_one_line(selected: Callable[..., Run], content: byte
     [
         (
             None,
-            "data/spectrum/tiny/random was made from other items than data/sequences/tiny; `dvc repro data/dvc.yaml:svd@tiny`",
+            "data/spectrum/tiny/random was computed for other items than those of data/sequences/tiny; run `dvc repro ",
         ),
         (sha256, "items and .* `dvc repro` makes them agree"),
     ],
