@@ -47,7 +47,7 @@ class Preprocess(Section):
     core: int = Field(
         5,
         ge=3,
-        description="keep users and items with at least this many interactions, repeated until none is removed; at least 3, since "
+        description="keep users and items with at least this many interactions, repeated until none is removed; at least 3: "
         "leave-one-out needs a training, a validation and a test item",
     )
     cap: int = Field(13, ge=4, description="keep each user's most recent interactions")
