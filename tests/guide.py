@@ -65,9 +65,9 @@ def check(step: Step, printed: str) -> None:
 class Team:
     """Members, each with a home and in it a checkout; the guide's names stand for places of this test."""
 
-    def __init__(self, base: Path, places: dict[str, str]) -> None:
+    def __init__(self, base: Path, locations: dict[str, str]) -> None:
         self.base = base
-        self.places = places
+        self.locations = locations
         self.transcript = ""
 
     def member(self, who: str) -> Project:
@@ -86,15 +86,15 @@ class Team:
 
     def type(self, step: Step) -> str:
         command = step.command
-        for name, place in self.places.items():
-            command = command.replace(name, place)
+        for name, location in self.locations.items():
+            command = command.replace(name, location)
         member = self.member(step.who)
         printed = member.run("bash", "-c", command, fails=step.fails)
         self.transcript += f"{step.who}$ {step.command}\n{printed}"
         if step.command.startswith("dvc queue start"):
             while re.search(r"Queued|Running", member.run("dvc", "queue", "status")):
                 time.sleep(1)
-        for name, place in (*self.places.items(), ("/home", str(self.base))):
-            printed = printed.replace(place, name)
+        for name, location in (*self.locations.items(), ("/home", str(self.base))):
+            printed = printed.replace(location, name)
         check(step, printed)
         return printed

@@ -104,10 +104,10 @@ def copy(root: Path) -> Project:
         if (ROOT / name).is_file():
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, root / name)
-    made = Project(root)
-    made.run("git", "init", "-q")
-    made.commit()
-    return made
+    clone = Project(root)
+    clone.run("git", "init", "-q")
+    clone.commit()
+    return clone
 
 
 def apply(project: Project, edits: Edits, files: list[str]) -> None:

@@ -25,18 +25,18 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     params["grid"]["dimensions"] |= {"adapters": ["base"], "dims": [8]}
     params["grid"]["tuning"] |= {"losses": ["cross_entropy"], "trials": 2}
     write_params(root, params)
-    made = Project(root)
-    made.run("git", "init", "-q")
-    made.commit()
+    demo_project = Project(root)
+    demo_project.run("git", "init", "-q")
+    demo_project.commit()
     # Installed already: here.
     (root / ".venv").symlink_to(sys.prefix)
-    made.printed = made.run("make", "--assume-old=.venv/installed", "demo")
-    made.commit()
-    return made
+    demo_project.printed = demo_project.run("make", "--assume-old=.venv/installed", "demo")
+    demo_project.commit()
+    return demo_project
 
 
 def test_one_command_runs_from_download_to_all_tables(project: Project) -> None:
-    for made in (
+    for file in (
         "evaluation.json",
         "training.json",
         "history.csv",
@@ -48,7 +48,7 @@ def test_one_command_runs_from_download_to_all_tables(project: Project) -> None:
         "tables/table2.md",
         "tables/table2.tex",
     ):
-        assert (project.root / "metrics" / made).stat().st_size > 0
+        assert (project.root / "metrics" / file).stat().st_size > 0
     table = (project.root / "metrics/tables/table2.md").read_text()
     assert "Base" in table
     assert "SpecTran" in table

@@ -152,10 +152,10 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Project:
     write_params(root, copy_repository(root))
     (base / "victim").mkdir()
     (base / "victim/kept").write_text("kept")
-    made = Project(root)
-    made.run("git", "init", "-q")
-    made.commit()
-    return made
+    project = Project(root)
+    project.run("git", "init", "-q")
+    project.commit()
+    return project
 
 
 def try_with_dvc(clone: Project, name: str, entrance: str) -> None:
@@ -208,9 +208,9 @@ def test_every_shipped_name_can_be_selected(clone: Project) -> None:
             write_params(clone.root, chosen)
             dataset, encoder = chosen["dataset"], chosen["encoder"]
             # A dry run looks for the inputs of each stage, which the stage before it has not made.
-            for made in (f"raw/{dataset}/a", f"sequences/{dataset}/items.parquet", f"embeddings/{dataset}/{encoder}/a"):
-                (clone.root / "data" / made).parent.mkdir(parents=True, exist_ok=True)
-                (clone.root / "data" / made).touch()
+            for path in (f"raw/{dataset}/a", f"sequences/{dataset}/items.parquet", f"embeddings/{dataset}/{encoder}/a"):
+                (clone.root / "data" / path).parent.mkdir(parents=True, exist_ok=True)
+                (clone.root / "data" / path).touch()
             for folder in (f"spectrum/{dataset}/{encoder}", "checkpoints/selected"):
                 (clone.root / "data" / folder).mkdir(parents=True, exist_ok=True)
             stages = [f"data/dvc.yaml:{stage}@{dataset}" for stage in ("download", "preprocess", "embed", "svd")]

@@ -31,7 +31,7 @@ def s3(shared: Team) -> Iterator[None]:
     address = f"http://127.0.0.1:{port}"
     keys = {"aws_access_key_id": "ANEXAMPLE", "aws_secret_access_key": "anexample", "region_name": "us-east-1"}
     boto3.client("s3", endpoint_url=address, **keys).create_bucket(Bucket="spectran")
-    shared.places["https://s3.example.org"] = address
+    shared.locations["https://s3.example.org"] = address
     yield
     running.stop()
 
@@ -67,8 +67,8 @@ def ssh(shared: Team, tmp_path: Path) -> Iterator[None]:
                 break
             time.sleep(0.1)
         assert server.poll() is None, log.read_text()
-        place = f"ssh://{getpass.getuser()}@127.0.0.1:{port}{tmp_path / 'srv'}"
-        shared.places |= {"ssh://ada@box.example.org/srv/spectran": place, "~/.ssh/team": str(tmp_path / "user")}
+        url = f"ssh://{getpass.getuser()}@127.0.0.1:{port}{tmp_path / 'srv'}"
+        shared.locations |= {"ssh://ada@box.example.org/srv/spectran": url, "~/.ssh/team": str(tmp_path / "user")}
         yield
     finally:
         server.terminate()

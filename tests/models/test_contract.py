@@ -124,10 +124,10 @@ def test_no_position_sees_its_own_target(make: Make, sequences: torch.Tensor, ad
     before, targets = states(sequences)
     examined = 0
     for row, position in (targets != model.backbone.padding).nonzero().tolist():
-        place = position + 1 if model.backbone.causal else position
-        assert sequences[row, place] == targets[row, position]
+        target_position = position + 1 if model.backbone.causal else position
+        assert sequences[row, target_position] == targets[row, position]
         other = sequences.clone()
-        other[row, place] = (other[row, place] + 1) % model.backbone.padding
+        other[row, target_position] = (other[row, target_position] + 1) % model.backbone.padding
         torch.testing.assert_close(states(other)[0][row, position], before[row, position], rtol=0, atol=0)
         examined += 1
     assert examined >= len(sequences)

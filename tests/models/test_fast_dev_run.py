@@ -63,19 +63,19 @@ def tiny_run(project: Path) -> Callable[..., Run]:
 
 
 def check(run: Run) -> None:
-    place = evaluated(run)
-    summary = json.loads((place / "training.json").read_text())
+    directory = evaluated(run)
+    summary = json.loads((directory / "training.json").read_text())
     assert summary["epochs"] == 1
     assert 0 < summary["validation"]["MRR"] <= 1
-    ranks = pl.read_parquet(place / "ranks.parquet")["rank"]
+    ranks = pl.read_parquet(directory / "ranks.parquet")["rank"]
     assert len(ranks) == USERS
     assert 1 <= ranks.min() <= ranks.max() <= 60
-    analysis = json.loads((place / "analysis.json").read_text())
+    analysis = json.loads((directory / "analysis.json").read_text())
     assert analysis["trainable_parameters"] == summary["trainable_parameters"]
     assert 0 < analysis["effective_rank"] <= 8
     assert 0 < analysis["top10_share"] <= 1 + 1e-9
     assert analysis["inference_seconds"] > 0
-    curve = pl.read_csv(place / "spectrum.csv")["cumulative_share"]
+    curve = pl.read_csv(directory / "spectrum.csv")["cumulative_share"]
     assert curve.is_sorted()
     assert curve[-1] == pytest.approx(1)
 
@@ -180,16 +180,16 @@ def test_a_loss_that_is_not_finite_in_the_first_epoch_leaves_nothing(
 def test_a_checkpoint_of_another_run_is_refused(
     tiny_run: Callable[..., Run], spectrum: Spectrum, other: dict, names: str
 ) -> None:
-    place = trained(tiny_run("base", "sasrec"))
+    directory = trained(tiny_run("base", "sasrec"))
     with pytest.raises(UserError, match=f"holds a checkpoint with {names} "):
-        load_checkpoint(place, tiny_run(**({"adapter": "base", "backbone": "sasrec"} | other)), spectrum)
+        load_checkpoint(directory, tiny_run(**({"adapter": "base", "backbone": "sasrec"} | other)), spectrum)
 
 
 def test_a_checkpoint_of_another_dataset_is_refused(tiny_run: Callable[..., Run], spectrum: Spectrum) -> None:
     run = tiny_run("base", "sasrec")
-    place = trained(run)
+    directory = trained(run)
     elsewhere = Run("other", *(getattr(run, name) for name in ("encoder", "backbone", "adapter", "dim", "seed", "settings")))
     config = run.config() | {"dataset": "other", "fingerprint": ""}
     object.__setattr__(elsewhere, "config", lambda: config)
     with pytest.raises(UserError, match=r"checkpoint with dataset 'tiny', params\.yaml says 'other'"):
-        load_checkpoint(place, elsewhere, spectrum)
+        load_checkpoint(directory, elsewhere, spectrum)

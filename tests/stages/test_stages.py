@@ -45,7 +45,7 @@ def save_embeddings(array: np.ndarray) -> None:
         np.save(directory / "embeddings.npy", array)
 
 
-def refused(command: str, *says: str) -> None:
+def refused(command: str, *message: str) -> None:
     """The stage ends with status 1 and one line that holds all of `says`; nothing on disk has changed."""
     before = tree()
     done = stage(command)
@@ -53,7 +53,7 @@ def refused(command: str, *says: str) -> None:
     lines = done.stderr.splitlines()
     assert len(lines) == 1, done.stderr
     assert lines[0].startswith(f"{command.split()[0]}: ")
-    for text in says:
+    for text in message:
         assert text in lines[0], lines[0]
     assert tree() == before
 
@@ -80,7 +80,7 @@ def test_an_unknown_name_on_the_command_line(command: str, nearest: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         ({"dataset": "tinyy"}, "unknown dataset 'tinyy'; did you mean 'tiny'?"),
         ({"encoder": "randon"}, "unknown encoder 'randon'; did you mean 'random'?"),
@@ -91,9 +91,9 @@ def test_an_unknown_name_on_the_command_line(command: str, nearest: str) -> None
         ({"adpter": "base"}, "params.yaml: unknown parameter 'adpter'; did you mean 'adapter'?"),
     ],
 )
-def test_a_mistake_in_the_parameters(set_params: SetParams, change: dict[str, Any], says: str) -> None:
+def test_a_mistake_in_the_parameters(set_params: SetParams, change: dict[str, Any], message: str) -> None:
     set_params(change)
-    refused("train", says)
+    refused("train", message)
 
 
 @pytest.mark.parametrize(
@@ -105,13 +105,13 @@ def test_every_stage_checks_the_parameters(set_params: SetParams, name: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("content", "says"), [(None, "params.yaml not found in"), (b"", "holds no parameters"), (b"a: [", "not valid YAML")]
+    ("content", "message"), [(None, "params.yaml not found in"), (b"", "holds no parameters"), (b"a: [", "not valid YAML")]
 )
-def test_a_broken_parameters_file(project: Path, content: bytes | None, says: str) -> None:
+def test_a_broken_parameters_file(project: Path, content: bytes | None, message: str) -> None:
     (project / "params.yaml").unlink()
     if content is not None:
         (project / "params.yaml").write_bytes(content)
-    refused("train", says)
+    refused("train", message)
 
 
 def test_a_misspelt_option_of_the_selected_adapter(set_params: SetParams) -> None:
@@ -230,7 +230,7 @@ def test_stages_whose_inputs_are_not_there_name_the_stage_that_makes_them(projec
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "message"),
     [
         (None, "embeddings.npy is missing; it is made by `python -m stages.embed tiny random`"),
         (b"", "embeddings.npy is damaged"),
@@ -243,7 +243,7 @@ def test_stages_whose_inputs_are_not_there_name_the_stage_that_makes_them(projec
         (np.ones((0, 3), dtype=np.float32), "embeddings.npy has type float32 and shape (0, 3), expected a matrix of floats"),
     ],
 )
-def test_embeddings_that_cannot_be_decomposed(project: Path, content: bytes | str | np.ndarray | None, says: str) -> None:
+def test_embeddings_that_cannot_be_decomposed(project: Path, content: bytes | str | np.ndarray | None, message: str) -> None:
     file = project / "data/embeddings/tiny/random/embeddings.npy"
     embeddings = np.load(file)
     if content is None:
@@ -258,7 +258,7 @@ def test_embeddings_that_cannot_be_decomposed(project: Path, content: bytes | st
         embeddings[7:] = np.nan if content == "nan" else 0
         embeddings[:7] = 0 if content == "equal" else embeddings[:7]
         save_embeddings(embeddings)
-    refused("svd tiny random", says)
+    refused("svd tiny random", message)
 
 
 @pytest.mark.usefixtures("project")
@@ -581,8 +581,8 @@ def test_tuning_from_the_trials_to_the_report_and_into_git(set_params: SetParams
         assert Path(f"metrics/tables/{name}.md").is_file()
     full = pl.read_csv("grid/cells/tiny-sasrec-base-cross_entropy-tuned/metrics.csv")
     shown = pl.read_csv("metrics/tables/table2-cross_entropy.csv")
-    mine = shown.filter((pl.col("adapter") == "base") & (pl.col("metric") == "NDCG@20"))
-    assert mine["mean"].to_list() == pytest.approx(full["NDCG@20"].to_list())
+    base_rows = shown.filter((pl.col("adapter") == "base") & (pl.col("metric") == "NDCG@20"))
+    assert base_rows["mean"].to_list() == pytest.approx(full["NDCG@20"].to_list())
     report = Path("metrics/report.md").read_text()
     assert "tuned Base goes from an NDCG@20 of 0." in report
     assert "(average over 1 pair)" in report

@@ -158,8 +158,8 @@ def test_rlmrec_can_reconstruct_the_text_from_the_ids(make: Make, embeddings: np
     first, _, second = adapter.reconstruction
     assert [tuple(layer.weight.shape) for layer in (first, second)] == [((24 + width) // 2, width), (24, (24 + width) // 2)]
     inner = numbers(adapter.id_embedding) @ numbers(first.weight).T + numbers(first.bias)
-    made = np.where(inner > 0, inner, 0.01 * inner) @ numbers(second.weight).T + numbers(second.bias)
-    cosines = (made * embeddings).sum(1) / np.linalg.norm(made, axis=1)
+    projected = np.where(inner > 0, inner, 0.01 * inner) @ numbers(second.weight).T + numbers(second.bias)
+    cosines = (projected * embeddings).sum(1) / np.linalg.norm(projected, axis=1)
     adapter.table()
     assert adapter.auxiliary_loss().item() == pytest.approx(1 - cosines.mean(), abs=1e-6)
     assert adapter.report()["misalignment"] == pytest.approx(1 - cosines.mean(), abs=1e-6)
@@ -203,12 +203,14 @@ def test_rlmrec_loss_is_zero_where_ids_point_along_the_text_and_two_where_agains
 
 
 def test_rlmrec_without_its_loss_and_without_fusion_is_base(make: Make, sequences: torch.Tensor) -> None:
-    ours, base = make("rlmrec", fusion="id", beta=0.0), make("base")
-    for model in (ours, base):
+    actual, base = make("rlmrec", fusion="id", beta=0.0), make("base")
+    for model in (actual, base):
         steps(model, sequences)
-    assert torch.equal(ours.adapter.table(), base.adapter.table())
-    for (name, mine), (_, theirs) in zip(ours.backbone.named_parameters(), base.backbone.named_parameters(), strict=True):
-        assert torch.equal(mine, theirs), name
+    assert torch.equal(actual.adapter.table(), base.adapter.table())
+    for (name, parameter), (_, reference) in zip(
+        actual.backbone.named_parameters(), base.backbone.named_parameters(), strict=True
+    ):
+        assert torch.equal(parameter, reference), name
 
 
 def test_rlmrec_loss_is_weighted_and_added(make: Make, sequences: torch.Tensor) -> None:
@@ -225,9 +227,9 @@ def test_rlmrec_loss_is_weighted_and_added(make: Make, sequences: torch.Tensor) 
 
 def test_llm_esr_ids_start_as_principal_component_scores(make: Make, embeddings: np.ndarray) -> None:
     scores = PCA(4, svd_solver="full").fit_transform(embeddings)
-    ours = numbers(make("llm_esr").adapter.id_embedding)
-    np.testing.assert_allclose(np.abs(ours), np.abs(scores), atol=1e-6)
-    np.testing.assert_allclose(np.abs(np.sign(ours * scores).sum(0)), len(scores))
+    actual = numbers(make("llm_esr").adapter.id_embedding)
+    np.testing.assert_allclose(np.abs(actual), np.abs(scores), atol=1e-6)
+    np.testing.assert_allclose(np.abs(np.sign(actual * scores).sum(0)), len(scores))
 
 
 def test_llm_esr_semantic_view_is_linear_of_rank_half_dim(make: Make, embeddings: np.ndarray, decompose: Decompose) -> None:
@@ -351,9 +353,9 @@ def test_whitenrec_input_is_zca_up_to_a_rotation(make: Make, embeddings: np.ndar
 def test_whitenrec_input_does_not_depend_on_the_scale_of_the_embeddings(
     make: Make, embeddings: np.ndarray, decompose: Decompose
 ) -> None:
-    mine = make("whitenrec").adapter.whitened
+    actual = make("whitenrec").adapter.whitened
     scaled = make("whitenrec", on=decompose(embeddings * 40)).adapter.whitened
-    np.testing.assert_allclose(numbers(scaled), numbers(mine), atol=1e-4)
+    np.testing.assert_allclose(numbers(scaled), numbers(actual), atol=1e-4)
 
 
 @pytest.mark.parametrize(("items", "rank"), [(60, 24), (49, 24), (48, 12), (20, 5), (3, 1)])
@@ -434,11 +436,11 @@ def test_alphafuse_semantics_are_the_authors_standardised_components(make: Make,
     """(X - mean) P Lambda^(-1/2) of X = 40 E by the SVD of np.cov, columnwise up to sign."""
     x = 40 * embeddings
     vectors, values, _ = np.linalg.svd(np.cov(x, rowvar=False))
-    theirs = (x - x.mean(0)) @ vectors[:, :8] / np.sqrt(values[:8])
-    ours = numbers(make("alphafuse").adapter.semantics)
-    correlation = np.corrcoef(ours, theirs, rowvar=False)[:8, 8:].diagonal()
+    reference = (x - x.mean(0)) @ vectors[:, :8] / np.sqrt(values[:8])
+    actual = numbers(make("alphafuse").adapter.semantics)
+    correlation = np.corrcoef(actual, reference, rowvar=False)[:8, 8:].diagonal()
     np.testing.assert_allclose(np.abs(correlation), 1, atol=1e-6)
-    np.testing.assert_allclose(ours * np.sign(correlation), theirs, atol=1e-4)
+    np.testing.assert_allclose(actual * np.sign(correlation), reference, atol=1e-4)
 
 
 def test_alphafuse_semantics_have_identity_covariance_and_mean_zero(make: Make) -> None:

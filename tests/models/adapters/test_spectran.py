@@ -184,12 +184,12 @@ def test_encoding_at_the_start(make: Make, spectrum: Spectrum) -> None:
 def test_flipped_singular_vectors_with_flipped_weights_give_the_same_table(make: Make, spectrum: Spectrum) -> None:
     signs = torch.from_numpy(np.random.default_rng(0).choice([-1.0, 1.0], size=24)).float()
     flipped = Spectrum(spectrum.U * signs, spectrum.sigma, spectrum.V * signs, spectrum.mean, spectrum.load_centred)
-    ours, theirs = make("spectran").adapter, make("spectran", on=flipped).adapter
+    original, adapted = make("spectran").adapter, make("spectran", on=flipped).adapter
     with torch.no_grad():
-        theirs.key.copy_(ours.key * signs[:, None])
-    principal = torch.nn.functional.pad(ours.principal().diag(), (0, 16))
-    weights = theirs.attention() + principal * signs
-    torch.testing.assert_close(flipped.U @ weights.T, ours.semantic_table(), rtol=1e-5, atol=1e-6)
+        adapted.key.copy_(original.key * signs[:, None])
+    principal = torch.nn.functional.pad(original.principal().diag(), (0, 16))
+    weights = adapted.attention() + principal * signs
+    torch.testing.assert_close(flipped.U @ weights.T, original.semantic_table(), rtol=1e-5, atol=1e-6)
 
 
 def test_centred_spectrum_is_read_where_it_is_asked_for(make: Make, spectrum: Spectrum) -> None:

@@ -21,12 +21,12 @@ def numbers(tensor: torch.Tensor) -> np.ndarray:
     return tensor.detach().double().numpy()
 
 
-def copy_attention(theirs: nn.MultiheadAttention, ours: Attention) -> None:
+def copy_attention(reference: nn.MultiheadAttention, module: Attention) -> None:
     with torch.no_grad():
-        theirs.in_proj_weight.copy_(torch.cat([ours.query.weight, ours.key_value.weight]))
-        theirs.in_proj_bias.copy_(torch.cat([ours.query.bias, ours.key_value.bias]))
-        theirs.out_proj.weight.copy_(ours.output.weight)
-        theirs.out_proj.bias.copy_(ours.output.bias)
+        reference.in_proj_weight.copy_(torch.cat([module.query.weight, module.key_value.weight]))
+        reference.in_proj_bias.copy_(torch.cat([module.query.bias, module.key_value.bias]))
+        reference.out_proj.weight.copy_(module.output.weight)
+        reference.out_proj.bias.copy_(module.output.bias)
 
 
 HIDDEN = ~torch.ones(4, 4, dtype=torch.bool).tril()  # torch's masks say what is not seen
@@ -41,36 +41,36 @@ def layout(request: pytest.FixtureRequest) -> Layout:
 @pytest.mark.parametrize("heads", [1, 2])
 def test_attention_is_torchs_multi_head_attention(layout: Layout, heads: int) -> None:
     torch.manual_seed(0)
-    ours = Attention(8, heads)
-    theirs = nn.MultiheadAttention(8, heads, batch_first=True)
-    copy_attention(theirs, ours)
+    module = Attention(8, heads)
+    reference = nn.MultiheadAttention(8, heads, batch_first=True)
+    copy_attention(reference, module)
     query, x = torch.randn(3, 4, 8), torch.randn(3, 4, 8)
-    expected, _ = theirs(query, x, x, attn_mask=HIDDEN)
-    torch.testing.assert_close(ours(layout.rows(query), layout.rows(x), layout), layout.rows(expected))
+    expected, _ = reference(query, x, x, attn_mask=HIDDEN)
+    torch.testing.assert_close(module(layout.rows(query), layout.rows(x), layout), layout.rows(expected))
 
 
 def test_bert4rec_block_is_torchs_post_norm_encoder_layer(layout: Layout) -> None:
     torch.manual_seed(0)
-    ours = bert4rec.Block(8, 2, 0.0)
-    theirs = nn.TransformerEncoderLayer(8, 2, 32, 0.0, "gelu", layer_norm_eps=1e-12, batch_first=True, norm_first=False)
-    copy_attention(theirs.self_attn, ours.attention)
-    for mine, other in ((ours.inner, theirs.linear1), (ours.outer, theirs.linear2)):
-        other.load_state_dict(mine.state_dict())
-    for norm in (ours.norm_attention, ours.norm_feed_forward):
+    module = bert4rec.Block(8, 2, 0.0)
+    reference = nn.TransformerEncoderLayer(8, 2, 32, 0.0, "gelu", layer_norm_eps=1e-12, batch_first=True, norm_first=False)
+    copy_attention(reference.self_attn, module.attention)
+    for layer, other in ((module.inner, reference.linear1), (module.outer, reference.linear2)):
+        other.load_state_dict(layer.state_dict())
+    for norm in (module.norm_attention, module.norm_feed_forward):
         nn.init.normal_(norm.weight)
-    theirs.norm1.load_state_dict(ours.norm_attention.state_dict())
-    theirs.norm2.load_state_dict(ours.norm_feed_forward.state_dict())
+    reference.norm1.load_state_dict(module.norm_attention.state_dict())
+    reference.norm2.load_state_dict(module.norm_feed_forward.state_dict())
     x = torch.randn(3, 4, 8)
-    expected = layout.rows(theirs(x, src_mask=HIDDEN))
-    torch.testing.assert_close(ours(layout.rows(x), layout), expected, rtol=1e-4, atol=1e-5)
+    expected = layout.rows(reference(x, src_mask=HIDDEN))
+    torch.testing.assert_close(module(layout.rows(x), layout), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("residual", ["normalised", "plain"])
 def test_sasrec_block_has_the_chosen_residual_layout(layout: Layout, residual: str) -> None:
     """q = LN(x); z = q + MHA(q, x, x); y = LN(z); then y + W_2 ReLU(W_1 y), or z + W_2 ReLU(W_1 y); in float64 by numpy."""
     torch.manual_seed(0)
-    ours = sasrec.Block(8, 1, 0.0, residual)
-    for norm in (ours.norm_attention, ours.norm_feed_forward):
+    module = sasrec.Block(8, 1, 0.0, residual)
+    for norm in (module.norm_attention, module.norm_feed_forward):
         nn.init.normal_(norm.weight)
         nn.init.normal_(norm.bias)
     x = torch.randn(3, 4, 8)
@@ -82,15 +82,15 @@ def test_sasrec_block_has_the_chosen_residual_layout(layout: Layout, residual: s
         scaled = (z - z.mean(-1, keepdims=True)) / np.sqrt(z.var(-1, keepdims=True) + 1e-8)
         return scaled * numbers(layer.weight) + numbers(layer.bias)
 
-    q = norm(ours.norm_attention, numbers(x))
-    key, value = np.split(linear(ours.attention.key_value, numbers(x)), 2, axis=-1)
-    products = linear(ours.attention.query, q) @ key.transpose(0, 2, 1) / np.sqrt(8)
+    q = norm(module.norm_attention, numbers(x))
+    key, value = np.split(linear(module.attention.key_value, numbers(x)), 2, axis=-1)
+    products = linear(module.attention.query, q) @ key.transpose(0, 2, 1) / np.sqrt(8)
     weights = np.where(HIDDEN.numpy(), 0, np.exp(products))
     attended = weights / weights.sum(-1, keepdims=True) @ value
-    z = q + linear(ours.attention.output, attended)
-    y = norm(ours.norm_feed_forward, z)
-    expected = (y if residual == "normalised" else z) + linear(ours.outer, np.maximum(linear(ours.inner, y), 0))
-    actual = numbers(ours(layout.rows(x), layout))
+    z = q + linear(module.attention.output, attended)
+    y = norm(module.norm_feed_forward, z)
+    expected = (y if residual == "normalised" else z) + linear(module.outer, np.maximum(linear(module.inner, y), 0))
+    actual = numbers(module(layout.rows(x), layout))
     np.testing.assert_allclose(actual, numbers(layout.rows(torch.from_numpy(expected))), rtol=1e-4, atol=1e-5)
 
 
@@ -248,8 +248,8 @@ def test_items_are_masked_at_the_asked_ratio_and_at_least_one(
     for rows, n in ((masked[:2000, 4:], 2), (masked[2000:], 6)):
         expected = ratio + (1 - ratio) ** n / n
         assert float(rows.float().mean()) == pytest.approx(expected, abs=4 * (expected / rows.numel()) ** 0.5)
-    by_place = masked[2000:].float().mean(0)
-    assert float(by_place.max() - by_place.min()) < 0.06, "every place is masked as often"
+    by_position = masked[2000:].float().mean(0)
+    assert float(by_position.max() - by_position.min()) < 0.06, "every position is masked equally often"
 
 
 def test_a_share_of_the_samples_has_its_last_item_masked_only(

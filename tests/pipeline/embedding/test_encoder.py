@@ -282,8 +282,8 @@ def test_the_last_token_is_that_of_the_text_alone_whatever_the_padding(llama: Pa
     np.testing.assert_allclose(pool(hidden, mask.bool(), "last").numpy(), alone.numpy(), atol=1e-5)
     if left:
         np.testing.assert_allclose(hidden[:, -1].numpy(), alone.numpy(), atol=1e-5, err_msg="the authors' code takes position -1")
-    ours, _ = encode(WORDS, Encoder(model=str(llama), pooling="last", normalise=False))
-    np.testing.assert_allclose(ours, alone.numpy(), atol=1e-5)
+    embeddings, _ = encode(WORDS, Encoder(model=str(llama), pooling="last", normalise=False))
+    np.testing.assert_allclose(embeddings, alone.numpy(), atol=1e-5)
 
 
 def test_the_papers_encoder_is_pooled_as_in_the_authors_code() -> None:
@@ -310,11 +310,11 @@ def test_layers_are_pooled_normalised_and_put_side_by_side(llama: Path, pooling:
         with torch.no_grad():
             model(torch.tensor([ids]))
         states = [model.embed_tokens.weight.detach()[ids], seen[0], model.norm(seen[1]).detach()]
-        made = []
+        vectors = []
         for layer in layers:
             vector = {"mean": states[layer].mean(0), "last": states[layer][-1], "cls": states[layer][0]}[pooling]
-            made.append(vector / vector.norm())
-        rows.append(torch.cat(made) / len(layers) ** 0.5)
+            vectors.append(vector / vector.norm())
+        rows.append(torch.cat(vectors) / len(layers) ** 0.5)
     found, _ = encode(WORDS, Encoder(model=str(llama), pooling=pooling, layers=layers, batch_tokens=9))
     assert found.shape == (len(WORDS), 16 * len(layers))
     np.testing.assert_allclose(found, torch.stack(rows).numpy(), atol=1e-5)
@@ -350,9 +350,11 @@ def test_a_layer_that_the_model_does_not_have_is_one_line(llama: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("layers", "says"), [([], "at least 1 item"), ([-1], "greater than or equal to 0"), ([1, 1], "1 twice")])
-def test_lists_of_layers_that_mean_nothing_are_refused(layers: list[int], says: str) -> None:
-    with pytest.raises(ValueError, match=says):
+@pytest.mark.parametrize(
+    ("layers", "message"), [([], "at least 1 item"), ([-1], "greater than or equal to 0"), ([1, 1], "1 twice")]
+)
+def test_lists_of_layers_that_mean_nothing_are_refused(layers: list[int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         Encoder(model="any", layers=layers)
 
 
@@ -529,7 +531,7 @@ def copy_with_weights(llama: Path, folder: Path, change: Callable[[dict[str, tor
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         (
             lambda all: {f"backbone.{name}": value for name, value in all.items()},
@@ -543,10 +545,10 @@ def copy_with_weights(llama: Path, folder: Path, change: Callable[[dict[str, tor
 )
 @pytest.mark.parametrize("device_map", [None, "auto"])
 def test_weights_that_do_not_fit_are_one_line_that_names_them(
-    llama: Path, tmp_path: Path, change: Callable, says: str, device_map: str | None
+    llama: Path, tmp_path: Path, change: Callable, message: str, device_map: str | None
 ) -> None:
     folder = copy_with_weights(llama, tmp_path, change)
-    with pytest.raises(UserError, match=f"weights do not fit its configuration: {says}") as caught:
+    with pytest.raises(UserError, match=f"weights do not fit its configuration: {message}") as caught:
         encode(["red"], Encoder(model=folder, device_map=device_map))
     assert "\n" not in str(caught.value)
 
@@ -765,20 +767,20 @@ def test_an_incomplete_or_broken_folder_is_one_line(llama: Path, tmp_path: Path,
 
 
 @pytest.mark.parametrize(
-    ("error", "says"),
+    ("error", "message"),
     [
         ("You are trying to access a gated repo.\nMake sure to have access to it", "accept its licence on its Hugging Face page"),
         ("nobody/x is not a local folder and is not a valid model identifier", "check its id and the network"),
         ("We couldn't connect to 'https://huggingface.co'", "check its id and the network"),
     ],
 )
-def test_what_the_hub_refuses_is_one_line_that_says_what_to_do(error: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_hub_refuses_is_one_line_that_says_what_to_do(error: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise OSError(error)
 
     monkeypatch.setattr("pipeline.embedding.pretrained._hub_answers", lambda: True)
     monkeypatch.setattr("transformers.AutoConfig.from_pretrained", refuse)
-    assert says in refused("meta-llama/Meta-Llama-3-8B")
+    assert message in refused("meta-llama/Meta-Llama-3-8B")
 
 
 def test_an_encoder_decoder_is_one_line(tmp_path: Path, llama: Path) -> None:

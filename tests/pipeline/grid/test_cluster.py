@@ -88,11 +88,11 @@ def until(true: Callable[[], object], seconds: float = 60) -> None:
 
 @pytest.fixture
 def stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stand:
-    made = Stand(tmp_path / "project")
-    monkeypatch.setattr(cluster, "ROOT", made.root)
-    monkeypatch.chdir(made.root)
+    built = Stand(tmp_path / "project")
+    monkeypatch.setattr(cluster, "ROOT", built.root)
+    monkeypatch.chdir(built.root)
     monkeypatch.delenv("SPECTRAN_SCRATCH", raising=False)
-    return made
+    return built
 
 
 class Nodes:
@@ -116,9 +116,9 @@ class Nodes:
 
 @pytest.fixture(scope="module")
 def two_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
-    made = Nodes(tmp_path_factory.mktemp("nodes"), 2)
-    yield made
-    made.processes.shutdown()
+    built = Nodes(tmp_path_factory.mktemp("nodes"), 2)
+    yield built
+    built.processes.shutdown()
 
 
 @pytest.fixture
@@ -172,22 +172,22 @@ def test_a_run_on_a_node_is_the_run_of_this_machine_to_the_last_digit(
     joined: Nodes, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))  # for the local engine: the tiny project has no code
-    made = {}
+    built = {}
     for name, engine in (("local", Local(os.cpu_count() or 1)), ("ray", Cluster(Resources(cores=1, memory=0.5)))):
         monkeypatch.setenv("SPECTRAN_SCRATCH", str(tmp_path / name))
         params = load_params()
         cells = [Cell("tiny", "sasrec", adapter) for adapter in ("base", "spectran")]
         tasks = [training_task(cell.runs(params)[0], cell, params) for cell in cells]
         assert run_all(tasks, engine) == []
-        made[name] = {
+        built[name] = {
             f"{task.name} {file.name}": file.read_bytes()
             for task in tasks
             for file in task.result.iterdir()
             if file.name not in ("run.json", "analysis.json", "sidecar.json")  # they hold seconds, or checksums of them
         }
         assert all(execution.is_tested(task.result) for task in tasks)
-    assert len(made["local"]) >= 10
-    assert made["ray"] == made["local"]
+    assert len(built["local"]) >= 10
+    assert built["ray"] == built["local"]
 
 
 def test_a_task_that_no_node_can_hold_is_refused_in_one_line(joined: Nodes, stand: Stand) -> None:

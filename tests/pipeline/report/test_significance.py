@@ -9,11 +9,11 @@ from pipeline.report.significance import holm, improvement_intervals, sign_flip_
 
 def test_p_values_are_scipys_paired_permutation_test() -> None:
     rng = np.random.default_rng(1)
-    ours, theirs = rng.normal(0.2, 1, 60), rng.normal(0, 1, 60)
+    leader, other = rng.normal(0.2, 1, 60), rng.normal(0, 1, 60)
     expected = permutation_test(
-        (ours, theirs), lambda a, b, axis: np.mean(a - b, axis=axis), permutation_type="samples", n_resamples=20_000, rng=2
+        (leader, other), lambda a, b, axis: np.mean(a - b, axis=axis), permutation_type="samples", n_resamples=20_000, rng=2
     ).pvalue
-    found = sign_flip_p_values((ours - theirs)[:, None], permutations=20_000)
+    found = sign_flip_p_values((leader - other)[:, None], permutations=20_000)
     assert found[0] == pytest.approx(expected, abs=4 * np.sqrt(expected * (1 - expected) / 10_000))
 
 
@@ -60,8 +60,8 @@ def test_the_interval_covers_the_true_improvement_as_often_as_it_says() -> None:
     covered = 0
     for trial in range(300):
         common = rng.lognormal(0, 0.5, 200)
-        ours, theirs = 1.1 * common * rng.lognormal(0, 0.2, 200), common * rng.lognormal(0, 0.2, 200)
-        ((low, high),) = improvement_intervals(ours, theirs[:, None], level=0.9, seed=trial, resamples=400)
+        leader, other = 1.1 * common * rng.lognormal(0, 0.2, 200), common * rng.lognormal(0, 0.2, 200)
+        ((low, high),) = improvement_intervals(leader, other[:, None], level=0.9, seed=trial, resamples=400)
         covered += low <= 0.1 <= high
     assert covered / 300 == pytest.approx(0.9, abs=0.05)
 
@@ -75,8 +75,8 @@ def test_a_baseline_that_hardly_or_never_hits_does_no_harm() -> None:
 def test_users_of_one_dataset_are_resampled_together() -> None:
     """Figures that are equal within each dataset leave nothing to chance, however the datasets differ."""
     strata = np.repeat([0, 1], [30, 10])
-    ours, theirs = np.where(strata == 0, 2.0, 5.0), np.where(strata == 0, 1.0, 7.0)
-    exact = ours.mean() / theirs.mean() - 1
-    np.testing.assert_allclose(improvement_intervals(ours, theirs[:, None], strata, resamples=50), [[exact, exact]])
-    ((low, high),) = improvement_intervals(ours, theirs[:, None], resamples=50)
+    leader, other = np.where(strata == 0, 2.0, 5.0), np.where(strata == 0, 1.0, 7.0)
+    exact = leader.mean() / other.mean() - 1
+    np.testing.assert_allclose(improvement_intervals(leader, other[:, None], strata, resamples=50), [[exact, exact]])
+    ((low, high),) = improvement_intervals(leader, other[:, None], resamples=50)
     assert low < exact < high

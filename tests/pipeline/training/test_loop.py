@@ -212,14 +212,14 @@ def test_another_similarity_is_trained_again_and_another_choice_of_history_is_no
     selected: Callable[..., Run], set_params: SetParams
 ) -> None:
     run = selected()
-    place = evaluated(run)
+    directory = evaluated(run)
     set_params({"evaluate.exclude_history": True, "evaluate.cutoffs": [5]})
     assert selected().fingerprint == run.fingerprint
     set_params({"evaluate.similarity": "dot"})
     other = selected()
     assert other.fingerprint != run.fingerprint
     with pytest.raises(UserError, match=r"with evaluate.similarity 'cosine', params.yaml says 'dot'; .*trains it again"):
-        training.load_checkpoint(place, other, load_spectrum(run.spectrum))
+        training.load_checkpoint(directory, other, load_spectrum(run.spectrum))
 
 
 def test_a_cell_holds_the_figures_of_every_ranking_and_its_tables_those_that_are_chosen(
@@ -234,9 +234,9 @@ def test_a_cell_holds_the_figures_of_every_ranking_and_its_tables_those_that_are
     after = pl.read_csv(cell.directory / "metrics.csv")
     ranks = pl.read_parquet(cell.directory / "ranks.parquet")
     for row, turned in zip(before.iter_rows(named=True), after.iter_rows(named=True), strict=True):
-        mine = ranks.filter(seed=row["seed"])
+        of_seed = ranks.filter(seed=row["seed"])
         for column, name in (("rank", ""), ("rank_without_history", "without_history_"), ("rank_dot", "dot_")):
-            assert row[f"{name}HR@20"] == pytest.approx((mine[column] <= 20).mean())
+            assert row[f"{name}HR@20"] == pytest.approx((of_seed[column] <= 20).mean())
         assert turned["NDCG@20"] == row["without_history_NDCG@20"] >= turned["with_history_NDCG@20"] == row["NDCG@20"]
         assert (turned["dot_NDCG@20"], turned["similarity"]) == (row["dot_NDCG@20"], "cosine")
     for rows, column in ((before, "rank"), (after, "rank_without_history")):
@@ -548,7 +548,7 @@ def test_broken_weights_are_one_line(selected: Callable[..., Run], content: byte
 
 
 @pytest.mark.parametrize(
-    ("items", "says"),
+    ("items", "expected"),
     [
         (
             None,
@@ -558,14 +558,14 @@ def test_broken_weights_are_one_line(selected: Callable[..., Run], content: byte
     ],
 )
 def test_sequences_and_spectrum_of_different_items_are_refused(
-    selected: Callable[..., Run], items: Callable[[Path], str] | None, says: str
+    selected: Callable[..., Run], items: Callable[[Path], str] | None, expected: str
 ) -> None:
     run = selected()
     np.save("fewer.npy", load_spectrum(run.spectrum).embeddings().numpy()[:-1])
     of = items(run.sequences / "items.parquet") if items else "others"
     with atomic_directory(run.spectrum, {"embeddings": {"items": of}}) as directory:
         decompose(Path("fewer.npy"), directory)
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=expected):
         trained(run)
 
 

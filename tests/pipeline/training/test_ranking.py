@@ -54,8 +54,8 @@ def test_metrics_are_those_of_trec_eval() -> None:
         "ndcg_cut_20": "NDCG@20",
         "recip_rank": "MRR",
     }
-    for theirs, ours in names.items():
-        assert found[ours] == pytest.approx(np.mean([user[theirs] for user in judged]), abs=1e-12)
+    for name_in_reference, name in names.items():
+        assert found[name] == pytest.approx(np.mean([user[name_in_reference] for user in judged]), abs=1e-12)
 
 
 def test_constant_scores_rank_by_index() -> None:
@@ -140,10 +140,10 @@ def test_ndcg_is_scikit_learns(cutoff: int) -> None:
     targets = rng.integers(40, size=200)
     relevance = np.zeros_like(scores)
     relevance[np.arange(200), targets] = 1
-    ours = metrics(sorted_ranks(scores, targets), [cutoff])
-    assert ours[f"NDCG@{cutoff}"] == pytest.approx(ndcg_score(relevance, scores, k=cutoff), abs=1e-12)
+    measured = metrics(sorted_ranks(scores, targets), [cutoff])
+    assert measured[f"NDCG@{cutoff}"] == pytest.approx(ndcg_score(relevance, scores, k=cutoff), abs=1e-12)
     top = np.argsort(-scores, axis=1)[:, :cutoff]
-    assert ours[f"HR@{cutoff}"] == pytest.approx((top == targets[:, None]).any(1).mean(), abs=1e-12)
+    assert measured[f"HR@{cutoff}"] == pytest.approx((top == targets[:, None]).any(1).mean(), abs=1e-12)
 
 
 def test_a_perfect_model_scores_one_and_the_worst_nothing() -> None:
