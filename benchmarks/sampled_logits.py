@@ -55,9 +55,8 @@ def main() -> None:
     print(f"{torch.get_num_threads()} threads, {TARGETS} targets, dim {DIM}, {NEGATIVES} negatives, forward and backward")
     for n_items in (1_000, 2_414, 5_000, 11_757, 22_948):
         by_sampling, by_dense, by_gather = milliseconds([sampled, dense, gathered], n_items)
-        print(
-            f"{n_items:>6} items: {by_sampling:6.1f} ms; dense x {by_dense / by_sampling:.1f}, gathered x {by_gather / by_sampling:.1f}"
-        )
+        ratios = f"dense x {by_dense / by_sampling:.1f}, gathered x {by_gather / by_sampling:.1f}"
+        print(f"{n_items:>6} items: {by_sampling:6.1f} ms; {ratios}")
 
 
 if __name__ == "__main__":
