@@ -1,4 +1,4 @@
-"""The promises that DVC makes to a user, kept by the real `git` and `dvc` in a clone with a tiny configuration."""
+"""The pipeline with the real `git` and `dvc`, in a clone with a tiny configuration."""
 
 import json
 import re
@@ -101,7 +101,7 @@ def test_the_grid_stays_as_it_is_while_the_selected_run_changes(project: Project
 
 
 def test_the_grid_runs_several_at_a_time_and_survives_a_failure(project: Project) -> None:
-    """Finished runs become cells; a run that fails is named with its last line and leaves the others alone."""
+    """Finished runs become cells. A run that fails is named with its last line, and does not affect the others."""
     project.run("git", "checkout", "-q", "params.yaml", "metrics")
     grid = (sys.executable, "-m", "stages.grid", "--jobs", "2")
     assert "all cells and tables were up to date" in project.run(*grid)
@@ -123,7 +123,7 @@ def test_the_grid_runs_several_at_a_time_and_survives_a_failure(project: Project
 
 
 def test_variants_dims_and_tuning_train_only_what_is_new(project: Project) -> None:
-    """An empty list makes no stage; a dataset in it, its cells and no others; another dim, the runs of that dim."""
+    """An empty list gives no stage, adding a dataset trains only its cells, and adding a dim only the runs of that dim."""
     project.run("git", "checkout", "-q", "params.yaml", "metrics")
     grid = (sys.executable, "-m", "stages.grid", "--jobs", "2")
     params = project.root / "params.yaml"
@@ -239,7 +239,7 @@ def test_a_dim_above_the_rank_is_refused_by_an_adapter_that_slices(project: Proj
 
 
 def test_a_no_op_costs_no_import_of_torch(project: Project) -> None:
-    """Finished runs are found in scratch, and cells assembled, before anything heavy is loaded."""
+    """Finding finished runs and building cells from them does not import torch."""
     code = (
         "import sys; sys.argv=['cell','demo','sasrec','base']; from stages.cell import main; print(main()); "
         "sys.exit('torch' in sys.modules)"

@@ -1,4 +1,4 @@
-"""Every adapter on every backbone, and the ablations, once through training and evaluation on a small catalogue."""
+"""Training and evaluation of every adapter on every backbone, and of the ablations, on a small catalogue."""
 
 import json
 from collections.abc import Callable
@@ -28,7 +28,7 @@ USERS = 80
 
 @pytest.fixture
 def project(tmp_path: Path, spectrum: Spectrum, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The artifacts that training reads: users who walk through neighbouring items, and the spectrum of the test's catalogue."""
+    """The artifacts that training reads: users whose items are neighbours, and the spectrum of the test's catalogue."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SPECTRAN_SCRATCH", str(tmp_path / "scratch"))
     rng = np.random.default_rng(0)
@@ -47,7 +47,7 @@ def project(tmp_path: Path, spectrum: Spectrum, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.fixture
 def tiny_run(project: Path) -> Callable[..., Run]:
-    """A run with the repository's own parameters, one epoch, dim 8."""
+    """Return a run with the repository's parameters, one epoch and dim 8."""
 
     def of(adapter: str, backbone: str, train: dict[str, Any] | None = None, **options: Any) -> Run:
         run = Run.of(load_params(ROOT / "params.yaml"), dataset="tiny", adapter=adapter, backbone=backbone, dim=8)
@@ -93,13 +93,13 @@ def test_every_ablation_of_spectran(tiny_run: Callable[..., Run], variant: str) 
 
 @pytest.mark.parametrize("adapter", [name for name in ADAPTERS if ADAPTERS.load(name).per_item])
 def test_every_adapter_with_rows_by_sparse_adam(tiny_run: Callable[..., Run], adapter: str) -> None:
-    """MoRec and WhitenRec train nothing that has a row for every item."""
+    """MoRec and WhitenRec train no tensor with one row per item."""
     check(tiny_run(adapter, "sasrec", train={"epochs": 1, "optimiser": "sparse_adam"}))
 
 
 @pytest.mark.parametrize(("backbone", "loss"), [*((name, "info_nce") for name in BACKBONES), ("sasrec", "cross_entropy")])
 def test_training_learns_a_walk_through_the_catalogue(tiny_run: Callable[..., Run], backbone: str, loss: str) -> None:
-    """Whoever goes from item to item in order is predicted far better than at random, where NDCG@20 is 7.04 / 60."""
+    """Users who visit items in order are predicted far better than at random, where NDCG@20 is 7.04 / 60."""
     run = tiny_run("base", backbone, train={"epochs": 60, "patience": 60, "learning_rate": 0.01, "loss": loss})
     summary = json.loads((trained(run) / "training.json").read_text())
     assert summary["validation"]["NDCG@20"] > 3 * 7.04 / 60
@@ -136,7 +136,7 @@ def test_an_epoch_of_cloze_goes_over_the_users_as_often_as_asked(
 
 
 def poison(monkeypatch: pytest.MonkeyPatch, step: int, value: float) -> None:
-    """Make the loss of one step, counted from 1 over the whole run, not finite."""
+    """Make the loss of one step not finite; steps are counted from 1 over the whole run."""
     calls = []
     original = Recommender.loss
 

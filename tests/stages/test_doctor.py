@@ -68,7 +68,7 @@ def test_a_full_disk_is_a_problem(examined: Callable, set_params: SetParams, mon
 
 
 def test_the_estimate_is_the_size_of_what_is_there(project: Path) -> None:
-    """Embeddings and both spectra of the tiny project: 24 wide, rank 24 (23 centred); no weights (dim 0)."""
+    """For embeddings and both spectra of the tiny project: 24 columns, rank 24 (23 centred); without weights (dim 0)."""
     files = [*Path("data/embeddings").rglob("*.npy"), *Path("data/spectrum").rglob("*.npy")]
     there = sum(file.stat().st_size - 128 for file in files)
     items = json.loads(Path("data/sequences/tiny/statistics.json").read_text())["items"]

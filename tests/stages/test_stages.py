@@ -40,13 +40,13 @@ def tree_of(folder: str) -> dict[str, bytes]:
 
 
 def save_embeddings(array: np.ndarray) -> None:
-    """Put other embeddings in place, as the embed stage would."""
+    """Replace the embeddings, as the embed stage would."""
     with atomic_directory(Path("data/embeddings/tiny/random"), {"dataset": "tiny"}) as directory:
         np.save(directory / "embeddings.npy", array)
 
 
 def refused(command: str, *message: str) -> None:
-    """The stage ends with status 1 and one line that holds all of `says`; nothing on disk has changed."""
+    """Assert that a stage ends with status 1 and one line that contains all of `message`, and changes nothing on disk."""
     before = tree()
     done = stage(command)
     assert done.returncode == 1, done.stdout + done.stderr
@@ -124,7 +124,7 @@ def test_a_misspelt_option_of_the_selected_adapter(set_params: SetParams) -> Non
 
 @pytest.fixture
 def mirror(project: Path, set_params: SetParams) -> Path:
-    """A folder with a category of 30 users and 10 items, as the mirror of the dataset `mini`."""
+    """Return a folder with a category of 30 users and 10 items, the mirror of the dataset `mini`."""
     folder = project / "mirror"
     folder.mkdir()
     reviews = [{"reviewerID": f"u{u}", "asin": f"A{i}", "unixReviewTime": 1_400_000_000} for u in range(30) for i in range(10)]
@@ -310,7 +310,7 @@ def test_svd_on_a_full_disk() -> None:
 
 
 def launch(*command: str) -> subprocess.CompletedProcess[str]:
-    """Run a module or script by `accelerate launch` in two processes."""
+    """Run a module or script in two processes with `accelerate launch`."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}
     launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
     return subprocess.run([sys.executable, *launcher, *command], env=environment, capture_output=True, text=True, check=False)
@@ -318,7 +318,7 @@ def launch(*command: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(params=[(3000, 24), (90, 130)], ids=["tall", "wide"])
 def shared_rows(request: pytest.FixtureRequest, project: Path) -> Path:
-    """Embeddings of several blocks."""
+    """The embeddings have several blocks."""
     rng = np.random.default_rng(0)
     embeddings = rng.normal(size=request.param) / (1 + np.arange(request.param[1]))
     save_embeddings(embeddings.astype(np.float32))
@@ -494,7 +494,7 @@ def test_cells_of_other_settings_are_left_out_of_the_report_and_named(set_params
 
 
 def test_the_grid_brings_the_table_of_the_selected_run_up_to_date(set_params: SetParams) -> None:
-    """Cells are no dependency of it: DVC would train the whole grid for one run."""
+    """DVC does not do it, because with cells as dependencies it would train the whole grid for one run."""
     set_params({"grid.adapters": ["base"], "grid.seeds": [0]})
     for command in ("train", "evaluate", "compare"):
         assert stage(command).returncode == 0
@@ -522,7 +522,7 @@ def test_metrics_that_were_changed_by_hand_are_refused(project: Path) -> None:
 
 
 def test_variants_and_dims_from_cells_to_tables(set_params: SetParams) -> None:
-    """Their tables take what Table 2 has, and say what they lack."""
+    """Their tables take rows from Table 2, and name the missing ones."""
     set_params(
         {
             "train.epochs": 1,
@@ -559,7 +559,7 @@ def test_variants_and_dims_from_cells_to_tables(set_params: SetParams) -> None:
 
 
 def test_tuning_from_the_trials_to_the_report_and_into_git(set_params: SetParams) -> None:
-    """Table 2 comes again for each loss, and the first paragraph says what the stronger loss does."""
+    """There is a Table 2 for each loss, and the first section compares the losses."""
     shutil.copytree(ROOT / "grid", "grid", ignore=shutil.ignore_patterns("cells", "tuned"))
     tuning = {"datasets": ["tiny"], "backbones": ["sasrec"], "losses": ["info_nce", "cross_entropy"]}
     set_params({"train.epochs": 2, "grid.seeds": [0], "grid.tuning": tuning | {"trials": 2, "seed": 0}})
@@ -595,7 +595,7 @@ def test_tuning_from_the_trials_to_the_report_and_into_git(set_params: SetParams
 @pytest.mark.usefixtures("mirror")
 @pytest.mark.parametrize("command", ["download mini", "preprocess tiny", "svd tiny random"])
 def test_where_nothing_can_be_written(command: str) -> None:
-    """A regular file where the folder should be stops root too."""
+    """A regular file in the place of the folder is an error for root too."""
     folder = {"download": "raw", "preprocess": "sequences", "svd": "spectrum"}[command.split()[0]]
     if folder != "raw":
         shutil.rmtree(f"data/{folder}")
@@ -622,7 +622,7 @@ def test_a_stage_that_cannot_write_its_run_says_where() -> None:
 
 
 def test_stages_that_need_no_torch_do_not_import_it(project: Path) -> None:
-    """Half a second each, instead of three."""
+    """Importing takes half a second instead of three."""
     code = (
         "import runpy, sys; sys.argv[1:] = ['tiny']; "
         "runpy.run_module('stages.{}', run_name='__main__'); print('torch' in sys.modules)"
@@ -647,7 +647,7 @@ def test_a_python_without_the_packages_is_one_line() -> None:
 
 
 def test_a_log_of_ones_own_keeps_its_order_through_the_stages(project: Path, set_params: SetParams) -> None:
-    """Everything happened on one day: only the rows' order says what came first."""
+    """All interactions are of one day, so only the order of rows tells which came first."""
     order = ["i3", "i0", "i4", "i2", "i1"]
     lines = [f"u{user},{item},1400000000" for item in order for user in range(6)]
     (project / "log.csv").write_text("\n".join(["user_id,item_id,timestamp", *lines]) + "\n")

@@ -1,4 +1,4 @@
-"""Backbones against torch's own transformer layers, closed forms, and counted masks."""
+"""Backbones, compared with torch's transformer layers, closed forms and counts of masks."""
 
 from collections.abc import Callable
 
@@ -34,7 +34,7 @@ HIDDEN = ~torch.ones(4, 4, dtype=torch.bool).tril()  # torch's masks say what is
 
 @pytest.fixture(params=[True, False], ids=["packed", "dense"])
 def layout(request: pytest.FixtureRequest) -> Layout:
-    """Three sequences of four tokens without padding, in both of the ways in which they are computed."""
+    """Three sequences of four tokens without padding, packed and dense."""
     return Layout(torch.ones(3, 4, dtype=torch.bool), causal=True, packed=request.param)
 
 
@@ -102,7 +102,7 @@ def test_sasrec_gives_every_block_its_residual_layout(make: Make, residual: str)
 
 @pytest.mark.parametrize("packed", [True, False])
 def test_hstu_block_on_two_tokens_is_the_closed_form(packed: bool) -> None:
-    """One head, no bias: y = W_o (u * LN(sum_j silu(q_i k_j) / n v_j)) + x, in float64."""
+    """With one head and no bias: y = W_o (u * LN(sum_j silu(q_i k_j) / n v_j)) + x, in float64."""
     torch.manual_seed(0)
     block = hstu.Block(2, 1, 0.0, positions=2, relative_bias=False)
     with torch.no_grad():
@@ -145,7 +145,7 @@ def test_hstu_relative_bias_belongs_to_distances(packed: bool) -> None:
 
 @pytest.mark.parametrize(("scaled", "factor"), [(True, 8**0.5), (False, 1.0)])
 def test_hstu_reads_item_vectors_times_root_d_plus_positions(make: Make, scaled: bool, factor: float) -> None:
-    """With output maps of zero, blocks add nothing: the states are the input."""
+    """With output layers of zero, blocks add nothing, so the states are the input."""
     model = make("base", "hstu", backbone_options={"scale_input": scaled}).eval()
     with torch.no_grad():
         for block in model.backbone.blocks:
@@ -189,7 +189,7 @@ def test_the_amount_of_left_padding_does_not_matter(make: Make, backbone: str) -
 def test_rows_without_padding_and_with_it_give_the_same_loss_and_gradients(
     make: Make, sequences: torch.Tensor, monkeypatch: pytest.MonkeyPatch, adapter: str, backbone: str, heads: int
 ) -> None:
-    """Without padding as on a CPU, with it as on a GPU; negatives are fixed, for each draws as many as it has rows."""
+    """Packed as on a CPU, dense as on a GPU. Negatives are fixed, because the two draw different numbers of them."""
     monkeypatch.setattr("models.losses.info_nce.draw_negatives", lambda t, n, m, g: (t[:, None] + torch.arange(1, 1 + m)) % n)
     found = []
     for packed in (True, False):
@@ -236,7 +236,7 @@ def long_sequences() -> torch.Tensor:
 def test_items_are_masked_at_the_asked_ratio_and_at_least_one(
     make: Make, long_sequences: torch.Tensor, generator: torch.Generator, ratio: float
 ) -> None:
-    """Expected share per sequence of n items: p + (1 - p)^n / n, the second for sequences that would have had none."""
+    """The expected share for n items is p + (1 - p)^n / n; the second term is for sequences without any masked item."""
     model = make("base", "bert4rec", backbone_options={"mask_ratio": ratio, "last_only_share": 0.0}).backbone
     tokens, targets = model.training_examples(long_sequences, generator)
     masked = tokens == MASK

@@ -1,4 +1,4 @@
-"""Rows of the item table made alone, for catalogues much larger than a batch, against the whole table."""
+"""Building only some rows of the item table, as for catalogues much larger than a batch, compared with the whole table."""
 
 from collections.abc import Callable
 from typing import Any
@@ -33,7 +33,7 @@ OPTIONS: list[tuple[str, dict[str, Any]]] = [
 
 
 def trained_by(model: Recommender, sequences: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """The loss of a batch without noise, and every gradient, dense."""
+    """Return the loss of a batch without noise, and all gradients as dense tensors."""
     model.eval()
     model.zero_grad(set_to_none=True)
     loss, _ = model.loss(sequences, torch.Generator().manual_seed(3))

@@ -1,4 +1,4 @@
-"""From the driver to a node and back, with a list for the object store; and what a grid refuses before there is a cluster."""
+"""Parcels from the driver to a node and back, with a list as the object store; and errors before a cluster starts."""
 
 import subprocess
 import sys
@@ -103,7 +103,7 @@ def test_a_checksum_changes_with_the_content_and_the_path() -> None:
 
 
 def test_an_input_in_scratch_is_the_tasks_own_copy(tmp_path: Path) -> None:
-    """A tuning's directory may be read and written; what the next task finds is what was sent."""
+    """A task may write to its copy of a tuning's directory; the next task gets the original."""
     tuning = Path(".scratch/tuning/one").absolute()
     tuning.mkdir(parents=True)
     (tuning / "trials.csv").write_text("1")

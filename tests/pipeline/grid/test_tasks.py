@@ -1,4 +1,4 @@
-"""The grid on this machine: a run's threads, and so its numbers, do not depend on how many runs there are beside it."""
+"""The grid on this machine: a run's number of threads, and so its numbers, do not depend on the runs in parallel."""
 
 import os
 import shutil
@@ -38,7 +38,7 @@ def weights() -> dict[str, bytes]:
 def test_one_job_and_two_give_the_same_weights(
     project: Path, set_params: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the user's OMP_NUM_THREADS, by the grid's jobs and by a cell that trains its seeds side by side."""
+    """With OMP_NUM_THREADS set, trained by the grid's jobs and by a cell that trains its seeds in parallel."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     set_params({"grid.adapters": ["base"], "train.epochs": 2})

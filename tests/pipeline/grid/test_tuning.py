@@ -70,7 +70,7 @@ def test_the_first_trial_is_what_params_yaml_says_and_none_is_made_twice(params:
 
 
 def test_a_trial_is_a_full_run_and_the_test_set_is_not_looked_at(params: Params) -> None:
-    """Trained by the budget of every run, in scratch as that run; the recorded validation is that run's best epoch."""
+    """A trial has the budget and the directory of an ordinary run, and records the validation of its best epoch."""
     subject = tuning(params)
     found = tuned(params)
     for trial in found["trials"]:

@@ -1,4 +1,4 @@
-"""Tests of significance against scipy, closed forms and simulations under no difference."""
+"""Significance tests, compared with scipy, closed forms and simulations under the null hypothesis."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def test_p_values_are_scipys_paired_permutation_test() -> None:
 
 
 def test_a_few_users_have_the_exact_p_value() -> None:
-    """Five differences of one sign: two of the 32 flips are as extreme."""
+    """With five differences of the same sign, two of the 32 sign vectors are as extreme."""
     assert sign_flip_p_values(np.ones((5, 1)), permutations=100_000)[0] == pytest.approx(2 / 32, abs=0.004)
 
 
@@ -35,7 +35,7 @@ def test_columns_are_tested_each_for_itself(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_under_no_difference_five_percent_are_rejected() -> None:
-    """2,000 comparisons of two methods that hit as often; of hits alone fewer are rejected, for their sums take few values."""
+    """2,000 comparisons of two equally good methods. For hits, fewer are rejected, because their sums have few values."""
     rng = np.random.default_rng(3)
     hits = rng.random((2, 400, 2000)) < 0.15
     ndcg = hits / np.log2(1 + rng.integers(1, 21, hits.shape))
@@ -55,7 +55,7 @@ def test_holm_is_the_step_down_procedure() -> None:
 
 
 def test_the_interval_covers_the_true_improvement_as_often_as_it_says() -> None:
-    """Log-normal figures whose means differ by 10 %: 90 % intervals of 300 samples of 200 users."""
+    """Log-normal metrics whose means differ by 10 %: 90 % intervals for 300 samples of 200 users."""
     rng = np.random.default_rng(5)
     covered = 0
     for trial in range(300):
@@ -73,7 +73,7 @@ def test_a_baseline_that_hardly_or_never_hits_does_no_harm() -> None:
 
 
 def test_users_of_one_dataset_are_resampled_together() -> None:
-    """Figures that are equal within each dataset leave nothing to chance, however the datasets differ."""
+    """If metrics are equal within each dataset, the interval has no width, however much the datasets differ."""
     strata = np.repeat([0, 1], [30, 10])
     leader, other = np.where(strata == 0, 2.0, 5.0), np.where(strata == 0, 1.0, 7.0)
     exact = leader.mean() / other.mean() - 1

@@ -1,4 +1,4 @@
-"""Steps: each sees the last one's update, and a graph is kept only where replaying it is the same training."""
+"""Steps: each uses the previous update, and a graph is kept only if replaying it is equivalent."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -56,7 +56,7 @@ def users(device: str = "cpu") -> Tensor:
 
 
 def after(steps: Steps, epochs: int = 2) -> tuple[list[Tensor], list[Tensor]]:
-    """Losses of every step of some epochs, and the weights after them."""
+    """Return the losses of every step of some epochs, and the weights after them."""
     device = str(steps.generator.device.type)
     torch.manual_seed(5)
     losses = [steps.epoch(users(device))[0] for _ in range(epochs)]
@@ -71,7 +71,7 @@ def test_an_epoch_is_a_step_for_every_batch_and_counts_every_target() -> None:
 
 
 def test_a_step_in_bfloat16_sees_the_update_of_the_step_before() -> None:
-    """Autocast keeps a copy of every weight for as long as its context lasts: one context an epoch trains on old weights."""
+    """Autocast caches copies of the weights until its context ends, so one context per epoch would train on old weights."""
     steps = make_steps(rate=0.1, precision=partial(torch.autocast, "cpu", torch.bfloat16))
     linear = {id(m.weight) for m in steps.model.backbone.modules() if isinstance(m, torch.nn.Linear)}
     for p in steps.model.parameters():
@@ -88,7 +88,7 @@ def test_a_step_in_bfloat16_sees_the_update_of_the_step_before() -> None:
 
 
 def same(steps: Steps, example: Tensor) -> Step:
-    """What a graph is meant to be."""
+    """Replace a graph by an ordinary step."""
     assert len(example) == BATCH
     return steps.step
 
