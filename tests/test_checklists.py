@@ -1,4 +1,4 @@
-"""The lists of CONTRIBUTING.md are complete: an adapter and a backbone are added to a copy of the repository by these files only."""
+"""The lists of CONTRIBUTING.md are complete: their files are all that a new adapter or backbone needs in a copy of the repository."""
 
 import re
 import shutil

@@ -21,7 +21,7 @@ def free_port() -> int:
 
 @pytest.fixture
 def s3(shared: Team) -> Iterator[None]:
-    """The guide's S3 address is a server of this test, with an empty bucket."""
+    """A server with an empty bucket, in the place of the guide's S3 address."""
     pytest.importorskip("dvc_s3", reason="S3 is not installed: pip install '.[s3]'")
     server = pytest.importorskip("moto.server", reason="no S3 server: pip install 'moto[s3]' flask flask-cors")
     running = server.ThreadedMotoServer("127.0.0.1", port := free_port(), verbose=False)
@@ -38,7 +38,7 @@ def s3(shared: Team) -> Iterator[None]:
 
 @pytest.fixture
 def ssh(shared: Team, tmp_path: Path) -> Iterator[None]:
-    """The guide's SSH address is a server of this test, with keys of its own, run by and for the current user."""
+    """An SSH server with its own keys for the current user, in the place of the guide's SSH address."""
     pytest.importorskip("dvc_ssh", reason="SSH is not installed: pip install '.[ssh]'")
     sshd = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/usr/bin")
     if sshd is None:

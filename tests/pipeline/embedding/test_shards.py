@@ -1,4 +1,4 @@
-"""Shards: any number of processes, killed anywhere, give the bytes of one process that nobody disturbed."""
+"""Shards: any number of processes, interrupted at any point, give the same bytes as one process."""
 
 import errno
 import json
@@ -106,7 +106,7 @@ def test_a_shard_that_is_damaged_before_it_is_put_together_is_one_line(options: 
 def test_a_full_disk_is_an_error_that_names_it_and_no_crash(
     options: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The room is asked for before anything is written to the memory map."""
+    """The file is allocated before anything is written to its memory map."""
     current = shards(options)
     current.embed()
     asked: list[int] = []
@@ -173,7 +173,7 @@ def test_shards_of_other_texts_or_weights_or_code_are_never_used(
 def test_shards_that_another_run_of_the_same_embedding_removes_are_made_again(
     options: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two people start the same embedding; the first to finish tidies up."""
+    """Two people run the same embedding, and the first to finish removes the shards."""
     reference = shards(options)
     reference.embed()
     whole = saved(reference, tmp_path / "first.npy")
@@ -200,7 +200,7 @@ def test_a_device_map_is_refused_with_several_processes(options: Encoder) -> Non
 def test_out_of_memory_in_one_shard_leaves_the_others_as_they_are(
     options: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Halves are forgotten at a shard's end: what one shard went through does not show in the next."""
+    """Batches are halved only within a shard, so running out of memory in one shard does not change the next."""
     forward = TextEncoder._forward
     sizes: list[int] = []
 
@@ -230,7 +230,7 @@ def test_out_of_memory_in_one_shard_leaves_the_others_as_they_are(
 
 @pytest.fixture
 def run(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., subprocess.Popen]:
-    """Start `stages.embed mine tiny` on 3,000 texts in a project of its own, by python or by accelerate in two processes.
+    """Start `stages.embed mine tiny` on 3,000 texts in a separate project, by python or by accelerate in two processes.
 
     Without a GPU, `--multi_gpu` starts processes that take the CPU; `--cpu` alone would start one.
     """
@@ -268,7 +268,7 @@ def finish(process: subprocess.Popen) -> str:
 
 
 def kill(process: subprocess.Popen, rank: int | None = None) -> None:
-    """Kill -9 the process, or one rank of several, when some of its shards are there; wait for the end."""
+    """Kill the process, or one of several, after some of its shards are written; wait for the end."""
     scratch = Path(os.environ["SPECTRAN_SCRATCH"]) / "embeddings"
     deadline = time.monotonic() + 120
     while len(list(scratch.glob("*/[0-9]*.npy"))) < 10:
@@ -287,7 +287,7 @@ def kill(process: subprocess.Popen, rank: int | None = None) -> None:
 
 
 def taken() -> dict[str, bytes]:
-    """The artifact; gone from its place afterwards."""
+    """Return the content of the artifact, and remove it."""
     folder = Path("data/embeddings/mine/tiny")
     content = {path.name: path.read_bytes() for path in folder.iterdir()}
     shutil.rmtree(folder)

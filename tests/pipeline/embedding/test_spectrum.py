@@ -1,4 +1,4 @@
-"""The spectrum against numpy's SVD in float64 and scikit-learn."""
+"""The spectrum, compared with numpy's SVD in float64 and with scikit-learn."""
 
 import hashlib
 import subprocess
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def anisotropic(n_items: int, width: int, decades: float, seed: int = 0) -> np.ndarray:
-    """Rows around a common direction, singular values that fall by `decades` powers of ten, as language models give."""
+    """Rows around a common direction whose singular values fall by `decades` powers of ten, like those of language models."""
     rng = np.random.default_rng(seed)
     left, _ = np.linalg.qr(rng.normal(size=(n_items, min(n_items, width))))
     right, _ = np.linalg.qr(rng.normal(size=(width, min(n_items, width))))
@@ -47,7 +47,7 @@ def embeddings(request: pytest.FixtureRequest) -> np.ndarray:
 
 
 def measure(embeddings: np.ndarray, rank_rtol: float | None = None) -> tuple[Decomposition, list[Spectrum]]:
-    """What `decompose` says of itself, and the plain and the centred spectrum that it wrote."""
+    """Return the result of `decompose`, and the plain and the centred spectrum that it wrote."""
     with tempfile.TemporaryDirectory() as name:
         np.save(Path(name, "embeddings.npy"), embeddings)
         result = module.decompose(Path(name, "embeddings.npy"), Path(name, "spectrum"), rank_rtol)
@@ -113,7 +113,7 @@ def test_principal_components_are_scikit_learns(name: str) -> None:
 @pytest.mark.parametrize("name", ["tall", "wide", "blocks"])
 @pytest.mark.parametrize("share", [None, 0.1])
 def test_what_it_says_of_its_quality_is_what_can_be_measured(name: str, share: float | None) -> None:
-    """Norms seen by random vectors: right to some ten per cent."""
+    """Norms that are estimated by random vectors are accurate to some ten per cent."""
     result, spectra = measure(CASES[name], share)
     for quality, spectrum in zip((result.plain, result.centred), spectra, strict=True):
         U = spectrum.U.double()
@@ -222,7 +222,7 @@ def test_the_rank_can_be_cut_by_a_share_of_the_first_value() -> None:
 @pytest.mark.parametrize("shape", [(1, 8), (1, 1), (20, 8), (5, 8), (500, 64)])
 @pytest.mark.parametrize("value", [0.0, 1.0, 0.1, 1 / 3])
 def test_rows_that_are_all_equal_are_one_line(shape: tuple[int, int], value: float) -> None:
-    """Their plain spectrum is one direction, their centred one is nothing but rounding."""
+    """The plain spectrum has one direction, and the centred one consists of rounding errors."""
     rows = np.tile((value * np.linspace(1, 2, shape[1])).astype(np.float32), (shape[0], 1))
     with pytest.raises(UserError, match="the embeddings are all equal") as caught:
         decompose(rows)
@@ -254,7 +254,7 @@ def test_other_precisions_are_read_as_they_are(dtype: type) -> None:
 def test_directions_that_rounding_makes_are_counted_and_dropped(
     dtype: type, within: tuple[float, float], shape: tuple[int, int]
 ) -> None:
-    """A product of inner dimension 7 has no eighth direction; rounded to half precision it seems to have all."""
+    """A product of inner dimension 7 has rank 7; rounded to half precision, it appears to have full rank."""
     rng = np.random.default_rng(0)
     product = (rng.normal(size=(shape[0], 7)) @ rng.normal(size=(7, shape[1]))).astype(dtype)
     result, _ = measure(product)
@@ -301,7 +301,7 @@ def test_new_items_from_another_encoder_are_refused() -> None:
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_memory_does_not_grow_with_the_items(tmp_path: Path, dtype: type) -> None:
-    """300,000 x 128: both U are 300 MB together, E as float32 half of that."""
+    """300,000 x 128: both U have 300 MB together, and E in float32 half of that."""
     script = """
 import resource, sys
 from pathlib import Path
@@ -341,7 +341,7 @@ def saved(tmp_path: Path) -> Path:
 
 
 def test_writing_to_a_loaded_spectrum_leaves_its_files_alone(saved: Path) -> None:
-    """DVC's cache may be the same bytes on disk."""
+    """DVC's cache may share these bytes on disk."""
 
     def checksums() -> dict[str, str]:
         return {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in saved.rglob("*.npy")}

@@ -1,4 +1,4 @@
-"""The grid's tasks on a real Ray cluster: node processes of their own, which share this machine and nothing else."""
+"""The grid's tasks on a real Ray cluster, whose nodes are processes on this machine."""
 
 import hashlib
 import os
@@ -49,7 +49,7 @@ sys.exit(int(status))
 
 
 class Stand:
-    """A project with an input, tasks that read it, and what they noted."""
+    """A project with an input, tasks that read it, and the notes that they write."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -71,7 +71,7 @@ class Stand:
         return Task(name, command, (Path("data/sequences/big"),), self.root / ".scratch/runs" / name)
 
     def noted(self, what: str) -> list[list[str]]:
-        """[name, node, process] of every note of one kind, in order."""
+        """Return [name, node, process] of all notes of one kind, in order."""
         lines = self.diary.read_text().splitlines() if self.diary.exists() else []
         return [line.split()[1:] for line in lines if line.startswith(what)]
 
@@ -96,7 +96,7 @@ def stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stand:
 
 
 class Nodes:
-    """A head without cores, which the driver joins, and nodes of a core each."""
+    """A head without cores, which the driver joins, and nodes with one core each."""
 
     def __init__(self, folder: Path, count: int, **head: object) -> None:
         from ray.cluster_utils import Cluster as Processes
@@ -255,7 +255,7 @@ with grid_lock():
 def test_a_killed_driver_takes_its_tasks_along_and_the_next_one_keeps_what_came_back(
     stand: Stand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a Ray of its own: the tasks' processes die with the driver, and so does its lock."""
+    """With its own Ray: when the driver dies, its tasks' processes end and its lock is released."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     command = [sys.executable, "-P", "-c", DRIVER]
@@ -281,7 +281,7 @@ def test_a_killed_driver_takes_its_tasks_along_and_the_next_one_keeps_what_came_
 
 @pytest.mark.slow
 def test_several_tasks_share_a_gpu(stand: Stand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ray takes our word for a GPU: two tasks of half of it run together, the third after them."""
+    """Ray believes the declared GPU: two tasks with half of it run at the same time, the third after them."""
     nodes = Nodes(tmp_path, 0)
     nodes.processes.add_node(num_cpus=4, num_gpus=1, memory=2**32, env_vars={"SPECTRAN_SCRATCH": str(tmp_path / "node0")})
     monkeypatch.setenv("RAY_ADDRESS", nodes.processes.address)
@@ -314,7 +314,7 @@ def test_several_tasks_share_a_gpu(stand: Stand, tmp_path: Path, monkeypatch: py
 def test_a_full_object_store_spills_or_is_named_in_one_line(
     stand: Stand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disk: str
 ) -> None:
-    """Inputs of 300 MB through stores of 80 MB, the driver's and the node's."""
+    """Inputs of 300 MB pass through object stores of 80 MB on the driver and the node."""
     stand.fill(300_000_000)
     stand.gate.touch()
     full = {"RAY_local_fs_capacity_threshold": "0.001"} if disk == "full" else {}
@@ -337,7 +337,7 @@ def test_a_full_object_store_spills_or_is_named_in_one_line(
 
 @pytest.mark.slow
 def test_the_grid_of_a_checkout_on_ray(tmp_path: Path) -> None:
-    """`stages.grid --engine ray` is `stages.grid`: the same choices and cells, taken over by DVC.
+    """`stages.grid --engine ray` gives the same choices and cells as `stages.grid`, and DVC has them.
 
     Of two at once, the second is refused.
     """
