@@ -1,4 +1,4 @@
-"""The lists of CONTRIBUTING.md are complete: their files are all that a new adapter or backbone needs in a copy of the repository."""
+"""The lists of CONTRIBUTING.md are complete: a copy of the project needs only their files for a new method."""
 
 import re
 import shutil

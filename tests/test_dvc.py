@@ -151,7 +151,7 @@ def test_variants_dims_and_tuning_train_only_what_is_new(project: Project) -> No
     names = [f"demo-sasrec-{adapter}-cross_entropy" for adapter in ("base", "spectran")]
     choices = [project.root / f"grid/tuned/{name}.yaml" for name in names]
     space = project.root / "grid/space.yaml"
-    # A choice for another budget, seed or space is no choice: the grid tunes again before it says that all is in place.
+    # A choice for another budget, seed or space is invalid: the grid tunes again before it reports that all is up to date.
     for file, old, new in (
         (params, "    trials: 2", "    trials: 3"),
         (params, "    trials: 3\n    seed: 0", "    trials: 3\n    seed: 5"),
@@ -169,7 +169,7 @@ def test_variants_dims_and_tuning_train_only_what_is_new(project: Project) -> No
         assert (conditions["trials"], conditions["seeds"]) == (3, [5, 6])
         assert 3.0e-04 in conditions["space"]["train.weight_decay"]
     assert "with the same budget: 3 trials" in (project.root / "metrics/report.md").read_text()
-    # Edited by hand to what nobody tried: refused by the cell, and written again from the trials by the grid.
+    # A choice that was edited by hand is refused by the cell, and the grid writes it again from the trials.
     kept = choices[0].read_text()
     choices[0].write_text(re.sub(r"(?m)^  train.weight_decay: .*$", "  train.weight_decay: 99.0", kept, count=1))
     assert "train.weight_decay 99.0 is not in grid/space.yaml" in project.run(

@@ -13,8 +13,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 TOPS = ("common", "models", "pipeline", "stages")
 
-# From the bottom. A name stands for a module, or for a package and all that is in it; `name.*` for what is in it, without its
-# `__init__`: that of `pipeline.data` is the registry of sources, which params.yaml is checked by, as it is by those of models.
+# From the bottom. A name means a module, or a package with its modules; `name.*` means the modules of a package without its
+# `__init__`. The `__init__` of `pipeline.data` is the registry of sources, which `pipeline.params` needs, like those of models.
 LAYERS = (
     ("common",),
     ("models.core",),

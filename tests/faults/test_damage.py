@@ -25,7 +25,7 @@ RUN = ".scratch/runs/*"
 CELL = "grid/cells/tiny-sasrec-base"
 RESULTS = "docs/results/here"
 
-# Command of the reader, what must be gone before (so that it reads), the artifact, its files beside the sidecar.
+# The command that reads an artifact, what must be deleted before so that it does, the artifact, and its files without sidecar.
 READERS: list[tuple[str, list[str], str, list[str]]] = [
     ("preprocess tiny", [], "data/raw/tiny", ["interactions.parquet", "items.parquet"]),
     ("embed tiny random", [], "data/sequences/tiny", ["items.parquet"]),
@@ -146,7 +146,7 @@ def test_a_damaged_file_is_one_line(
     file = there(pattern)
     damage(file, kind)
     if (pattern.split("/")[0], file.name, kind) == (".scratch", "sidecar.json", "missing"):
-        stage(command, monkeypatch)  # a run without its sidecar was cut off while it was put in place: it is made again
+        stage(command, monkeypatch)  # without a sidecar, a run counts as interrupted and is trained again
         assert file.is_file() or command.startswith("cell"), "a cell takes it from what is published"
         return
     with pytest.raises(UserError) as caught:
@@ -211,7 +211,7 @@ def test_the_state_of_an_unfinished_run_is_used_whole_or_not_at_all(
     if kind == "swap":
         other = state.parents[1] / "other/state.pt"
         shutil.copytree(state.parent, other.parent)
-        with monkeypatch.context() as patch:  # sealed for its own place
+        with monkeypatch.context() as patch:  # its seal is for its own path
             patch.setattr(loop, "_unfinished", lambda run: other)
             patch.setattr(loop, "_save", interrupted)
             patch.setattr(loop, "_resumed", lambda run, steps: loop.Progress())
