@@ -146,7 +146,7 @@ def test_a_difference_within_the_spread_over_seeds_is_a_tie_whatever_the_test_ov
 @pytest.mark.parametrize(
     ("values", "reason"),
     [
-        ({"epochs": 30, "best_epoch": 25}, "runs reached the last epoch while still improving"),
+        ({"epochs": 30, "best_epoch": 25}, "runs reached the last epoch and might have improved further"),
         ({"epochs": 11, "best_epoch": 1}, "runs were best at their first epoch"),
     ],
 )
