@@ -1,10 +1,10 @@
-# make demo: install, run the pipeline and the default grid on the built-in dataset, show the comparison and where the report lies.
-# make paper: install, put the lists of grid/paper.yaml into params.yaml, run that grid with the encoder of params.yaml.
-# make test: install, run every check and test that the gate runs. make test-all adds the slow tests.
-# make doctor: what the selected run will meet on this machine.
+# make demo: install, run the pipeline and the default grid on the built-in dataset, and print the results and the path of the report.
+# make paper: install, copy the lists of grid/paper.yaml to params.yaml, and run that grid with the encoder of params.yaml.
+# make test: install, and run all checks and tests except the slow ones. make test-all also runs the slow tests.
+# make doctor: install, and check whether this machine can run the selected run.
 PYTHON ?= python3
 VENV := .venv
-# For the `python` that DVC starts.
+# DVC starts the `python` on the path, which must be that of the environment.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .PHONY: demo paper test test-all check doctor install clean

@@ -1,1 +1,1 @@
-"""Side-by-side timings, each a ratio in one run: `python -m benchmarks.<name>`. Figures go to docs/performance.md."""
+"""Benchmarks, each a comparison within one run: `python -m benchmarks.<name>`. Results are recorded in docs/performance.md."""

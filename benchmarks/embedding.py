@@ -1,8 +1,8 @@
-"""Embedding against sentence-transformers' `encode`, and against what the machine's matrix products allow.
+"""Time of embedding, compared with sentence-transformers' `encode` and with a lower bound for this machine.
 
-`python -m benchmarks.embedding` alternates both in one run on the Toys titles (`--dataset`), compares their rows, and prints the
-ratio and the floor: FLOPs over the measured rate of the model's own matrix products. `--model llama3-8b` times a model of that
-shape with random weights, in bf16, alone, as a share of the measured rate; it wants a GPU.
+`python -m benchmarks.embedding` alternates both on the Toys titles (`--dataset`), compares their embeddings, and prints the ratio
+of their times and the lower bound: FLOPs divided by the measured rate of the model's matrix products. `--model llama3-8b` times
+only our embedding with a model of that shape with random weights in bf16, as a share of the measured rate; it needs a GPU.
 """
 
 import time
@@ -32,7 +32,7 @@ LLAMA3_8B = {
 
 
 def products(config: Any) -> list[tuple[int, int]]:
-    """Sizes (in, out) of a layer's matrix products."""
+    """Return the sizes (in, out) of a layer's matrix products."""
     width, inner = config.hidden_size, config.intermediate_size
     if config.model_type == "bert":
         return [(width, width)] * 4 + [(width, inner), (inner, width)]
@@ -41,20 +41,20 @@ def products(config: Any) -> list[tuple[int, int]]:
 
 
 def flops(config: Any, lengths: np.ndarray) -> float:
-    """Of one pass over texts of these lengths, without padding: the products of every layer, and attention's two."""
-    a_token = 2 * sum(inputs * outputs for inputs, outputs in products(config))
+    """Return the FLOPs of one pass over texts of these lengths, without padding: all matrix products, including attention's."""
+    per_token = 2 * sum(inputs * outputs for inputs, outputs in products(config))
     attention = 4 * config.hidden_size * float((lengths.astype(float) ** 2).sum())
     if config.model_type != "bert":
         attention /= 2  # causal
-    return config.num_hidden_layers * (a_token * float(lengths.sum()) + attention)
+    return config.num_hidden_layers * (per_token * float(lengths.sum()) + attention)
 
 
 def matmul_rate(config: Any, tokens: int, dtype: torch.dtype, device: torch.device) -> float:
-    """Measured FLOP/s of a layer's matrix products with this many tokens: the best of five half seconds."""
+    """Return the measured FLOP/s of a layer's matrix products with this many tokens: the best of five periods of 0.5 s."""
     sizes = products(config)
     inputs = {width: torch.randn(tokens, width, dtype=dtype, device=device) for width, _ in sizes}
     weights = [torch.randn(outputs, width, dtype=dtype, device=device) for width, outputs in sizes]
-    each = 2 * tokens * sum(width * outputs for width, outputs in sizes)
+    per_pass = 2 * tokens * sum(width * outputs for width, outputs in sizes)
     best = 0.0
     with torch.inference_mode():
         for _ in range(5):
@@ -63,61 +63,64 @@ def matmul_rate(config: Any, tokens: int, dtype: torch.dtype, device: torch.devi
                 for weight in weights:
                     torch.nn.functional.linear(inputs[weight.shape[1]], weight)
                 done += 1
-            best = max(best, each * done / (now - start))
+            best = max(best, per_pass * done / (now - start))
     return best
 
 
 def seconds(device: torch.device) -> float:
+    """Return the clock after all work on the device has finished."""
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
-def against_sentence_transformers(texts: list[str], options: Encoder, repeats: int, device: torch.device) -> None:
+def compare(texts: list[str], options: Encoder, repeats: int, device: torch.device) -> None:
+    """Print the times of our encoder and of sentence-transformers, and the similarity of their embeddings."""
     from sentence_transformers import SentenceTransformer
 
-    ours = TextEncoder(options, device)
-    theirs = SentenceTransformer(model_location(options.model), device=str(device))
+    encoder = TextEncoder(options, device)
+    reference = SentenceTransformer(model_location(options.model), device=str(device))
 
     def embed() -> np.ndarray:
-        tokens = ours.tokenise(texts)
+        tokens = encoder.tokenise(texts)
         batches = plan(tokens.lengths, options.batch_tokens)
-        made = ours.rows(tokens, batches)
-        rows = np.empty_like(made)
-        rows[np.concatenate(batches)] = made
-        return rows
+        rows = encoder.rows(tokens, batches)
+        embeddings = np.empty_like(rows)
+        embeddings[np.concatenate(batches)] = rows
+        return embeddings
 
-    def reference() -> np.ndarray:
-        return theirs.encode(texts, normalize_embeddings=True, show_progress_bar=False)
+    def embed_by_reference() -> np.ndarray:
+        return reference.encode(texts, normalize_embeddings=True, show_progress_bar=False)
 
-    lengths = ours.tokenise(texts).lengths
-    _ = ours.model
-    ours.rows(ours.tokenise(texts[:64]), [np.arange(64)])  # warm, both
-    theirs.encode(texts[:64])
-    times: dict[str, list[float]] = {"ours": [], "theirs": []}
+    lengths = encoder.tokenise(texts).lengths
+    _ = encoder.model
+    encoder.rows(encoder.tokenise(texts[:64]), [np.arange(64)])  # both warm up
+    reference.encode(texts[:64])
+    times, reference_times = [], []
     for repeat in range(repeats):
-        made = {}
-        for name, work in (("ours", embed), ("theirs", reference)):
-            start = seconds(device)
-            made[name] = work()
-            times[name].append(seconds(device) - start)
-        cosine = float((made["ours"] * made["theirs"]).sum(1).min())
-        mine, other = times["ours"][-1], times["theirs"][-1]
+        start = seconds(device)
+        embeddings = embed()
+        times.append(seconds(device) - start)
+        start = seconds(device)
+        expected = embed_by_reference()
+        reference_times.append(seconds(device) - start)
+        cosine = float((embeddings * expected).sum(1).min())
         print(
-            f"{repeat + 1}: {mine:.1f} s, sentence-transformers {other:.1f} s, ratio {other / mine:.2f}, "
-            f"least cosine {cosine:.7f}"
+            f"{repeat + 1}: {times[-1]:.1f} s, sentence-transformers {reference_times[-1]:.1f} s, "
+            f"ratio {reference_times[-1] / times[-1]:.2f}, smallest cosine {cosine:.7f}"
         )
-    rate = matmul_rate(theirs[0].auto_model.config, options.batch_tokens, torch.float32, device)
-    floor = flops(theirs[0].auto_model.config, lengths) / rate
-    mine, other = min(times["ours"]), min(times["theirs"])
+    rate = matmul_rate(reference[0].auto_model.config, options.batch_tokens, torch.float32, device)
+    bound = flops(reference[0].auto_model.config, lengths) / rate
+    best, reference_best = min(times), min(reference_times)
     print(
-        f"best of each: {len(texts):,} titles, {lengths.sum():,} tokens: {mine:.1f} s, {len(texts) / mine:,.0f} items/s, "
-        f"{lengths.sum() / mine:,.0f} tokens/s; ratio {other / mine:.2f}; floor {floor:.1f} s at {rate / 1e9:,.0f} GFLOP/s"
+        f"best times: {len(texts):,} titles, {lengths.sum():,} tokens: {best:.1f} s, {len(texts) / best:,.0f} items/s, "
+        f"{lengths.sum() / best:,.0f} tokens/s; ratio {reference_best / best:.2f}; "
+        f"lower bound {bound:.1f} s at {rate / 1e9:,.0f} GFLOP/s"
     )
 
 
 def random_llama(texts: list[str], params: Params, device: torch.device) -> None:
-    """Time a model of LLaMA-3-8B's shape; MiniLM's tokenizer stands in for its own, which is gated."""
+    """Print the time of a model of LLaMA-3-8B's shape, with MiniLM's tokenizer because its own is gated."""
     from transformers import AutoModel, LlamaConfig
 
     config = LlamaConfig(**LLAMA3_8B, use_cache=False)
@@ -127,14 +130,14 @@ def random_llama(texts: list[str], params: Params, device: torch.device) -> None
         encoder.model = AutoModel.from_config(config, dtype=dtype).eval()
     tokens = encoder.tokenise(texts)
     batches = plan(tokens.lengths, batch_tokens)
-    encoder.rows(tokens, batches[:2])  # warm
+    encoder.rows(tokens, batches[:2])  # warm-up
     start = seconds(device)
     encoder.rows(tokens, batches)
-    took = seconds(device) - start
+    elapsed = seconds(device) - start
     rate = matmul_rate(config, batch_tokens, dtype, device)
-    share = flops(config, tokens.lengths) / took / rate
+    share = flops(config, tokens.lengths) / elapsed / rate
     print(
-        f"{len(texts):,} titles, {len(tokens.ids):,} tokens in {took:.1f} s: {len(tokens.ids) / took:,.0f} tokens/s, "
+        f"{len(texts):,} titles, {len(tokens.ids):,} tokens in {elapsed:.1f} s: {len(tokens.ids) / elapsed:,.0f} tokens/s, "
         f"{share:.0%} of the measured {rate / 1e12:,.1f} TFLOP/s of bf16 matrix products"
     )
 
@@ -142,8 +145,8 @@ def random_llama(texts: list[str], params: Params, device: torch.device) -> None
 def main() -> None:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--model", choices=["minilm", "llama3-8b"], default="minilm")
-    parser.add_argument("--dataset", default="toys", help="its preprocessed titles are embedded")
-    parser.add_argument("--texts", type=int, help="the first so many; all of them without")
+    parser.add_argument("--dataset", default="toys", help="the dataset whose titles are embedded")
+    parser.add_argument("--texts", type=int, help="embed only the first TEXTS titles")
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     params = load_params()
@@ -156,7 +159,7 @@ def main() -> None:
     if arguments.model == "llama3-8b":
         random_llama(texts, params, device)
     else:
-        against_sentence_transformers(texts, params.encoders["minilm"], arguments.repeats, device)
+        compare(texts, params.encoders["minilm"], arguments.repeats, device)
 
 
 if __name__ == "__main__":

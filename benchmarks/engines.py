@@ -1,12 +1,12 @@
-"""The grid's engines: this machine's processes against Ray's workers, and what the nodes of a cluster are sent.
+"""The engines of the grid: local processes compared with Ray, and the bytes that are sent to the nodes of a cluster.
 
-`python -m benchmarks.engines grid [turns]`: the grid of params.yaml, turn by turn by 2 local processes and by 1, by a Ray of 2
-nodes and by one of 1 (a core each): seconds, runs an hour, what a run took beyond its epochs, whether weights and ranks are the
-same. Its inputs come from `make demo`.
-`python -m benchmarks.engines transfer 1000000 384`: a generated spectrum of so many items and so wide, read by 6 tasks on 2:
-bytes that came to each node, and bytes that the kernel saw pass between this machine's processes.
+`python -m benchmarks.engines grid [turns]` trains the grid of params.yaml with 2 local processes, 1 local process, and Ray with 2
+nodes and with 1 node of one core each. It prints seconds, runs per hour, the overhead per run beyond its epochs, and whether
+weights and ranks are the same. Its inputs come from `make demo`.
+`python -m benchmarks.engines transfer 1000000 384` generates a spectrum of that many items and columns, which 6 tasks on 2 nodes
+read. It prints the bytes that each node received, and the bytes that passed through this machine's network interface.
 
-Node processes share this machine; each has a core and a scratch of its own. Files go to the folder that `tempfile` chooses.
+The nodes are processes on this machine, each with one core and its own scratch. Temporary files are in the folder of `tempfile`.
 """
 
 import json
@@ -26,10 +26,10 @@ from pipeline.artifacts import scratch, sha256
 from pipeline.grid import cluster
 from pipeline.grid.cells import listed_cells
 from pipeline.grid.cluster import Cluster
-from pipeline.grid.tasks import Engine, Local, Task, run_all, training
+from pipeline.grid.tasks import Engine, Local, Task, run_all, training_task
 from pipeline.params import Resources, load_params
 
-LOOKER = """
+TASK_CODE = """
 import os, sys
 from pathlib import Path
 result = Path(os.environ["SPECTRAN_SCRATCH"], "runs", sys.argv[1])
@@ -40,7 +40,7 @@ result.mkdir(parents=True)
 
 @contextmanager
 def nodes(count: int, folder: Path, store: int = 500_000_000) -> Iterator[None]:
-    """A cluster that RAY_ADDRESS names: a head without cores, and nodes of one core each."""
+    """Start a cluster of a head without cores and `count` nodes of one core each, and set RAY_ADDRESS to it."""
     started = Processes(
         initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, "object_store_memory": store}
     )
@@ -56,55 +56,57 @@ def nodes(count: int, folder: Path, store: int = 500_000_000) -> Iterator[None]:
 
 
 def whole_grid(engine: Engine, folder: Path) -> tuple[float, float, dict[str, str]]:
-    """Train every run of the grid into `folder`; return the seconds, those of the epochs, and checksums of weights and ranks."""
+    """Train every run of the grid in `folder`; return the seconds, those of the epochs, and checksums of weights and ranks."""
     params = load_params()
     os.environ["SPECTRAN_SCRATCH"] = str(folder)
-    tasks = [training(run, cell, params) for cell in listed_cells(params.grid) for run in cell.runs(params)]
+    tasks = [training_task(run, cell, params) for cell in listed_cells(params.grid) for run in cell.runs(params)]
     start = time.perf_counter()
     assert run_all(tasks, engine) == []
     seconds = time.perf_counter() - start
-    made = {
+    checksums = {
         f"{task.name} {file}": sha256(task.result / file) for task in tasks for file in ("model.safetensors", "ranks.parquet")
     }
     epochs = sum(json.loads((task.result / "run.json").read_text())["seconds"] for task in tasks)
-    return seconds, epochs, made
+    return seconds, epochs, checksums
 
 
 def grid(turns: int) -> None:
+    """Print the times of all engines, `turns` times."""
     resources = load_params().resources
     with tempfile.TemporaryDirectory() as name:
         for turn in range(turns):
             folder = Path(name) / str(turn)
             local, _, expected = whole_grid(Local(2), folder / "local")
-            shown = [f"2 local processes {local:.1f} s"]
+            parts = [f"2 local processes {local:.1f} s"]
             one = Local(1)
             one.threads = 1
-            seconds, epochs, made = whole_grid(one, folder / "one")
-            beyond = (seconds - epochs) / (len(made) / 2)
-            shown.append(f"1 of one thread {seconds:.1f} s ({seconds / local:.2f} of 2; {beyond:.1f} s a run beyond its epochs)")
+            seconds, epochs, checksums = whole_grid(one, folder / "one")
+            overhead = (seconds - epochs) / (len(checksums) / 2)  # two files per run
+            parts.append(f"1 local process {seconds:.1f} s ({seconds / local:.2f} of 2; overhead {overhead:.1f} s per run)")
             for count in (2, 1):
                 with nodes(count, folder / f"of{count}"):
-                    seconds, _, made = whole_grid(Cluster(resources), folder / f"ray{count}")
-                same = "same" if made == expected else "OTHER"
-                rate = len(made) / 2 / seconds * 3600
-                shown.append(
+                    seconds, _, checksums = whole_grid(Cluster(resources), folder / f"ray{count}")
+                same = "same" if checksums == expected else "OTHER"
+                rate = len(checksums) / 2 / seconds * 3600
+                parts.append(
                     f"Ray, {count} nodes {seconds:.1f} s ({seconds / local:.2f} of local, {rate:.0f} runs/h, {same} numbers)"
                 )
-            print("; ".join(shown), flush=True)
+            print("; ".join(parts), flush=True)
 
 
-def passed() -> int:
-    """Bytes that processes of this machine have sent each other through the network."""
+def loopback_bytes() -> int:
+    """Return the bytes that processes of this machine have sent to each other through the network."""
     line = next(line for line in Path("/proc/net/dev").read_text().splitlines() if line.strip().startswith("lo:"))
     return int(line.split(":")[1].split()[0])
 
 
 def transfer(n_items: int, width: int) -> None:
+    """Print the bytes that two nodes receive for six tasks which read the same spectrum."""
     with tempfile.TemporaryDirectory() as name:
         project = Path(name) / "project"
         for folder in (*cluster.CODE, "data/spectrum/large"):
             (project / folder).mkdir(parents=True)
-        (project / "stages/look.py").write_text(LOOKER)
+        (project / "stages/look.py").write_text(TASK_CODE)
         (project / "params.yaml").write_text("seed: 0\n")
         os.chdir(project)
         cluster.ROOT = project
@@ -119,13 +121,13 @@ def transfer(n_items: int, width: int) -> None:
         ]
         with nodes(2, Path(name)):
             engine = Cluster(Resources())
-            before, start = passed(), time.perf_counter()
+            before, start = loopback_bytes(), time.perf_counter()
             assert run_all(tasks, engine) == []
             seconds = time.perf_counter() - start
-            between = passed() - before
+            between = loopback_bytes() - before
         print(f"spectrum of {Path('data/spectrum/large/U.npy').stat().st_size:,} bytes, 6 tasks on 2 nodes, {seconds:.1f} s")
-        for (found, place), size in engine.received.items():
-            print(f"node {found[:8]} received {place}: {size:,} bytes")
+        for (node, path), size in engine.received.items():
+            print(f"node {node[:8]} received {path}: {size:,} bytes")
         print(f"through the network of this machine: {between:,} bytes")
 
 

@@ -1,6 +1,7 @@
-"""Preprocessing where the metadata lists a whole category: `python -m benchmarks.metadata [lines]` (default 1,500,000).
+"""Time of preprocessing if the metadata lists a whole category: `python -m benchmarks.metadata [lines]` (default 1,500,000).
 
-Writes a generated Amazon-like dataset (1 item in 60 has reviews) to a temporary folder, then times check and preprocess.
+It writes a generated dataset in Amazon's format, in which 1 item of 60 has reviews, to a temporary folder, and times the check
+and the preprocessing.
 """
 
 import gzip
@@ -21,7 +22,7 @@ FILLER = 'It\'s a fine product; "really" fine. ' * 15
 
 
 def write_dataset(folder: Path, lines: int, source: Amazon2014) -> None:
-    """Reviews of lines/60 items, and metadata of `lines` items, as the official files write them."""
+    """Write reviews of lines / 60 items, and metadata of `lines` items, in the format of the official files."""
     rng = np.random.default_rng(0)
     reviewed = lines // 60
     reviews, metadata = (folder / name for name in amazon2014.files_of(source))

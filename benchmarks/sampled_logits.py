@@ -1,7 +1,7 @@
-"""Loss of 1 + 64 sampled items a target, forward and backward, by three ways of getting its logits.
+"""Time of the sampled loss with 64 negatives per target, forward and backward, with three ways to compute its logits.
 
-sampled: `models.core.losses.info_nce`. dense: one product with every item, then gather. gathered: rows first, then products.
-`python -m benchmarks.sampled_logits` prints, by catalogue size, the time of each way as a multiple of the first.
+sampled: `models.losses.info_nce`. dense: one product with all items, then a gather. gathered: a gather of rows, then products.
+`python -m benchmarks.sampled_logits` prints, by catalogue size, the time of the other two as a multiple of `sampled`.
 """
 
 import time
@@ -37,25 +37,26 @@ def _loss(cosines: Tensor) -> Tensor:
 
 
 def milliseconds(ways: list[Loss], n_items: int, repeats: int = 7) -> list[float]:
-    """Median of each way, taken in turns."""
+    """Return the median time of each way in milliseconds; they are run in turns."""
     torch.manual_seed(0)
     states, table = torch.randn(TARGETS, DIM, requires_grad=True), torch.randn(n_items, DIM, requires_grad=True)
     targets = torch.randint(n_items, (TARGETS,))
     negatives = draw_negatives(targets, n_items, NEGATIVES, torch.Generator().manual_seed(0))
     times: list[list[float]] = [[] for _ in ways]
     for _ in range(repeats):
-        for way, seen in zip(ways, times, strict=True):
+        for way, way_times in zip(ways, times, strict=True):
             start = time.perf_counter()
             way(states, table, targets, negatives).backward()
-            seen.append(1e3 * (time.perf_counter() - start))
-    return [sorted(seen)[repeats // 2] for seen in times]
+            way_times.append(1e3 * (time.perf_counter() - start))
+    return [sorted(way_times)[repeats // 2] for way_times in times]
 
 
 def main() -> None:
     print(f"{torch.get_num_threads()} threads, {TARGETS} targets, dim {DIM}, {NEGATIVES} negatives, forward and backward")
     for n_items in (1_000, 2_414, 5_000, 11_757, 22_948):
-        ours, by_dense, by_gather = milliseconds([sampled, dense, gathered], n_items)
-        print(f"{n_items:>6} items: {ours:6.1f} ms; dense x {by_dense / ours:.1f}, gathered x {by_gather / ours:.1f}")
+        by_sampling, by_dense, by_gather = milliseconds([sampled, dense, gathered], n_items)
+        ratios = f"dense x {by_dense / by_sampling:.1f}, gathered x {by_gather / by_sampling:.1f}"
+        print(f"{n_items:>6} items: {by_sampling:6.1f} ms; {ratios}")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
-"""What a step and a ranking cost as the catalogue grows: seconds and memory, on generated catalogues, 10 interactions an item.
+"""Seconds and memory of training steps and of a ranking, by size of the catalogue, with generated data.
 
     python -m benchmarks.scale [--items 10000 100000 1000000] [--steps 100] [--width 384]
 
-For every size: SpecTran on SASRec (dim 128, 64 negatives, batches of 256 users) trained for so many steps by each optimiser, then
-1,000 users ranked, every time in a process of its own, whose highest resident memory is told: mapped pages of the spectrum that
-were touched are part of it, and the machine may take those back.
+For every size and optimiser, a process trains SpecTran on SASRec (dim 128, 64 negatives, batches of 256 users) for the arguments
+number of steps, then ranks 1,000 users. The peak of its resident memory includes mapped pages of the spectrum, which the kernel
+can free. There are 10 interactions per item.
 
     python -m benchmarks.scale rows
 
-Where making the rows that a batch names pays: time of such a step over that of one that makes the whole table, by how many times
-larger than what a batch names the catalogue is.
+The time of a step that builds only the rows of the items that a batch references, divided by the time of a step that builds the
+whole table, by the ratio of the catalogue's size to the number of references.
 """
 
 import json
@@ -42,7 +42,7 @@ BATCH, RANKED, PER_USER = 256, 1000, 10
 
 
 def generate(folder: Path, n_items: int, width: int) -> None:
-    """Artifacts of the svd and the preprocess stage: a spectrum that falls, and n_items users with 10 items each."""
+    """Write artifacts of the stages svd and preprocess: a decreasing spectrum, and n_items users with 10 items each."""
     rng = np.random.default_rng(0)
     spectrum, sequences = folder / "spectrum", folder / "sequences"
     spectrum.mkdir()
@@ -66,18 +66,19 @@ def generate(folder: Path, n_items: int, width: int) -> None:
 
 
 def steps_of(folder: Path, optimiser: str, adapter: str) -> tuple[Steps, SplitSequences]:
+    """Return the training steps of an adapter on SASRec, and the sequences, of the generated data."""
     select_device()
     use_deterministic_kernels()
     run = Run.of(load_params(), backbone="sasrec", adapter=adapter, dim=128, changes={"train": {"optimiser": optimiser}})
     torch.manual_seed(0)
     model = build(run, load_spectrum(folder / "spectrum"))
     options = run.settings["train"]
-    made = Steps(model, make_optimisers(model, options, CPU), torch.Generator().manual_seed(0), nullcontext, BATCH)
-    return made, load_sequences(folder / "sequences", options["max_history"], CPU)
+    steps = Steps(model, make_optimisers(model, options, CPU), torch.Generator().manual_seed(0), nullcontext, BATCH)
+    return steps, load_sequences(folder / "sequences", options["max_history"], CPU)
 
 
 def measure(folder: Path, optimiser: str, adapter: str, count: int) -> dict[str, float]:
-    """Seconds of a step (median), of ranking 1,000 users, and GiB, of this process alone."""
+    """Return the seconds of a step (median) and of ranking 1,000 users, and the memory of this process in GiB."""
     steps, sequences = steps_of(folder, optimiser, adapter)
     steps.model.train()
     users = torch.randperm(len(sequences.train), generator=torch.Generator().manual_seed(0))
@@ -96,6 +97,7 @@ def measure(folder: Path, optimiser: str, adapter: str, count: int) -> dict[str,
 
 
 def sizes(items: list[int], width: int, count: int, adapter: str, optimisers: list[str]) -> None:
+    """Print time and memory by size of the catalogue and optimiser."""
     print(f"{torch.get_num_threads()} threads, {adapter}, {count} steps, {RANKED} users ranked")
     print(f"{'items':>10}  {'optimiser':12}{'step, ms':>9}{'steps, s':>9}{'ranking, s':>11}{'peak, GiB':>10}{'own, GiB':>9}")
     for n_items in items:
@@ -104,30 +106,31 @@ def sizes(items: list[int], width: int, count: int, adapter: str, optimisers: li
             for optimiser in optimisers:
                 command = [sys.executable, "-m", "benchmarks.scale", "one", name, optimiser, adapter, str(count)]
                 done = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ)
-                seen = json.loads(done.stdout.splitlines()[-1])
+                result = json.loads(done.stdout.splitlines()[-1])
                 print(
-                    f"{n_items:>10,}  {optimiser:12}{1e3 * seen['step']:9.0f}{seen['total']:9.1f}{seen['ranking']:11.2f}"
-                    f"{seen['peak']:10.2f}{seen['own']:9.2f}",
+                    f"{n_items:>10,}  {optimiser:12}{1e3 * result['step']:9.0f}{result['total']:9.1f}{result['ranking']:11.2f}"
+                    f"{result['peak']:10.2f}{result['own']:9.2f}",
                     flush=True,
                 )
 
 
 def rows(width: int) -> None:
+    """Print the relative time of building only the rows that a batch references."""
     for adapter in ("base", "spectran"):
         line = []
-        for times_named in (1, 2, 3, 4, 6):
+        for multiple in (1, 2, 3, 4, 6):
             with tempfile.TemporaryDirectory() as name:
-                named = BATCH * 7 * 66  # of 8 items of a user 7 are targets, with 64 negatives each
-                generate(Path(name), times_named * named, width)
+                references = BATCH * 7 * 66  # per user 7 tokens and 7 targets with 64 negatives each
+                generate(Path(name), multiple * references, width)
                 steps, sequences = steps_of(Path(name), "adam", adapter)
-                seen: dict[int, list[float]] = {0: [], 10**9: []}
+                times: dict[int, list[float]] = {0: [], 10**9: []}  # rows only; the whole table
                 for turn in range(6):
-                    for setting, kept in seen.items():
+                    for setting, step_times in times.items():
                         models.core.recommender.ROWS_FROM = setting
                         start = time.perf_counter()
                         steps.step(sequences.train[turn * BATCH : (turn + 1) * BATCH])
-                        kept.append(time.perf_counter() - start)
-                line.append(f"{times_named} x: {median(seen[0][1:]) / median(seen[10**9][1:]):.2f}")
+                        step_times.append(time.perf_counter() - start)
+                line.append(f"{multiple} x: {median(times[0][1:]) / median(times[10**9][1:]):.2f}")
         print(f"{adapter:10}{', '.join(line)}", flush=True)
 
 
@@ -143,11 +146,11 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=384)
     parser.add_argument("--adapter", default="spectran")
     parser.add_argument("--optimisers", nargs="+", default=["adam", "sparse_adam"])
-    given = parser.parse_args()
-    if given.what == "rows":
-        rows(given.width)
+    arguments = parser.parse_args()
+    if arguments.what == "rows":
+        rows(arguments.width)
     else:
-        sizes(given.items, given.width, given.steps, given.adapter, given.optimisers)
+        sizes(arguments.items, arguments.width, arguments.steps, arguments.adapter, arguments.optimisers)
 
 
 if __name__ == "__main__":

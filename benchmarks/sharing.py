@@ -1,7 +1,7 @@
-"""From a fresh clone with a warm remote to the first comparison of a new dimension: seconds by command, and of training alone.
+"""Time from a fresh clone with a filled remote to the first comparison of a new dim: seconds per command, and of training.
 
-`python -m benchmarks.sharing office --mirror FOLDER`: one member embeds, trains 128 dimensions and pushes, in temporary folders;
-another clones, trains 64 and compares. Only the second is timed.
+`python -m benchmarks.sharing office --mirror FOLDER`: in temporary folders, one member embeds, trains with dim 128 and pushes;
+another clones, trains with dim 64 and compares. Only the second member is timed.
 """
 
 import json
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def call(folder: Path, *command: str) -> tuple[str, float]:
-    """What a command printed, and its seconds."""
+    """Run a command; return its output and its seconds. Exits if it fails."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     start = time.perf_counter()
     done = subprocess.run(
@@ -38,9 +38,9 @@ def call(folder: Path, *command: str) -> tuple[str, float]:
 def main() -> None:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("dataset")
-    parser.add_argument("--mirror", default="null", help="folder or URL with the source's files; the official site without")
-    given = parser.parse_args()
-    chosen = ("-S", f"dataset={given.dataset}", "-S", f"download.mirror={given.mirror}", "-S", "adapter=spectran")
+    parser.add_argument("--mirror", default="null", help="folder or URL with the source's files; default: the official site")
+    arguments = parser.parse_args()
+    chosen = ("-S", f"dataset={arguments.dataset}", "-S", f"download.mirror={arguments.mirror}", "-S", "adapter=spectran")
     with tempfile.TemporaryDirectory() as name:
         base = Path(name)
         origin, first, second = base / "origin.git", base / "first", base / "second"
@@ -65,9 +65,7 @@ def main() -> None:
     print(compared)
     print(", ".join(f"{step} {seconds:.1f} s" for step, seconds in steps.items()))
     total = sum(steps.values())
-    print(
-        f"in all {total:.1f} s, epochs of training {training:.1f} s, beyond it {total - training:.1f} s; ran {', '.join(stages)}"
-    )
+    print(f"total {total:.1f} s, training {training:.1f} s, the rest {total - training:.1f} s; stages: {', '.join(stages)}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""The svd stage's work against `torch.linalg.svd`, on generated embeddings whose spectrum falls by four decades.
+"""Time of the svd stage compared with `torch.linalg.svd`, on generated embeddings whose spectrum falls by four decades.
 
-`python -m benchmarks.svd compare 12000 4096`: seconds of both on float32 rows, turn by turn, and their accuracy against float64
-(up to 50,000 rows). Ours makes two spectra, plain and centred; one of them is reckoned as the Gram matrix and half of the rest.
-`python -m benchmarks.svd alone 1000000 1024 float16`: seconds by step, and the peak of resident memory.
+`python -m benchmarks.svd compare 12000 4096` prints the seconds of both on float32 rows, and their accuracy relative to float64
+(up to 50,000 rows). The stage computes two spectra, plain and centred; the time of one is estimated as that of the Gram matrix
+and half of the rest. `python -m benchmarks.svd alone 1000000 1024 float16` prints the seconds of the stage by step, and the peak
+of resident memory.
 
-Files go to the folder that `tempfile` chooses (TMPDIR).
+Temporary files are in the folder of `tempfile` (TMPDIR).
 """
 
 import resource
@@ -22,7 +23,7 @@ from pipeline.embedding.spectrum import Decomposition, decompose
 
 
 def write_embeddings(file: Path, n_items: int, width: int, dtype: str) -> None:
-    """Gaussian rows, scaled along orthogonal directions by 1 to 1e-4.5, a block at a time."""
+    """Write Gaussian rows, scaled along orthogonal directions by 1 to 10^-4.5, block by block."""
     rng = np.random.default_rng(0)
     right, _ = np.linalg.qr(rng.normal(size=(width, width)).astype(np.float32))
     scaled = (np.geomspace(1, 10**-4.5, width)[:, None] * right).astype(np.float32)
@@ -37,34 +38,35 @@ def write_embeddings(file: Path, n_items: int, width: int, dtype: str) -> None:
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, float, float]:
-    """What `work` returns, its seconds, and its seconds of CPU, which other programs disturb little."""
+    """Return the result of `work`, its seconds, and its seconds of CPU time, which other programs hardly affect."""
     start, cpu = time.perf_counter(), time.process_time()
     return work(), time.perf_counter() - start, time.process_time() - cpu
 
 
-def ours(folder: Path) -> tuple[Decomposition, float, float]:
-    """Decompose the file; print the seconds, return those of one spectrum and of both."""
-    made, seconds, cpu = timed(lambda: decompose(folder / "embeddings.npy", folder / "spectrum"))
-    steps = ", ".join(f"{name} {value:.1f}" for name, value in made.seconds.items())
-    one = made.seconds["gram"] + (made.seconds["factors"] + made.seconds["coordinates"]) / 2
-    print(f"both spectra {seconds:.1f} s ({steps}; one {one:.1f}), {cpu:.1f} s of CPU", flush=True)
-    return made, one, seconds
+def decompose_timed(folder: Path) -> tuple[Decomposition, float, float]:
+    """Decompose the file and print the seconds; return the result, the seconds of one spectrum, and those of both."""
+    result, seconds, cpu = timed(lambda: decompose(folder / "embeddings.npy", folder / "spectrum"))
+    steps = ", ".join(f"{name} {value:.1f}" for name, value in result.seconds.items())
+    one = result.seconds["gram"] + (result.seconds["factors"] + result.seconds["coordinates"]) / 2
+    print(f"both spectra {seconds:.1f} s ({steps}; one {one:.1f}), {cpu:.1f} s of CPU time", flush=True)
+    return result, one, seconds
 
 
 def compare(folder: Path, turns: int) -> None:
+    """Print times and accuracy of the stage and of torch."""
     rows = torch.from_numpy(np.load(folder / "embeddings.npy"))
     for _ in range(turns):
-        made, one, both = ours(folder)
-        (_, theirs, _), seconds, cpu = timed(lambda: torch.linalg.svd(rows, full_matrices=False))
-        ratios = f"one of ours takes {one / seconds:.2f} of it, both {both / seconds:.2f}"
-        print(f"torch.linalg.svd {seconds:.1f} s, {cpu:.1f} s of CPU: {ratios}", flush=True)
-    print(f"plain {made.plain}")
+        result, one, both = decompose_timed(folder)
+        (_, torch_sigma, _), seconds, cpu = timed(lambda: torch.linalg.svd(rows, full_matrices=False))
+        ratios = f"one spectrum of the stage takes {one / seconds:.2f} of it, both {both / seconds:.2f}"
+        print(f"torch.linalg.svd {seconds:.1f} s, {cpu:.1f} s of CPU time: {ratios}", flush=True)
+    print(f"plain {result.plain}")
     if len(rows) > 50_000:
         return
     expected = torch.linalg.svdvals(rows.double())
     relevant = expected > 1e-4 * expected[0]
-    found = torch.from_numpy(np.load(folder / "spectrum/sigma.npy"))
-    for name, sigma in (("ours", found), ("torch", theirs)):
+    stage_sigma = torch.from_numpy(np.load(folder / "spectrum/sigma.npy"))
+    for name, sigma in (("stage", stage_sigma), ("torch", torch_sigma)):
         worst = float((sigma.double()[relevant[: len(sigma)]] / expected[relevant] - 1).abs().max())
         print(f"{name}: worst relative error of {int(relevant.sum())} singular values above 1e-4 of the first: {worst:.1e}")
 
@@ -79,9 +81,9 @@ def main() -> None:
         if what == "compare":
             compare(folder, turns=2 if n_items < 50_000 else 1)
         else:
-            made, *_ = ours(folder)
+            result, *_ = decompose_timed(folder)
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-            print(f"peak of resident memory {peak:.2f} GiB\nplain {made.plain}")
+            print(f"peak of resident memory {peak:.2f} GiB\nplain {result.plain}")
 
 
 if __name__ == "__main__":

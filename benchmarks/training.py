@@ -1,11 +1,11 @@
-"""Seconds of an epoch of training: ours, a plain PyTorch loop, RecTools and RecBole, on the same interactions.
+"""Seconds of an epoch of training: this project, a plain PyTorch loop, RecTools and RecBole, on the same interactions.
 
     python -m benchmarks.training toys --rectools PYTHON --recbole PYTHON [--profile]
 
-PYTHON is the interpreter of an environment of that peer: `pip install 'rectools[torch]'`; `pip install recbole 'setuptools<81'`.
-Without one the peer is left out. All get as many threads, batches of 256 users (RecBole: 256 samples), dim 128, two blocks,
-histories of 10. Ours and the plain loop take turns, epoch by epoch. Seconds are the clock's, for a machine without other work.
---profile: where the time of our epoch goes, operator by operator.
+PYTHON is the interpreter of an environment with that library: `pip install 'rectools[torch]'`; `pip install recbole
+'setuptools<81'`. A library without PYTHON is left out. All use the same number of threads, batches of 256 users (RecBole: 256
+samples), dim 128, two blocks and histories of 10. This project and the plain loop alternate, epoch by epoch. Wall-clock time: run
+nothing else on the machine. --profile prints the time of our epoch by operator.
 """
 
 import json
@@ -38,7 +38,7 @@ NEGATIVES, TEMPERATURE = 64, 0.07
 
 
 class Users(Dataset):
-    """A sample is a user: a padded sequence and, for each of its targets, negatives that are not the target."""
+    """A dataset whose samples are users: a padded sequence and, for each of its targets, negatives other than the target."""
 
     def __init__(self, sequences: SplitSequences) -> None:
         self.rows, self.n_items = sequences.train, sequences.n_items
@@ -54,7 +54,7 @@ class Users(Dataset):
 
 
 class Plain(nn.Module):
-    """SASRec as it is usually written: padded positions computed, rows of the table gathered."""
+    """SASRec as it is usually implemented: padded positions are computed, and rows of the table are gathered."""
 
     def __init__(self, n_items: int, dim: int, history: int) -> None:
         super().__init__()
@@ -87,6 +87,7 @@ class Plain(nn.Module):
 
 
 def plain_epoch(model: Plain, optimiser: torch.optim.Optimizer, loader: DataLoader) -> None:
+    """Train the plain loop for an epoch."""
     model.train()
     for tokens, targets, negatives in loader:
         present = tokens != model.n_items
@@ -100,34 +101,34 @@ def plain_epoch(model: Plain, optimiser: torch.optim.Optimizer, loader: DataLoad
 
 
 def best(function, *arguments, repeats: int = 6) -> float:  # type: ignore[no-untyped-def]
-    """The least seconds of some calls; the first is not counted."""
+    """Return the smallest time of several calls in seconds, without the first call."""
     return min([timed(function, *arguments) for _ in range(repeats)][1:])
 
 
 def matrix_rate() -> float:
-    """FLOP a second of a float32 matrix product of 1,500 x 1,500 x 1,500."""
+    """Return the FLOP/s of a float32 matrix product of 1,500 x 1,500 x 1,500."""
     a, b = torch.randn(2, 1500, 1500)
     return 2 * 1500**3 / best(torch.mm, a, b)
 
 
 def stream_rate(n_items: int, dim: int) -> float:
-    """Bytes a second of a sum of two tables of items into a third."""
+    """Return the bytes per second of adding two tables of items into a third."""
     a, b, c = torch.randn(3, n_items, dim)
     return 3 * 4 * a.numel() / best(lambda: torch.add(a, b, out=c))
 
 
 def row_rate(n_items: int, dim: int) -> float:
-    """Bytes a second of rows of a table that are read in random order, summed by 65."""
+    """Return the bytes per second of reading rows of a table in random order, in sums of 65."""
     table, chosen = torch.randn(n_items, dim), torch.randint(n_items, (2000, 1 + NEGATIVES))
     return 4 * dim * chosen.numel() / best(lambda: F.embedding_bag(chosen, table, mode="sum"))
 
 
-def floor(sequences: SplitSequences, dim: int, parameters: int, batches: int, blocks: int = 2) -> dict[str, float]:
-    """Seconds of an epoch that this machine's rates ask for, by part, without padding and without whatever else a model computes.
+def lower_bound(sequences: SplitSequences, dim: int, parameters: int, batches: int, blocks: int = 2) -> dict[str, float]:
+    """Return a lower bound for the seconds of an epoch, by part, from this machine's rates. Padding and other work are left out.
 
-    products: q, k, v, output and feed-forward of every target's row, forward and twice backward. optimiser: Adam reads weight,
-    gradient and two moments, and writes three of them; of every row's length, the table is read forward and read and written
-    backward. logits: of a target with its item and its negatives, a row a pair is read forward and two backward.
+    products: q, k, v, output and feed-forward for every target, forward and twice backward. optimiser: Adam reads weight,
+    gradient and two moments, and writes three of them; the normalisation reads the table forward, and reads and writes it
+    backward. logits: for a target and its item or a negative, one row is read forward and two rows backward.
     """
     targets = sequences.n_training_targets
     flops = 3 * targets * 2 * 6 * dim**2 * blocks
@@ -147,10 +148,10 @@ def timed(function, *arguments) -> float:  # type: ignore[no-untyped-def]
 
 
 def peer(name: str, python: str, dataset: str, epochs: int, loss: str = "") -> dict:
-    """Run a peer's script in its environment on a CSV of the training items; RecBole holds two items a user out by itself."""
+    """Run another library's script on a CSV of training items; return its JSON. RecBole itself holds out two items per user."""
     users, _ = read_sequences(Path("data/sequences") / dataset)
-    whole = users if name == "recbole" else users.with_columns(pl.col("items").list.head(pl.col("items").list.len() - 2))
-    flat = whole.select(pl.col("user_id").cast(pl.Categorical).to_physical().alias("user"), pl.col("items").alias("item"))
+    training = users if name == "recbole" else users.with_columns(pl.col("items").list.head(pl.col("items").list.len() - 2))
+    flat = training.select(pl.col("user_id").cast(pl.Categorical).to_physical().alias("user"), pl.col("items").alias("item"))
     flat = flat.explode("item").with_columns(time=pl.datetime(2014, 1, 1) + pl.duration(seconds=pl.int_range(pl.len())))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "interactions.csv"
@@ -163,7 +164,7 @@ def peer(name: str, python: str, dataset: str, epochs: int, loss: str = "") -> d
 
 
 def steps_of(dataset: str, adapter: str, loss: str = "info_nce") -> Steps:
-    """Our SASRec with an adapter, as params.yaml sets it, before its first step."""
+    """Return the untrained steps of SASRec with an adapter, with the settings of params.yaml."""
     select_device()
     use_deterministic_kernels()
     run = Run.of(load_params(), dataset=dataset, backbone="sasrec", adapter=adapter, dim=128, changes={"train": {"loss": loss}})
@@ -174,6 +175,7 @@ def steps_of(dataset: str, adapter: str, loss: str = "info_nce") -> Steps:
 
 
 def arguments_for(description: str) -> ArgumentParser:
+    """Return a parser with the arguments dataset, --rectools and --recbole."""
     parser = ArgumentParser(description=description)
     parser.add_argument("dataset")
     for name in ("rectools", "recbole"):
@@ -182,7 +184,7 @@ def arguments_for(description: str) -> ArgumentParser:
 
 
 def two_products(steps: Steps) -> float:
-    """Seconds of U W^T and of its gradient in W, once each."""
+    """Return the seconds of U W^T and of its gradient with respect to W."""
     U = steps.model.adapter.U
     W, gradient = torch.randn(128, U.shape[1]), torch.randn(len(U), 128)
     return best(lambda: U @ W.T, repeats=20) + best(lambda: gradient.T @ U, repeats=20)
@@ -196,53 +198,54 @@ def main() -> None:
     dataset = arguments.dataset
     sequences = load_sequences(Path("data/sequences") / dataset, 10, CPU)
     train = sequences.train[sequences.train[:, -2] != sequences.n_items]
-    ours = {
-        "ours, Base, sampled softmax": steps_of(dataset, "base"),
-        "ours, SpecTran, sampled softmax": steps_of(dataset, "spectran"),
-        "ours, Base, full softmax": steps_of(dataset, "base", "cross_entropy"),
+    project = {
+        "Base, sampled softmax": steps_of(dataset, "base"),
+        "SpecTran, sampled softmax": steps_of(dataset, "spectran"),
+        "Base, full softmax": steps_of(dataset, "base", "cross_entropy"),
     }
-    base, spectran, full = ours
+    base, spectran, full = project
     if arguments.profile:
-        profile(ours[base], train)
+        profile(project[base], train)
         return
     plain = Plain(sequences.n_items, 128, 10)
     plain_optimiser = torch.optim.Adam(plain.parameters())
     loader = DataLoader(Users(sequences), batch_size=256, shuffle=True)
-    seen: dict[str, list[float]] = {name: [] for name in (*ours, "plain loop, sampled softmax")}
+    times: dict[str, list[float]] = {name: [] for name in (*project, "plain loop, sampled softmax")}
     for turn in range(arguments.epochs + 1):  # the first warms up
-        for name, steps in ours.items():
-            seen[name].append(timed(steps.epoch, train))
+        for name, steps in project.items():
+            times[name].append(timed(steps.epoch, train))
         if turn < 3:
-            seen["plain loop, sampled softmax"].append(timed(plain_epoch, plain, plain_optimiser, loader))
-    seconds = {name: median(times[1:]) for name, times in seen.items()}
+            times["plain loop, sampled softmax"].append(timed(plain_epoch, plain, plain_optimiser, loader))
+    seconds = {name: median(epochs[1:]) for name, epochs in times.items()}
     for name, loss in (("rectools", "sampled_softmax"), ("rectools", "softmax"), ("recbole", "")):
         if python := getattr(arguments, name):
             seconds[" ".join([name, loss]).strip()] = peer(name, python, dataset, 2, loss)["epoch"][-1]
     batches = -(-len(train) // 256)
-    parts = floor(sequences, 128, ours[base].model.n_trainable(), batches)
-    products = two_products(ours[spectran]) * batches
-    extra = [with_text - without for with_text, without in zip(seen[spectran][1:], seen[base][1:], strict=True)]
+    parts = lower_bound(sequences, 128, project[base].model.n_trainable(), batches)
+    products = two_products(project[spectran]) * batches
+    extra = [with_text - without for with_text, without in zip(times[spectran][1:], times[base][1:], strict=True)]
     print(f"{dataset}, {torch.get_num_threads()} threads, seconds of an epoch ({sequences.n_training_targets:,} targets)")
     for name, value in seconds.items():
-        print(f"{name:34}{value:8.2f}{value / seconds[base]:8.2f} x ours")
-    shown = ", ".join(f"{name} {value:.2f}" for name, value in parts.items())
-    whole = sum(parts.values())
+        print(f"{name:34}{value:8.2f}{value / seconds[base]:8.2f} x {base}")
+    part_list = ", ".join(f"{name} {value:.2f}" for name, value in parts.items())
+    bound = sum(parts.values())
     print(
-        f"floor {whole:.2f} ({shown}): ours is {seconds[base] / whole:.2f} x; {seconds[base] / parts['products']:.2f} x products"
+        f"lower bound {bound:.2f} ({part_list}): {base} takes {seconds[base] / bound:.2f} x of it, "
+        f"and {seconds[base] / parts['products']:.2f} x of the products"
     )
-    times = f"{seconds[spectran] / seconds[base]:.2f} x Base; extra {median(extra):.2f}, {median(extra) / products:.2f} x"
-    print(f"SpecTran: {times} its two products")
+    ratios = f"{seconds[spectran] / seconds[base]:.2f} x Base; extra {median(extra):.2f}, {median(extra) / products:.2f} x"
+    print(f"SpecTran: {ratios} its two products")
     for name in seconds:
         if "rectools softmax" in name:
-            print(f"full softmax: RecTools {seconds[name] / seconds[full]:.2f} x ours")
+            print(f"full softmax: RecTools takes {seconds[name] / seconds[full]:.2f} x {full}")
 
 
 def profile(steps: Steps, train: Tensor) -> None:
-    """Self CPU time of an epoch's operators, of a second epoch."""
+    """Print the CPU time of the operators of an epoch, after one for warming up."""
     steps.epoch(train)
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
         steps.epoch(train)
-    print(seen.key_averages().table(sort_by="self_cpu_time_total", row_limit=15, max_name_column_width=40))
+    print(profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=15, max_name_column_width=40))
 
 
 if __name__ == "__main__":

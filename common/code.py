@@ -15,8 +15,8 @@ FSTRING_START, FSTRING_END = getattr(tokenize, "FSTRING_START", -1), getattr(tok
 def code_fingerprint(root: Path, paths: Iterable[str]) -> str:
     """Return a SHA-256, 64 hexadecimal digits, of the code of the Python files at `paths`, relative to `root`.
 
-    A directory stands for all Python files below it. The names of the files count; comments, docstrings, blank lines and spaces
-    inside a line do not. The result is the same on Python 3.11 to 3.13. It is cached for the life of the process.
+    A directory means all Python files below it. File names are part of the fingerprint; comments, docstrings, blank lines and
+    spaces within a line are not. The result is the same on Python 3.11 to 3.13, and is cached until the process ends.
     """
     return _fingerprint(root, tuple(paths))
 
@@ -40,15 +40,15 @@ def python_files(root: Path, paths: Iterable[str]) -> list[str]:
 
 
 def code_tokens(source: str) -> list[str]:
-    """Return the tokens of `source` that decide what it does. INDENT, DEDENT and NEWLINE are named; other tokens are their text.
+    """Return the tokens of `source` that decide its behaviour: INDENT, DEDENT and NEWLINE by name, other tokens by their text.
 
-    A line that is only a string (a docstring) gives nothing:
+    A line that is only a string, such as a docstring, has no tokens:
 
     >>> code_tokens('"About x."' + chr(10) + 'x  =  1  # one' + chr(10))
     ['x', '=', '1', 'NEWLINE']
     """
     tokens: list[str] = []
-    line: list[tuple[int, str]] = []  # of a logical line
+    line: list[tuple[int, str]] = []  # kind and text of the tokens of the current logical line
     for kind, text in _merged(source):
         if kind in (tokenize.INDENT, tokenize.DEDENT):
             tokens.append(tokenize.tok_name[kind])
@@ -62,7 +62,7 @@ def code_tokens(source: str) -> list[str]:
 
 
 def _merged(source: str) -> Iterator[tuple[int, str]]:
-    """Yield kind and text of every token but comments and blank lines; an f-string is one STRING, as it stands in the source."""
+    """Yield kind and text of all tokens except comments and blank lines. An f-string is one STRING, with its source text."""
     lines = source.splitlines(keepends=True)
     depth, start = 0, (0, 0)
     for token in tokenize.generate_tokens(io.StringIO(source).readline):

@@ -11,8 +11,8 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 def check_form(kind: str, name: Any) -> str:
     """Return `name` if it is safe in a path and in a command; raise UserError otherwise. kind: "dataset", …, for the message.
 
-    A name consists of letters, digits, `_` and `-`, and starts with a letter or digit. It cannot leave its folder, has no special
-    meaning to a shell, and contains no dot, at which DVC splits keys.
+    A name consists of letters, digits, `_` and `-`, and starts with a letter or digit. So it cannot lead out of a folder, has no
+    special meaning in a shell, and contains no dot, which separates keys in DVC.
     """
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise UserError(f"{kind} {name!r} is not a valid name; use letters, digits, '_' and '-', starting with a letter or digit")

@@ -7,10 +7,10 @@ from common.names import check_name
 
 
 class Registry(dict[str, str]):
-    """A mapping of names to the titles that tables print. Each name has a file of that name in `package`, with the class.
+    """A mapping from names to the titles that tables print. Each name has a file of the same name in `package`, with its class.
 
-    The class is the one whose lower-case name is the name without underscores: `llm_esr` is `LLMESR` in `llm_esr.py`. The file
-    therefore follows from the parameter, and DVC can depend on that file alone.
+    The class name in lower case is the name without underscores: `llm_esr` is `LLMESR` in `llm_esr.py`. Since the file follows
+    from the name, a DVC stage can depend on this file only.
     """
 
     def __init__(self, kind: str, package: str, titles: dict[str, str]) -> None:
@@ -19,14 +19,14 @@ class Registry(dict[str, str]):
         self.package = package
 
     def file(self, name: str) -> str:
-        """Return the file of a name, relative to the project's root, e.g. `models/adapters/base.py`."""
+        """Return the path of a name's file, relative to the project's root: `models/adapters/base.py`."""
         return f"{self.package.replace('.', '/')}/{name}.py"
 
     def load(self, name: str) -> Any:
         """Import and return the class. Raises UserError for an unknown name, TypeError if the file has no such class."""
         module = import_module(f"{self.package}.{check_name(self.kind, name, self)}")
-        wanted = name.replace("_", "")
+        class_name = name.replace("_", "")
         for attribute, value in vars(module).items():
-            if isinstance(value, type) and attribute.lower() == wanted:
+            if isinstance(value, type) and attribute.lower() == class_name:
                 return value
-        raise TypeError(f"{self.file(name)} defines no class named {wanted!r}, in whatever case")
+        raise TypeError(f"{self.file(name)} defines no class named {class_name!r} (in any case)")

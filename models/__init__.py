@@ -1,1 +1,1 @@
-"""Pure PyTorch: tensors in, tensors out. No files, no parameters file. Importing this package does not import torch."""
+"""Adapters, backbones and losses in PyTorch. They read no files. Importing this package does not import torch."""

@@ -1,4 +1,4 @@
-"""Which device work runs on, chosen once, with the reason printed."""
+"""The device and precision of a process."""
 
 import ctypes
 from collections.abc import Callable
@@ -12,7 +12,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 
 
 def select_device() -> torch.device:
-    """The first GPU where torch finds one, else the CPU."""
+    """Return the current GPU if torch finds one, else the CPU; print the choice and its reason."""
     if torch.cuda.is_available():
         device, reason = torch.device("cuda", torch.cuda.current_device()), torch.cuda.get_device_name()
     else:
@@ -23,20 +23,22 @@ def select_device() -> torch.device:
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep blocks of up to 32 MiB that it frees, where its C library is GNU's.
+    """Let this process keep freed memory blocks of up to 32 MiB for reuse, if its C library is GNU's.
 
-    That one gives them back to the kernel at once and gets them anew, page by page: a tenth of a step's time on a CPU.
+    By default, that library returns them to the kernel at once and requests them again page by page, which takes a tenth of a
+    training step on a CPU.
     """
     with suppress(OSError):  # another C library
         libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the most it takes
+        libc.mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the largest value that it accepts
         libc.mallopt(M_TRIM_THRESHOLD, 1 << 30)
 
 
 def training_precision(name: str, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
-    """What to run a training step under, for `train.precision`; the reason printed where it is not what the name says.
+    """Return a function that returns the context for a training step with precision `name`.
 
-    tf32 sets how this process multiplies float32 matrices on the GPU, in rankings too.
+    If the device has no such precision, a line says so. tf32 applies to all float32 matrix products of this process on the GPU,
+    including those of rankings.
     """
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = name == "tf32"
@@ -49,7 +51,7 @@ def training_precision(name: str, device: torch.device) -> Callable[[], Abstract
 
 
 def environment(device: torch.device) -> dict[str, str | int]:
-    """What a run's figures depend on besides its inputs."""
+    """Return the properties of this machine that a run's numbers depend on: device, threads, and versions of Python and torch."""
     import platform
 
     return {

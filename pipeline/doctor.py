@@ -1,4 +1,4 @@
-"""What a run will meet on this machine: versions, device, encoder, cache, remote, disk."""
+"""Checks whether this machine can run the selected run: versions, device, encoder, cache, remote, disk."""
 
 import platform
 import re
@@ -26,7 +26,7 @@ TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.txt", "spiece.model")
 
 
 class Examination:
-    """The page, a line a finding; `troubles` are the findings that the selected run does not survive."""
+    """Checks for the selected run. `page` returns their results; `problems` then has those that would make the run fail."""
 
     def __init__(self, params: Params) -> None:
         self.params = params
@@ -35,9 +35,10 @@ class Examination:
         self.spectrum = spectrum_directory(params.dataset, params.encoder)
         self.sequences = sequences_directory(params.dataset)
         self.missing = [path for path in (self.sequences, self.spectrum) if not (path / SIDECAR).is_file()]
-        self.troubles: list[str] = []
+        self.problems: list[str] = []
 
     def page(self) -> str:
+        """Run all checks; return a line for each."""
         findings = {
             "python": f"{platform.python_version()}, {sys.executable}",
             "packages": ", ".join(f"{name} {version(name)}" for name in PACKAGES),
@@ -55,6 +56,7 @@ class Examination:
         return "\n".join(f"{name:10}{text}" for name, text in findings.items())
 
     def device(self) -> str:
+        """Return the device that the run will use, and why."""
         import torch
 
         if torch.cuda.is_available():
@@ -64,19 +66,20 @@ class Examination:
         return f"cpu, {torch.get_num_threads()} threads: {reason}"
 
     def data(self) -> str:
+        """Return which artifacts of the run exist."""
         if not self.missing:
-            return f"{self.sequences} and {self.spectrum} are here: nothing is embedded"
+            return f"{self.sequences} and {self.spectrum} exist, so nothing is embedded"
         absent = " and ".join(map(str, self.missing))
-        return f"{absent} not here: `dvc exp run evaluate --pull --allow-missing` fetches or makes them"
+        return f"{absent} missing; `dvc exp run evaluate --pull --allow-missing` fetches or builds them"
 
     @cached_property
     def folder(self) -> Path:
-        """The folder or GGUF file that the encoder loads from without network; raises UserError where it is not here."""
+        """The encoder's local folder or GGUF file. Raises UserError if it is not on this machine."""
         return offline_folder(self.encoder)
 
     @cached_property
     def model(self) -> "TextEncoder | UserError":
-        """The encoder, loaded without network, its weights checked but not read; or why it cannot be loaded."""
+        """The encoder, loaded offline with its weights checked but not read; or the error that prevents it."""
         from pipeline.embedding.encoder import TextEncoder
 
         try:
@@ -87,94 +90,101 @@ class Examination:
         return encoder
 
     def embedding(self) -> str:
-        """Whether the embeddings were made from the model that is here: DVC does not watch a model's files."""
+        """Return whether the embeddings come from the model on this machine, whose files DVC does not track."""
         from pipeline.embedding.pretrained import model_location
 
-        made_from = read_json(self.embeddings / SIDECAR, "the embed stage").get("model") if self.embeddings.is_dir() else None
-        if made_from is None:
-            return f"{self.embeddings} is not here"
+        recorded = read_json(self.embeddings / SIDECAR, "the embed stage").get("model") if self.embeddings.is_dir() else None
+        if recorded is None:
+            return f"{self.embeddings} is missing"
         if isinstance(self.model, UserError):
-            return f"{self.embeddings} was made from model {made_from[:12]}; no model is here to compare it with"
-        of_hub = not Path(model_location(self.encoder.model)).exists() and self.folder.is_dir()
-        today = self.folder.name if of_hub else self.model.identity  # a snapshot of the hub is named by its commit
-        if made_from == today:
-            return f"{self.embeddings} was made from this model"
-        says = (
-            f"{self.embeddings} was made from model {made_from[:12]}, here is {today[:12]}; "
-            f"`dvc repro -f -s data/dvc.yaml:embed@{self.params.dataset}` embeds anew"
+            return f"{self.embeddings} was embedded by model {recorded[:12]}; there is no model here to compare it with"
+        from_hub = not Path(model_location(self.encoder.model)).exists() and self.folder.is_dir()
+        current = self.folder.name if from_hub else self.model.identity  # the folder of a hub's snapshot is named by its commit
+        if recorded == current:
+            return f"{self.embeddings} was embedded by this model"
+        message = (
+            f"{self.embeddings} was embedded by model {recorded[:12]}, but this machine has model {current[:12]}; "
+            f"`dvc repro -f -s data/dvc.yaml:embed@{self.params.dataset}` embeds again"
         )
-        self.troubles.append(says)
-        return says
+        self.problems.append(message)
+        return message
 
     @cached_property
     def links(self) -> tuple[str, list[str], str]:
-        """DVC's cache, the ways of linking that the configuration asks for, and the first of them that works from here."""
+        """DVC's cache, the types of link that its configuration lists, and the first type that works from here, or "copy"."""
         from dvc.repo import Repo
         from dvc_objects.fs import localfs
         from dvc_objects.fs.generic import test_links
 
         with Repo() as repo:
-            folder, wanted = repo.cache.local.path, repo.cache.local.cache_types
-        works = test_links(wanted, localfs, folder, localfs, str(Path("data/runs").absolute()))
-        return folder, wanted, works[0] if works else "copy"
+            folder, configured = repo.cache.local.path, repo.cache.local.cache_types
+        working = test_links(configured, localfs, folder, localfs, str(Path("data/runs").absolute()))
+        return folder, configured, working[0] if working else "copy"
 
     def cache(self) -> str:
-        folder, wanted, link = self.links
+        """Return how DVC's cache is linked to the workspace."""
+        folder, configured, link = self.links
         if link == "copy":
-            return f"copies: no link that .dvc/config asks for works between {folder} and here; everything lies on disk twice"
-        failing = wanted[: wanted.index(link)]
-        return f"links by {link}: one copy of everything" + (f" ({', '.join(failing)} not here)" if failing else "")
+            return f"copies: no link of .dvc/config works between {folder} and this folder; every artifact is on disk twice"
+        failing = configured[: configured.index(link)]
+        return f"{link}s: every artifact is on disk once" + (f" ({', '.join(failing)} does not work here)" if failing else "")
 
     def remote(self) -> str:
+        """Return whether the default remote answers."""
         remote = default_remote()
         if remote is None:
-            silent = "none; `dvc remote add --default team <url>` makes one (docs/teamwork.md)"
+            silent = "none; `dvc remote add --default team <url>` adds one (docs/teamwork.md)"
         else:
             reason = silence(remote[0])
             silent = f"{remote[0]} ({remote[1]}) does not answer: {reason}" if reason else ""
         if silent and self.missing and isinstance(self.model, UserError) and self.encoder.model.startswith(("package:", "/")):
-            self.troubles.append("the run's data is not here, no remote brings it, and the encoder to make it cannot be loaded")
-        says = silent if silent or remote is None else f"{remote[0]} ({remote[1]}) answers"
-        return re.sub(r":[^/@:\s]*(?=@)|\?[^\s)]*", "", says)  # whatever may be a secret stays off the page
+            self.problems.append("the run's data is missing, no remote has it, and the encoder to build it cannot be loaded")
+        message = silent if silent or remote is None else f"{remote[0]} ({remote[1]}) answers"
+        return re.sub(r":[^/@:\s]*(?=@)|\?[^\s)]*", "", message)  # without passwords and query strings, which may be secrets
 
     def secrets(self) -> str:
+        """Return whether .dvc/config holds a secret."""
         try:
             refuse_secrets()
         except UserError as error:
-            self.troubles.append(str(error))
+            self.problems.append(str(error))
             return str(error)
         return "none in .dvc/config"
 
     def disk(self) -> str:
+        """Return the free space and an estimate of what the run needs."""
         free = shutil.disk_usage(main_checkout()).free
-        says = f"{free / 2**30:.1f} GiB free; the run needs "
+        free_space = f"{free / 2**30:.1f} GiB free; the run needs "
         items, width = self.items(), self.width()
         if items is None:
-            return f"{says}what its number of items decides: see after `dvc repro data/dvc.yaml:preprocess@{self.params.dataset}`"
+            command = f"`dvc repro data/dvc.yaml:preprocess@{self.params.dataset}`"
+            return f"{free_space}an amount that depends on the number of items, known after {command}"
         if width is None:
-            return f"{says}what the width of its embeddings decides: known once the model is here"
+            return f"{free_space}an amount that depends on the width of the embeddings, known once the model is on this machine"
         copies = 2 if self.links[2] == "copy" else 1
         need = artifact_bytes(items, width, self.params.dim) * copies
         if need > free:
-            self.troubles.append(f"the run needs about {need / 2**30:.1f} GiB of disk, {free / 2**30:.1f} are free")
-        made = f"embeddings, spectrum and weights of {items:,} items x {width}"
-        return f"{says}about {need / 2**20:,.0f} MiB ({made}{', twice' if copies == 2 else ''})"
+            self.problems.append(f"the run needs about {need / 2**30:.1f} GiB of disk, {free / 2**30:.1f} are free")
+        artifacts = f"embeddings, spectrum and weights of {items:,} items x {width}"
+        return f"{free_space}about {need / 2**20:,.0f} MiB ({artifacts}{', twice' if copies == 2 else ''})"
 
     def items(self) -> int | None:
+        """Return the number of items; None if it is not known before preprocessing."""
         statistics = self.sequences / "statistics.json"
         if statistics.is_file():
             return int(read_json(statistics, "the preprocess stage")["items"])
         return self.params.sources[self.params.dataset].known_items
 
     def width(self) -> int | None:
-        """Columns of the embeddings."""
+        """Return the number of columns of the embeddings; None if the model cannot be loaded."""
         return None if isinstance(self.model, UserError) else self.model.width
 
 
 def artifact_bytes(items: int, width: int, dim: int) -> int:
-    """Bytes of embeddings (N x l), two spectra (N x r, l x r, r, l; r <= min(N, l)) and two sets of weights (2 N x d), float32.
+    """Return an estimate of the bytes of a run's float32 artifacts.
 
-    Two sets of weights: a run keeps its own in scratch beside the checkpoint; Adam's moments add two while it trains.
+    They are the embeddings (N x l); two spectra (N x r, l x r, r, l; r <= min(N, l)); and four arrays of the size of the weights
+    (2 N x d): the weights in scratch and in the checkpoint, and, during training, Adam's two moments.
     """
     rank = min(items, width)
     spectra = 2 * (items * rank + width * rank + rank + width)
@@ -182,7 +192,7 @@ def artifact_bytes(items: int, width: int, dim: int) -> int:
 
 
 def offline_folder(encoder: Encoder) -> Path:
-    """The folder or GGUF file that an encoder loads from without network; raise UserError where part of it is not here."""
+    """Return an encoder's local folder or GGUF file. Raises UserError if a part of it is not on this machine."""
     from huggingface_hub import snapshot_download, try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -195,30 +205,31 @@ def offline_folder(encoder: Encoder) -> Path:
             if folder.is_file():
                 return folder
             repository, file = hub_file(location)
-            found = try_to_load_from_cache(repository, file, revision=encoder.revision)
-            if not isinstance(found, str):
-                raise UserError(f"{encoder.model} is not on this machine; `hf download {repository} {file}` brings it")
-            return Path(found)
+            cached = try_to_load_from_cache(repository, file, revision=encoder.revision)
+            if not isinstance(cached, str):
+                raise UserError(f"{encoder.model} is not on this machine; `hf download {repository} {file}` downloads it")
+            return Path(cached)
         if not folder.is_dir():
             folder = Path(snapshot_download(location, revision=encoder.revision, local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError):
-        raise UserError(f"{encoder.model} is not on this machine; `hf download {encoder.model}` brings it") from None
+        raise UserError(f"{encoder.model} is not on this machine; `hf download {encoder.model}` downloads it") from None
     for kind, names in (
         ("configuration", _present(folder, ("config.json",))),
         ("tokenizer", _present(folder, TOKENIZERS)),
-        ("weights", [*_present(folder, WEIGHTS), *_whole(folder)]),
+        ("weights", [*_present(folder, WEIGHTS), *_complete_indices(folder)]),
     ):
         if not names:
-            raise UserError(f"{encoder.model} is not whole in {folder}: its {kind} is missing")
+            raise UserError(f"{encoder.model} is incomplete in {folder}: its {kind} is missing")
     return folder
 
 
 def _present(folder: Path, names: tuple[str, ...]) -> list[str]:
+    """Return the names of files that exist in a folder."""
     return [name for name in names if (folder / name).is_file()]
 
 
-def _whole(folder: Path) -> Iterator[str]:
-    """Indices of sharded weights all of whose shards are there."""
+def _complete_indices(folder: Path) -> Iterator[str]:
+    """Yield the index files of sharded weights whose shards all exist."""
     for name in _present(folder, INDICES):
         shards = set(read_json(folder / name, "the model's publisher")["weight_map"].values())
         if all((folder / shard).is_file() for shard in shards):

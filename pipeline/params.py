@@ -23,7 +23,7 @@ LARGEST_DIM = 2**16
 
 
 def known(kind: str, name: str, registry: Registry) -> str:
-    """`check_name` for validators of pydantic, which want a ValueError."""
+    """Return `check_name`, but raise ValueError as pydantic's validators must."""
     try:
         return check_name(kind, name, registry)
     except UserError as error:
@@ -31,11 +31,11 @@ def known(kind: str, name: str, registry: Registry) -> str:
 
 
 class Download(Section):
-    mirror: str | None = Field(None, description="folder or URL that holds the source's files; the official site if empty")
+    mirror: str | None = Field(None, description="folder or URL with the source's files; the official site if null")
 
 
 def source(values: Any) -> Source:
-    """Validate one section of `sources:` by the class of its kind, which stands beside the code that reads such a source."""
+    """Return one section of `sources:`, validated by the class of its kind, which is defined where such a source is read."""
     if not isinstance(values, dict) or "kind" not in values:
         raise ValueError(f"a source needs a kind; valid: {', '.join(SOURCES)}; found {values!r}")
     known("kind of source", values["kind"], SOURCES)
@@ -47,26 +47,26 @@ class Preprocess(Section):
     core: int = Field(
         5,
         ge=3,
-        description="keep users and items with at least this many interactions, iterated; 3 or more, since "
+        description="keep users and items with at least this many interactions, repeated until none is removed; at least 3: "
         "leave-one-out needs a training, a validation and a test item",
     )
     cap: int = Field(13, ge=4, description="keep each user's most recent interactions")
     ties: Ties = Field(
         "shuffled",
-        description="order of a user's interactions with the same timestamp: by item id, which an ID model learns; shuffled by a "
-        "hash of user and item; or as in the source's file",
+        description="order of a user's interactions with the same timestamp. item: by item id, an artificial order that ID "
+        "models learn; shuffled: by a hash of user and item; file: as in the source's file",
     )
 
 
 class Encoder(Section):
-    """A text encoder or causal language model that transformers loads, and how its hidden states become one row for each text.
+    """A text encoder or causal language model that transformers loads, and how its hidden states become one row per text.
 
     `model` is one of:
     - a Hugging Face id: `meta-llama/Meta-Llama-3-8B`;
     - a folder with config.json, tokenizer and weights;
-    - a GGUF file, which is dequantised to `dtype` when it is loaded (needs the package gguf): a path that ends in `.gguf`, or
-      `<owner>/<name>/<file>.gguf` on the Hugging Face hub. It holds its own configuration and tokenizer. A file
-      that does not say `add_bos_token` gets no BOS; LLaMA-3 wants one: `prompt: '<|begin_of_text|>'`;
+    - a GGUF file, which is dequantised to `dtype` at loading (needs the package gguf): a path that ends in `.gguf`, or
+      `<owner>/<name>/<file>.gguf` on the Hugging Face hub. It contains configuration and tokenizer. Without `add_bos_token` in
+      the file, texts get no BOS token; LLaMA-3 needs one: `prompt: '<|begin_of_text|>'`;
     - `package:<module>/<path>`: a folder or a GGUF file inside an installed Python package.
     """
 
@@ -77,14 +77,16 @@ class Encoder(Section):
     layers: list[Annotated[int, Field(ge=0)]] | None = Field(
         None,
         min_length=1,
-        description="layers whose hidden states are pooled, L2-normalised and put side by side (width x number of layers); "
-        "0: output of the embedding layer, k: output of the k-th layer; the last layer alone if null",
+        description="layers whose hidden states are pooled, L2-normalised and concatenated (width x number of layers); "
+        "0: output of the embedding layer, k: output of the k-th layer; null: the last layer",
     )
     pool_special_tokens: bool = Field(True, description="whether BOS, CLS and SEP take part in pooling")
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    max_length: int = Field(256, ge=2, description="tokens; longer texts are cut, at the model's own limit at the latest")
+    max_length: int = Field(
+        256, ge=2, description="tokens; longer texts are truncated, as are texts beyond the model's own limit"
+    )
     normalise: bool = Field(True, description="L2-normalise every row")
-    batch_tokens: int = Field(4096, ge=1, description="tokens in a batch, padding counted; halved where memory runs out")
+    batch_tokens: int = Field(4096, ge=1, description="tokens in a batch, including padding; halved if memory runs out")
     device_map: Literal["auto"] | None = Field(None, description="auto: spread the model over the GPUs of one process")
 
     @field_validator("layers")
@@ -100,7 +102,7 @@ class Svd(Section):
         None,
         ge=1e-6,
         lt=1,
-        description="singular values up to this share of the first are dropped; those that rounding alone can make always are",
+        description="singular values up to this share of the first are dropped; those that rounding can explain always are",
     )
 
 
@@ -110,15 +112,15 @@ class Train(Section):
     batch_size: int = Field(256, ge=1, description="users per step")
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.0, ge=0, description="coupled L2, inside Adam")
-    loss: str = Field("info_nce", description="against drawn negatives, or the whole catalogue")
-    negatives: int = Field(64, ge=1, description="per target, of info_nce")
+    loss: str = Field("info_nce", description="info_nce: against sampled negatives; cross_entropy: against all items")
+    negatives: int = Field(64, ge=1, description="sampled items per target, for info_nce")
     temperature: float = Field(0.07, gt=0)
     precision: Literal["float32", "tf32", "bfloat16"] = Field(
-        "float32", description="of matrix products in training; parameters, losses and rankings are float32 in any case"
+        "float32", description="precision of matrix products in training; parameters, losses and rankings are always float32"
     )
     max_history: int = Field(10, ge=1, description="most recent items that a backbone sees")
     optimiser: Literal["adam", "sparse_adam"] = Field(
-        "adam", description="sparse_adam: rows of the catalogue that a step does not touch stay as they are, moments and all"
+        "adam", description="sparse_adam: updates only the embedding rows, and their moments, that are used in the step"
     )
 
     @field_validator("loss")
@@ -127,11 +129,13 @@ class Train(Section):
         return known("loss", loss, LOSSES)
 
     @model_validator(mode="after")
-    def _rows_alone(self) -> "Train":
+    def _sparse_adam_is_possible(self) -> "Train":
         if self.optimiser == "sparse_adam" and not LOSSES.load(self.loss).samples_negatives:
-            raise ValueError("optimiser sparse_adam wants loss info_nce: the full softmax touches every item; use adam with it")
+            raise ValueError(
+                "optimiser sparse_adam needs loss info_nce, because the full softmax uses every item; use adam instead"
+            )
         if self.optimiser == "sparse_adam" and self.weight_decay:
-            raise ValueError("optimiser sparse_adam wants weight_decay 0: decay touches every row; use adam with it")
+            raise ValueError("optimiser sparse_adam needs weight_decay 0, because decay changes every row; use adam instead")
         return self
 
 
@@ -142,12 +146,12 @@ class Evaluate(Section):
     cutoffs: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)
     similarity: Similarity = Field(
         "cosine",
-        description="of user state and item, by which validation, which chooses the weights, and test rank; training is on the "
-        "cosine. The test ranks under the other one are written too",
+        description="similarity of user state and item by which validation and test rank; training always uses the cosine. "
+        "Test ranks by the other similarity are written too",
     )
     exclude_history: bool = Field(
         False,
-        description="whether the test figures in the tables rank only items that the user has not had; both are written. "
+        description="whether test metrics in the tables rank only items outside the user's history; both are written. "
         "Validation ranks all items",
     )
 
@@ -156,24 +160,24 @@ Variant = Literal["full", "without_attention", "principal_sigma", "principal_ide
 
 
 class Ablations(Section):
-    datasets: list[str] = Field(description="none: no ablations")
+    datasets: list[str] = Field(description="empty: no ablations")
     backbones: list[str]
     variants: list[Variant] = Field(min_length=1)
 
 
 class Dimensions(Section):
-    datasets: list[str] = Field(description="none: no other dims than `grid.dim`")
+    datasets: list[str] = Field(description="empty: no other dims than `grid.dim`")
     backbones: list[str]
     adapters: list[str]
     dims: list[Annotated[int, Field(ge=1, le=LARGEST_DIM)]] = Field(min_length=1)
 
 
 class GridTuning(Section):
-    datasets: list[str] = Field(description="none: no tuning")
+    datasets: list[str] = Field(description="empty: no tuning")
     backbones: list[str]
     losses: list[str] = Field(min_length=1)
-    trials: int = Field(ge=1, description="per method, each a full run; 1: the settings of params.yaml alone")
-    seed: int = Field(0, ge=0, description="of the trials and their suggestions; the finalists are also trained under seed + 1")
+    trials: int = Field(ge=1, description="trials per method, each a full run; 1: only the settings of params.yaml")
+    seed: int = Field(0, ge=0, description="seed of the trials and of the sampler; the finalists are also trained with seed + 1")
 
     @field_validator("losses")
     @classmethod
@@ -205,23 +209,23 @@ class Grid(Section):
 
 
 class Resources(Section):
-    """What one run of the grid takes on a Ray cluster."""
+    """The resources of one run of the grid on a Ray cluster."""
 
-    cores: int = Field(1, ge=1, description="and threads: numbers are the same for the same number of threads")
-    memory: float = Field(1.0, gt=0, description="GiB; keeps runs apart that do not fit into a node together")
-    gpus: float = Field(0.0, ge=0, description="0.25: four runs share a GPU")
-    retries: int = Field(3, ge=0, description="of a run whose worker or node is lost; a run that fails is not tried again")
+    cores: int = Field(1, ge=1, description="cores and threads of a run; the same number of threads gives the same numbers")
+    memory: float = Field(1.0, gt=0, description="GiB; Ray starts no more runs on a node than fit into its memory")
+    gpus: float = Field(0.0, ge=0, description="GPUs of a run; 0.25: four runs share a GPU")
+    retries: int = Field(3, ge=0, description="retries of a run whose worker or node was lost; a run that fails is not retried")
 
     @field_validator("gpus")
     @classmethod
     def _whole_above_one(cls, gpus: float) -> float:
         if gpus > 1 and gpus != int(gpus):
-            raise ValueError("a share of one GPU, or a whole number of them")
+            raise ValueError("expected a fraction of one GPU, or a whole number of GPUs")
         return gpus
 
 
 class Params(Section):
-    """The whole of `params.yaml`. Options of one adapter or backbone are checked by the class that owns them."""
+    """All of `params.yaml`. The options of adapters and backbones are checked by their own classes."""
 
     dataset: str
     encoder: str
@@ -243,12 +247,12 @@ class Params(Section):
     grid: Grid
 
     def preprocessing(self, dataset: str) -> Preprocess:
-        """How a dataset is preprocessed: as `preprocess` says, ties as the dataset's source says if it does."""
+        """Return the preprocessing options of a dataset: `preprocess`, with the `ties` of its source if it has some."""
         source = self.sources[check_name("dataset", dataset, self.sources)]
         return self.preprocess.model_copy(update={"ties": source.ties or self.preprocess.ties})
 
     def check_cell(self, dataset: str, backbone: str, adapter: str) -> None:
-        """Raise UserError for a name that is not there, with the nearest that is."""
+        """Raise UserError for an unknown name, with the nearest valid one."""
         check_name("dataset", dataset, self.sources)
         check_name("backbone", backbone, self.backbones)
         check_name("adapter", adapter, self.adapters)
@@ -289,15 +293,15 @@ class Params(Section):
 
 
 def load_params(path: Path = PARAMS_FILE) -> Params:
-    """Read and validate `path`; raise UserError with one line for a missing, broken or invalid file."""
+    """Return the validated parameters of `path`. Raises UserError if the file is missing, broken or invalid."""
     return Params.parse(read_yaml(path), str(path))
 
 
 def choose_grid(lists: Path, path: Path = PARAMS_FILE) -> None:
-    """Replace the `grid:` section of `path` by that of `lists`; every other line stays as it is.
+    """Replace the `grid:` section of `path` by that of `lists`; all other lines stay unchanged.
 
     `lists` may say what else its grid needs, as published results do: `encoder` and `preprocess`. Raises UserError, and leaves
-    `path` unchanged, if `path` has other values of these.
+    `path` unchanged, if the result would be invalid, if either file has no such section, or if `path` has other values of these.
     """
     values, chosen = read_yaml(path), read_yaml(lists)
     Params.parse(values | {"grid": chosen.get("grid")}, str(lists))
@@ -314,20 +318,20 @@ def choose_grid(lists: Path, path: Path = PARAMS_FILE) -> None:
     new = section.search(lists.read_text(encoding="utf-8").rstrip() + "\n")
     text = path.read_text(encoding="utf-8").rstrip() + "\n"
     if new is None or len(section.findall(text)) != 1:
-        raise UserError(f"{path if new else lists} has no block `grid:` at the start of a line")
+        raise UserError(f"{path if new else lists} has no section `grid:` at the start of a line")
     with atomic_file(path) as partial:
         partial.write_text(section.sub(lambda _: new[0], text), encoding="utf-8")
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in `path`; raise UserError with one line for a missing or broken file."""
+    """Return the mapping in a YAML file. Raises UserError if the file is missing or broken, or holds no mapping."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} not found in {Path.cwd()}; run stages from the project's root") from None
     except RecursionError:
         raise UserError(f"{path} is not valid YAML: it is nested too deeply") from None
-    # Beside its own errors, PyYAML lets through those of int(), datetime.date() and so on: `2020-02-30`, `!!int ''`.
+    # PyYAML also raises the errors of int(), datetime.date() and so on, for values such as `2020-02-30` and `!!int ''`.
     except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):

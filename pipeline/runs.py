@@ -1,6 +1,6 @@
-"""A run: what is trained, under which settings, from which inputs. One run, one fingerprint, one place in scratch.
+"""Runs: what is trained, with which settings, from which inputs. A run has one fingerprint and one directory in scratch.
 
-Importing this module does not import torch: a finished run is found before anything heavy is loaded.
+Importing this module does not import torch, so that finding a finished run is fast.
 """
 
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ from pipeline.artifacts import RUNS, SIDECAR, fingerprint, read_signed, scratch,
 from pipeline.params import Params, Train
 
 ROOT = Path(__file__).parents[1]
-# The code that decides a run's weights and its validation, beside its adapter, backbone and loss: directories and files.
+# The directories and files of code that decide a run's weights and validation, in addition to its adapter, backbone and loss.
 TRAINING_CODE = ("models/core", "pipeline/device.py", "pipeline/training")
-# The code that decides its test ranks, its analysis and its row in a cell. dvc.yaml and grid/dvc.yaml depend on the same.
+# The code that decides its test ranks, analysis and row in a cell. dvc.yaml and grid/dvc.yaml list the same directories.
 EVALUATION_CODE = ("pipeline/evaluation",)
 
 CHECKPOINT = Path("data/checkpoints/selected")
 EVALUATION = Path("metrics/evaluation.json")
-EVALUATED = RUNS / "evaluate-selected.json"  # which run metrics/evaluation.json is of
+EVALUATED = RUNS / "evaluate-selected.json"  # the run that metrics/evaluation.json belongs to
 
 
 def sequences_directory(dataset: str) -> Path:
@@ -36,18 +36,18 @@ def spectrum_directory(dataset: str, encoder: str) -> Path:
 
 
 def preprocess_command(dataset: str) -> str:
-    """What makes a dataset's sequences, for messages."""
+    """Return the command that builds a dataset's sequences, for messages."""
     return f"`dvc repro data/dvc.yaml:preprocess@{dataset}`"
 
 
 def svd_command(dataset: str) -> str:
-    """What makes a dataset's spectrum, for messages."""
+    """Return the command that builds a dataset's spectrum, for messages."""
     return f"`dvc repro data/dvc.yaml:svd@{dataset}`"
 
 
 @dataclass(frozen=True)
 class Run:
-    """One (dataset, encoder, backbone, adapter, dim, seed) and the settings that it reads."""
+    """A dataset, encoder, backbone, adapter, dim and seed, with the settings of the sections that the run uses."""
 
     dataset: str
     encoder: str
@@ -59,18 +59,22 @@ class Run:
 
     @classmethod
     def of(cls, params: Params, **choice: Any) -> "Run":
-        """The selected run of `params`, any of its six names replaced, and settings by `changes`: {section: {option: value}}."""
+        """Return the selected run of `params`, with some values replaced.
+
+        choice: any of dataset, encoder, backbone, adapter, dim and seed, and `changes`, {section: {option: value}} for settings.
+        Raises UserError if the settings of training are then invalid.
+        """
         names = ("dataset", "encoder", "backbone", "adapter", "dim", "seed")
         chosen = {name: choice.get(name, getattr(params, name)) for name in names}
         settings = {
             "train": params.train.model_dump(),
             "backbone": params.backbones[chosen["backbone"]],
             "adapter": params.adapters[chosen["adapter"]],
-            "evaluate": {"similarity": params.evaluate.similarity},  # validation chooses the weights by it
+            "evaluate": {"similarity": params.evaluate.similarity},  # used by validation, which chooses the weights
         }
         for section, changed in choice.get("changes", {}).items():
             settings[section] = settings[section] | changed
-        Train.parse(settings["train"], "params.yaml: train, with what was chosen")
+        Train.parse(settings["train"], "params.yaml: train, with the chosen changes")
         return cls(**chosen, settings=settings)
 
     @property
@@ -83,23 +87,24 @@ class Run:
 
     @property
     def name(self) -> str:
+        """The name of the run, for messages."""
         variant = self.settings["adapter"].get("variant", "full")
         which = "" if variant == "full" else f" {variant}"
         return f"{self.dataset}-{self.backbone}-{self.adapter}{which} dim {self.dim} seed {self.seed}"
 
     @property
     def choice(self) -> dict[str, Any]:
-        """The six names and the settings."""
+        """Dataset, encoder, backbone, adapter, dim, seed and settings."""
         names = ("dataset", "encoder", "backbone", "adapter", "dim", "seed", "settings")
         return {name: getattr(self, name) for name in names}
 
     def config(self) -> dict[str, Any]:
-        """Everything needed to rebuild the model, as it is written beside the weights."""
+        """Return everything needed to rebuild the model; it is saved with the weights."""
         return self.choice | {"fingerprint": self.fingerprint}
 
     @cached_property
     def fingerprint(self) -> str:
-        """Changes with the choice, its settings, the content of its inputs and the code that decides its numbers."""
+        """A hash of the choice, the settings, the content of the inputs and the code that decides the numbers."""
         return fingerprint(
             [self.dataset, self.encoder, self.backbone, self.adapter, self.dim, self.seed, self.settings],
             read_signed(self.sequences / SIDECAR, preprocess_command(self.dataset)),
@@ -108,12 +113,12 @@ class Run:
         )
 
     def verify_inputs(self) -> None:
-        """Raise UserError where what the run reads is damaged, or the spectrum was made from other items than the sequences'."""
+        """Raise UserError if an input is damaged, or the spectrum was computed for other items than those of the sequences."""
         sequences = verify(self.sequences, preprocess_command(self.dataset))
         spectrum = verify(self.spectrum, svd_command(self.dataset))
         if spectrum.get("embeddings", {}).get("items") != sequences["files"].get("items.parquet"):
             raise UserError(
-                f"{self.spectrum} was made from other items than {self.sequences}; {svd_command(self.dataset)} makes it again"
+                f"{self.spectrum} was computed for other items than those of {self.sequences}; run {svd_command(self.dataset)}"
             )
 
     @property
@@ -124,17 +129,18 @@ class Run:
 
     @property
     def scratch(self) -> Path:
-        """Where the finished run lies: weights, config.json, history.csv, training.json, run.json.
+        """The directory of the finished run: weights, config.json, history.csv, training.json and run.json.
 
-        Once tested: analysis.json, spectrum.csv and ranks.parquet.
+        A tested run also has analysis.json, spectrum.csv and ranks.parquet.
         """
         return scratch() / "runs" / self.fingerprint
 
     @property
     def finished(self) -> bool:
+        """Whether the run is trained."""
         return (self.scratch / SIDECAR).is_file()
 
 
 def evaluation_code() -> str:
-    """Fingerprint of the code that tests and analyses a run."""
+    """Return the fingerprint of the code that tests and analyses a run."""
     return code_fingerprint(ROOT, EVALUATION_CODE)

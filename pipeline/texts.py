@@ -1,6 +1,6 @@
-"""What is embedded of an item: a template filled with its fields.
+"""Item texts: templates that are filled with an item's fields.
 
-Importing this module does not import torch: a new item's text is made by the same `fill`.
+Importing this module does not import torch, so that a service can build the texts of new items with `fill`.
 """
 
 import html
@@ -13,40 +13,45 @@ TITLE = "{title}"
 
 
 def fields(template: str) -> list[str]:
-    """The fields that a template names, in order; raise ValueError where it is no template or names none."""
+    """Return the fields of a template, in order. Raises ValueError if it is not a template or has no field."""
     names = []
     for _, name, style, conversion in Formatter().parse(template):
         if name is None:
             continue
         if style or conversion:
-            raise ValueError(f"a field is only a name in braces, found '{template}'")
+            raise ValueError(f"a field of a template is a name in braces, found '{template}'")
         names.append(name)
     if not names:
-        raise ValueError(f"a template names at least one field, as in '{TITLE}', found '{template}'")
+        raise ValueError(f"a template has at least one field, as in '{TITLE}', found '{template}'")
     return names
 
 
 def check_fields(template: str, available: Iterable[str], where: str) -> None:
-    """Raise UserError that starts with `where` and names the available fields, where the template names another one."""
+    """Raise UserError if a template has a field that is not in `available`. where: the start of the message."""
     available = sorted(available)
     for name in fields(template):
         if name not in available:
             near = did_you_mean(name, available)
-            listed = "" if near.startswith("; valid") else f" (available: {', '.join(available)})"
-            raise UserError(f"{where}: the items have no field '{name}'{near}{listed}")
+            all_fields = "" if near.startswith("; valid") else f" (available: {', '.join(available)})"
+            raise UserError(f"{where}: the items have no field '{name}'{near}{all_fields}")
 
 
 def fill(template: str, item: Mapping[str, str | None]) -> str:
-    """The text of an item. HTML entities in fields become characters.
+    """Return the text of an item. HTML entities in fields become characters.
 
-    A field that the item lacks takes the words before it along: "{title} by {brand}." without a brand is the title and a full
-    stop. Where the first fields are missing, the text starts with the first that is there.
+    If a field is empty, the literal text before it is dropped too. If the first fields are empty, the text starts with the first
+    field that is not, without the punctuation before it.
+
+    >>> fill("{title} by {brand}.", {"title": "Tea", "brand": None})
+    'Tea.'
+    >>> fill("{brand}: {title}", {"title": "Tea", "brand": ""})
+    'Tea'
     """
-    text, lacking = "", False
+    text, first_is_empty = "", False
     for words, name, _, _ in Formatter().parse(template):
         value = "" if name is None else item[name] or ""
         if name is not None and not value.strip():
-            lacking = lacking or not text
+            first_is_empty = first_is_empty or not text
             continue
-        text += (words.lstrip(" \t\n.,;:|/-–") if lacking and not text else words) + html.unescape(value)
+        text += (words.lstrip(" \t\n.,;:|/-–") if first_is_empty and not text else words) + html.unescape(value)
     return text

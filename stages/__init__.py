@@ -1,4 +1,4 @@
-"""Thin scripts, one per stage: read parameters, call `pipeline`, write artifacts. Run as `python -m stages.<name>`."""
+"""Scripts, one per stage: each reads parameters, calls `pipeline` and writes artifacts. Run as `python -m stages.<name>`."""
 
 import os
 import sys
@@ -6,28 +6,30 @@ from argparse import ArgumentParser
 from collections.abc import Callable
 from importlib.util import find_spec
 
-# Before a stage's own imports: DVC starts whatever `python` is on the path, and that may be one without the packages.
+# Before a stage's own imports, because DVC starts the `python` on the path, which may lack the packages.
 if missing := [name for name in ("numpy", "polars", "pydantic", "torch", "yaml") if find_spec(name) is None]:
-    sys.exit(f"Python package '{missing[0]}' is missing in {sys.executable}; `make install`, then `source .venv/bin/activate`")
+    sys.exit(f"Python package '{missing[0]}' is missing in {sys.executable}; run `make install` and `source .venv/bin/activate`")
 
 
 def dvc_key() -> str | None:
-    """Return what follows the @ in the name of the DVC stage that runs this script, e.g. the dataset; None outside DVC.
+    """Return the part after @ in the name of the DVC stage that runs this script, e.g. the dataset; None outside DVC.
 
-    Names come this way, not as arguments, because DVC would put them into a shell command as they are.
+    Names are passed in this way and not as arguments, because DVC would insert them unquoted into a shell command.
     """
     return os.environ.get("DVC_STAGE", "").partition("@")[2] or None
 
 
 def add_dataset(parser: ArgumentParser) -> None:
-    """Add the argument `dataset`, which DVC's stage gives where DVC runs the script."""
+    """Add the argument `dataset`; if DVC runs the script, its default is the dataset of the DVC stage."""
     key = dvc_key()
     parser.add_argument("dataset", nargs="?" if key else None, default=key, help="a section of `sources:` in params.yaml")
 
 
 def run(main: Callable[[], str | None]) -> None:
-    """Run a stage: print the summary that `main` returns (all but one process of several have none), or the one line of what a
-    user can mend, and exit.
+    """Run a stage and print the summary that `main` returns.
+
+    If `main` raises UserError or OSError, print its message in one line and exit with status 1. With several processes, only the
+    first returns a summary; the others return None.
     """
     from common.errors import UserError
 

@@ -8,10 +8,10 @@ from stages import run
 
 def main() -> str:
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--partial", action="store_true", help="tabulate the cells that are there")
+    parser.add_argument("--partial", action="store_true", help="leave out missing and outdated cells")
     partial = parser.parse_args().partial
     params = load_params()
-    from pipeline.report.write import write_report  # imports matplotlib
+    from pipeline.report.write import write_report  # imports matplotlib, which is slow
 
     return write_report(params, partial)[0]
 

@@ -1,6 +1,6 @@
 """Train and evaluate one cell of the grid over its seeds: `python -m stages.cell office sasrec spectran`.
 
-DVC runs it without arguments: the name of its stage says which cell.
+DVC runs it without arguments; the cell follows from the name of the DVC stage.
 """
 
 import os
@@ -21,17 +21,17 @@ def main() -> str:
     for name in ("dataset", "backbone", "adapter"):
         parser.add_argument(name, nargs="?" if stage else None)
     over = [name for name in get_args(Over) if name != "tuned"]
-    parser.add_argument("--over", choices=over, default="seeds", help="also over SpecTran's variants, or over dims")
-    parser.add_argument("--tuned", metavar="LOSS", choices=list(LOSSES), help="with the settings that tuning under LOSS chose")
-    given = parser.parse_args()
+    parser.add_argument("--over", choices=over, default="seeds", help="vary only seeds, or also SpecTran's variants or dims")
+    parser.add_argument("--tuned", metavar="LOSS", choices=list(LOSSES), help="use the settings that tuning under LOSS chose")
+    arguments = parser.parse_args()
     params = load_params()
-    if given.dataset is None:
+    if arguments.dataset is None:
         return build_cell(cell_of_stage(stage, params.grid), params)
-    params.check_cell(given.dataset, given.backbone, given.adapter)
-    if given.over == "variants" and given.adapter != OURS:
-        raise UserError(f"adapter {given.adapter} has no variants; {OURS} has")
-    kind: Over = "tuned" if given.tuned else given.over
-    return build_cell(Cell(given.dataset, given.backbone, given.adapter, kind, given.tuned), params)
+    params.check_cell(arguments.dataset, arguments.backbone, arguments.adapter)
+    if arguments.over == "variants" and arguments.adapter != OURS:
+        raise UserError(f"adapter {arguments.adapter} has no variants; use {OURS}")
+    kind: Over = "tuned" if arguments.tuned else arguments.over
+    return build_cell(Cell(arguments.dataset, arguments.backbone, arguments.adapter, kind, arguments.tuned), params)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Put the selected run beside the paper's row and the grid's cells so far, in metrics/selected.md: `python -m stages.compare`."""
+"""Compare the selected run with the paper's row and the grid's cells, in metrics/selected.md: `python -m stages.compare`."""
 
 from argparse import ArgumentParser
 

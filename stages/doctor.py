@@ -1,4 +1,7 @@
-"""What the selected run will meet on this machine: `python -m stages.doctor`; with `--secrets`, .dvc/config only is checked."""
+"""Check whether this machine can run the selected run: `python -m stages.doctor`.
+
+With `--secrets`, it only checks that .dvc/config holds no password, key or token.
+"""
 
 from argparse import ArgumentParser
 
@@ -12,7 +15,7 @@ from stages import run
 
 def main() -> str:
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--secrets", action="store_true", help="refuse a password, key or token in .dvc/config")
+    parser.add_argument("--secrets", action="store_true", help="only check that .dvc/config holds no password, key or token")
     if parser.parse_args().secrets:
         refuse_secrets()
         return "no secret in .dvc/config"
@@ -20,9 +23,9 @@ def main() -> str:
     examination = Examination(params)
     print(f"{'run':10}{Run.of(params).name}, encoder {params.encoder}")
     print(examination.page(), flush=True)
-    if examination.troubles:
-        raise UserError("; ".join(examination.troubles))
-    return "nothing stands in the way of this run"
+    if examination.problems:
+        raise UserError("; ".join(examination.problems))
+    return "this machine can run it"
 
 
 if __name__ == "__main__":

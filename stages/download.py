@@ -1,4 +1,4 @@
-"""Bring a dataset's files to data/raw/<dataset>: `python -m stages.download office`."""
+"""Download or generate a dataset's files into data/raw/<dataset>: `python -m stages.download office`."""
 
 from argparse import ArgumentParser
 from pathlib import Path

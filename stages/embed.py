@@ -1,6 +1,7 @@
 """Embed a dataset's item texts: `python -m stages.embed office minilm`.
 
-On several GPUs or nodes: `accelerate launch -m stages.embed office llama3-8b`. Killed and started again, it continues.
+On several GPUs or nodes: `accelerate launch -m stages.embed office llama3-8b`. If interrupted, rerun the command, with any number
+of processes; finished shards are reused.
 """
 
 from argparse import ArgumentParser
@@ -19,14 +20,14 @@ from stages import add_dataset, run
 def main() -> str | None:
     parser = ArgumentParser(description=__doc__)
     add_dataset(parser)
-    parser.add_argument("encoder", nargs="?", help="a section of `encoders:`; the `encoder` of params.yaml if left out")
+    parser.add_argument("encoder", nargs="?", help="a section of `encoders:`; default: the `encoder` of params.yaml")
     arguments = parser.parse_args()
     params = load_params()
     dataset = check_name("dataset", arguments.dataset, params.sources)
     encoder_name = check_name("encoder", arguments.encoder or params.encoder, params.encoders)
     encoder = params.encoders[encoder_name]
     sequences = sequences_directory(dataset)
-    made = verify(sequences, f"`python -m stages.preprocess {dataset}`", ["items.parquet"])
+    sidecar = verify(sequences, f"`python -m stages.preprocess {dataset}`", ["items.parquet"])
     texts = pl.read_parquet(sequences / "items.parquet")["text"].to_list()
 
     from pipeline.embedding.processes import Processes
@@ -34,26 +35,26 @@ def main() -> str | None:
 
     processes = Processes()
     shards = Shards(texts, encoder, processes)
-    seen = shards.embed()
+    record = shards.embed()
     if not processes.first:
         return None
     target = Path("data/embeddings") / dataset / encoder_name
-    made_from = {
+    provenance = {
         "dataset": dataset,
-        "template": made.get("template", TITLE),
+        "template": sidecar.get("template", TITLE),
         "encoder": encoder.model_dump(),
         "model": shards.encoder.identity,
-        "items": made["files"]["items.parquet"],
+        "items": sidecar["files"]["items.parquet"],
     }
-    with atomic_directory(target, made_from) as directory:
+    with atomic_directory(target, provenance) as directory:
         n, width = shards.save(directory / "embeddings.npy")
-    write_json(RUNS / f"embed-{dataset}-{encoder_name}.json", {"items": n, **seen})
+    write_json(RUNS / f"embed-{dataset}-{encoder_name}.json", {"items": n, **record})
     shards.remove()
-    now = seen["embedded_now"]
-    found = seen["shards"] - now["shards"]
+    now = record["embedded_now"]
+    reused = record["shards"] - now["shards"]
     return (
         f"{dataset}: {n:,} items x {width} in {target} ("
-        + (f"{found} of {seen['shards']} shards from an earlier run; " if found else "")
+        + (f"{reused} of {record['shards']} shards from an earlier run; " if reused else "")
         + f"{now['tokens']:,} tokens in {now['seconds']:.1f} s)"
     )
 

@@ -9,7 +9,7 @@ from pipeline.runs import CHECKPOINT, EVALUATED, EVALUATION, Run
 from pipeline.training.metrics import metrics_by_ranking
 from stages import run
 
-COMPARED = ("effective_rank", "top10_share")
+ANALYSIS_METRICS = ("effective_rank", "top10_share")  # columns of `dvc exp show`
 
 
 def main() -> str:
@@ -23,20 +23,20 @@ def main() -> str:
     evaluation = evaluate_checkpoint(CHECKPOINT, selected)
     ranks = evaluation.ranks
     by_ranking = metrics_by_ranking(ranks, params.evaluate.cutoffs, params.evaluate.exclude_history)
-    figures = by_ranking.pop("")
-    # Each is a column of `dvc exp show`: of the other rankings only what is compared.
-    compared = [f"{name}@{max(params.evaluate.cutoffs)}" for name in ("NDCG", "HR")]
-    others = {ranking: {name: found[name] for name in compared} for ranking, found in by_ranking.items()}
+    metrics = by_ranking.pop("")
+    # Each metric is a column of `dvc exp show`, so the other rankings have only NDCG and HR at the largest cutoff.
+    headline = [f"{name}@{max(params.evaluate.cutoffs)}" for name in ("NDCG", "HR")]
+    others = {ranking: {name: values[name] for name in headline} for ranking, values in by_ranking.items()}
     with atomic_file(Path("data/ranks/selected.parquet")) as partial:
         ranks.write_parquet(partial)
     write_json(Path("data/analysis/selected.json"), evaluation.analysis)
-    write_json(EVALUATION, figures | {"others": others})
-    about = {"seconds": evaluation.seconds, "run": selected.choice, EVALUATION.name: sha256(EVALUATION)}
-    write_signed(EVALUATED, about)
-    write_json(Path("metrics/analysis.json"), {name: evaluation.analysis[name] for name in COMPARED})
+    write_json(EVALUATION, metrics | {"others": others})
+    record = {"seconds": evaluation.seconds, "run": selected.choice, EVALUATION.name: sha256(EVALUATION)}
+    write_signed(EVALUATED, record)
+    write_json(Path("metrics/analysis.json"), {name: evaluation.analysis[name] for name in ANALYSIS_METRICS})
     with atomic_file(Path("metrics/spectrum.csv")) as partial:
         evaluation.spectrum.write_csv(partial)
-    shown = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
+    shown = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
     return f"{selected.name}: {ranks.height:,} users, {shown}"
 
 

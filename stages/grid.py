@@ -1,7 +1,8 @@
-"""The whole grid, several runs at a time: `python -m stages.grid --jobs 4`. Stop it and start it again at will.
+"""Train the whole grid, several runs at a time: `python -m stages.grid --jobs 4`. It can be stopped and started again at any
+time.
 
-`--engine ray` sends the runs to the cluster that $RAY_ADDRESS names, or starts one of this machine (docs/cluster.md).
-Restores what DVC has, trains what is missing, puts cells and tables in place by `dvc repro grid/dvc.yaml`.
+It restores cells from DVC's cache, trains the missing runs, and builds cells and tables by `dvc repro grid/dvc.yaml`. With
+`--engine ray`, the runs are executed on the cluster at $RAY_ADDRESS, or on a cluster that Ray starts here (docs/cluster.md).
 """
 
 import os
@@ -17,12 +18,12 @@ from stages import run
 
 def main() -> str:
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--engine", choices=("local", "ray"), default="local", help="where: this machine, or a Ray cluster")
-    parser.add_argument("--jobs", type=int, help="runs at a time on this machine; they share its cores and its GPUs")
-    parser.add_argument("--lists", type=Path, metavar="FILE", help="first make its `grid:` that of params.yaml")
+    parser.add_argument("--engine", choices=("local", "ray"), default="local", help="where runs are executed")
+    parser.add_argument("--jobs", type=int, help="runs at a time on this machine; default: its number of cores")
+    parser.add_argument("--lists", type=Path, metavar="FILE", help="first replace `grid:` in params.yaml by that of FILE")
     arguments = parser.parse_args()
     if arguments.jobs is not None and arguments.engine != "local":
-        raise UserError("--jobs is for this machine; on a cluster `resources:` in params.yaml decide how many runs fit")
+        raise UserError("--jobs is for this machine; on a cluster, `resources:` in params.yaml decides how many runs fit")
     if arguments.jobs is not None and arguments.jobs < 1:
         raise UserError(f"--jobs is {arguments.jobs}; choose at least 1")
     with grid_lock():

@@ -1,6 +1,6 @@
-"""Train and test one run of the grid into scratch: `python -m stages.prepare office sasrec spectran --seed 0 --dim 128`.
+"""Train and test one run of the grid in scratch: `python -m stages.prepare office sasrec spectran --seed 0 --dim 128`.
 
-`python -m stages.grid` starts one for each run that is missing; a cell is then put together without training.
+`python -m stages.grid` runs it for each missing run; cells are then built without training.
 """
 
 from argparse import ArgumentParser
@@ -18,20 +18,20 @@ def main() -> str:
     for name in ("dataset", "backbone", "adapter"):
         parser.add_argument(name)
     parser.add_argument("--seed", type=int, required=True)
-    parser.add_argument("--dim", type=int, help="grid.dim if left out")
-    parser.add_argument("--variant", help="one of SpecTran's")
-    parser.add_argument("--tuned", metavar="LOSS", choices=list(LOSSES), help="with the settings that tuning under LOSS chose")
-    given = parser.parse_args()
+    parser.add_argument("--dim", type=int, help="default: grid.dim")
+    parser.add_argument("--variant", help="a variant of SpecTran")
+    parser.add_argument("--tuned", metavar="LOSS", choices=list(LOSSES), help="use the settings that tuning under LOSS chose")
+    arguments = parser.parse_args()
     params = load_params()
-    params.check_cell(given.dataset, given.backbone, given.adapter)
-    names = {"dataset": given.dataset, "backbone": given.backbone, "adapter": given.adapter}
-    if given.tuned:
-        tuning = Tuning(params, **names, loss=given.tuned)
-        chosen = tuning.run(tuning.chosen, given.seed)
+    params.check_cell(arguments.dataset, arguments.backbone, arguments.adapter)
+    names = {"dataset": arguments.dataset, "backbone": arguments.backbone, "adapter": arguments.adapter}
+    if arguments.tuned:
+        tuning = Tuning(params, **names, loss=arguments.tuned)
+        selected = tuning.run(tuning.chosen, arguments.seed)
     else:
-        changes = {"adapter": {"variant": given.variant}} if given.variant else {}
-        chosen = Run.of(params, **names, dim=given.dim or params.grid.dim, seed=given.seed, changes=changes)
-    return f"{chosen.name}: {evaluated(chosen)}"
+        changes = {"adapter": {"variant": arguments.variant}} if arguments.variant else {}
+        selected = Run.of(params, **names, dim=arguments.dim or params.grid.dim, seed=arguments.seed, changes=changes)
+    return f"{selected.name}: {evaluated(selected)}"
 
 
 if __name__ == "__main__":

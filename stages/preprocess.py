@@ -21,16 +21,16 @@ def main() -> str:
     source = params.sources[dataset]
     raw = Path("data/raw") / dataset
     template = params.templates.get(dataset, TITLE)
-    made_from = {
+    provenance = {
         "dataset": dataset,
         "preprocess": options.model_dump(),
         "template": template,
         "raw": verify(raw, f"`python -m stages.download {dataset}`"),
     }
-    read = source_module(source.kind).read(source, raw)
-    sequences = build_sequences(read, options, template, f"params.yaml: templates.{dataset}")
+    tables = source_module(source.kind).read(source, raw)
+    sequences = build_sequences(tables, options, template, f"params.yaml: templates.{dataset}")
     target = sequences_directory(dataset)
-    with atomic_directory(target, made_from) as directory:
+    with atomic_directory(target, provenance) as directory:
         sequences.users.write_parquet(directory / "sequences.parquet")
         sequences.items.write_parquet(directory / "items.parquet")
         write_json(directory / "statistics.json", sequences.statistics)

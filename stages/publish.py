@@ -1,7 +1,7 @@
-"""Keep the grid's results in git, so that anyone can recheck them: `python -m stages.publish office` -> docs/results/office.
+"""Publish the grid's results in docs/results/<name>, so that anyone can check them: `python -m stages.publish office`.
 
-`--restore` brings them back: the grid's lists to params.yaml and the cells to grid/cells, without weights; then
-`python -m stages.aggregate` makes tables, tests, figures and report of them again, and no run of theirs is trained again.
+`--restore` copies published results back: the grid's lists to params.yaml, and the cells, without weights, to grid/cells. Then
+`python -m stages.aggregate` builds tables, significance tests, figures and report from them, without training.
 """
 
 from argparse import ArgumentParser
@@ -14,13 +14,13 @@ from stages import run
 
 def main() -> str:
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("name", help="of the folder in docs/results")
-    parser.add_argument("--restore", action="store_true", help="from there, not to it")
-    given = parser.parse_args()
-    folder = PUBLISHED / check_form("folder", given.name)
-    from pipeline.report.publishing import publish_grid, restore_grid  # imports matplotlib
+    parser.add_argument("name", help="name of the folder in docs/results")
+    parser.add_argument("--restore", action="store_true", help="copy published results back instead of publishing")
+    arguments = parser.parse_args()
+    folder = PUBLISHED / check_form("folder", arguments.name)
+    from pipeline.report.publishing import publish_grid, restore_grid  # imports matplotlib, which is slow
 
-    return restore_grid(folder) if given.restore else publish_grid(folder, load_params())
+    return restore_grid(folder) if arguments.restore else publish_grid(folder, load_params())
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Decompose a dataset's embeddings, plain and centred: `python -m stages.svd office minilm`.
+"""Compute the plain and the centred spectrum of a dataset's embeddings: `python -m stages.svd office minilm`.
 
-On several GPUs or nodes with one file system: `accelerate launch -m stages.svd office llama3-8b`.
+On several GPUs, or nodes that share a file system: `accelerate launch -m stages.svd office llama3-8b`.
 """
 
 import sys
@@ -20,14 +20,14 @@ from stages import add_dataset, run
 def main() -> str | None:
     parser = ArgumentParser(description=__doc__)
     add_dataset(parser)
-    parser.add_argument("encoder", nargs="?", help="a section of `encoders:`; the `encoder` of params.yaml if left out")
+    parser.add_argument("encoder", nargs="?", help="a section of `encoders:`; default: the `encoder` of params.yaml")
     arguments = parser.parse_args()
     params = load_params()
     dataset = check_name("dataset", arguments.dataset, params.sources)
     encoder = check_name("encoder", arguments.encoder or params.encoder, params.encoders)
     source = Path("data/embeddings") / dataset / encoder
-    made_by = f"`python -m stages.embed {dataset} {encoder}`"
-    made_from = {"embeddings": verify(source, made_by), "rank_rtol": params.svd.rank_rtol}
+    command = f"`python -m stages.embed {dataset} {encoder}`"
+    provenance = {"embeddings": verify(source, command), "rank_rtol": params.svd.rank_rtol}
 
     from pipeline.device import environment
     from pipeline.embedding.processes import Processes
@@ -36,28 +36,29 @@ def main() -> str | None:
     processes = Processes()
     target = spectrum_directory(dataset, encoder)
     start = time.perf_counter()
-    with atomic_directory(target, made_from) if processes.first else nullcontext() as own:
+    # Process 0 creates the directory, and all processes write to it.
+    with atomic_directory(target, provenance) if processes.first else nullcontext() as first_directory:
         try:
-            directory = processes.gather(own)[0]
-            made = decompose(source / "embeddings.npy", directory, params.svd.rank_rtol, processes)
+            directory = processes.gather(first_directory)[0]
+            result = decompose(source / "embeddings.npy", directory, params.svd.rank_rtol, processes)
         except UserError:
             if processes.first:
                 raise
-            sys.exit(1)  # the first says it
-        made_from |= made.measured()
+            sys.exit(1)  # process 0 prints the message
+        provenance |= result.measured()
     if not processes.first:
         return None
-    seconds = {"seconds": time.perf_counter() - start, **made.seconds}
+    seconds = {"seconds": time.perf_counter() - start, **result.seconds}
     write_json(RUNS / f"svd-{dataset}-{encoder}.json", {**seconds, "processes": processes.count, **environment(processes.device)})
-    if below := made.plain.below_precision:
+    if below := result.plain.below_precision:
         print(
-            f"svd: {below} of {min(made.shape)} directions are below {made.precision:.0e} of the first singular value, "
-            "where rounding rules; dropped",
+            f"svd: {below} of {min(result.shape)} directions are below {result.precision:.0e} of the first singular value, "
+            "the precision of the embeddings, and were dropped",
             file=sys.stderr,
         )
     return (
-        f"{dataset}: rank {made.plain.rank} (centred {made.centred.rank}) of {made.shape[1]}, "
-        f"residual {made.plain.residual:.1e}, in {target}"
+        f"{dataset}: rank {result.plain.rank} (centred {result.centred.rank}) of {result.shape[1]}, "
+        f"residual {result.plain.residual:.1e}, in {target}"
     )
 
 

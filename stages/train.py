@@ -1,4 +1,4 @@
-"""Train the selected run, or take it from scratch space where it was trained before: `python -m stages.train`."""
+"""Train the selected run, or copy it from scratch if it was trained before: `python -m stages.train`."""
 
 import shutil
 from argparse import ArgumentParser
@@ -22,7 +22,7 @@ def main() -> str:
         with atomic_file(target) as partial:
             shutil.copyfile(source / name, partial)
     summary = read_json(source / "training.json", "training")
-    # Each is a column of `dvc exp show`: what to choose by comes first, the rest of validation is in history.csv.
+    # Each value is a column of `dvc exp show`. All validation metrics are in history.csv.
     columns = {
         "validation": {name: summary["validation"][name] for name in ("NDCG@20", "HR@20")},
         "best_epoch": summary["best_epoch"],

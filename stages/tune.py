@@ -1,6 +1,6 @@
 """Tune one adapter on one dataset and backbone under one loss: `python -m stages.tune office sasrec spectran info_nce`.
 
-Writes the choice to grid/tuned. `python -m stages.grid` does so for all that `grid.tuning` lists, several at a time.
+It writes the chosen settings to grid/tuned. `python -m stages.grid` runs all tunings that `grid.tuning` lists, several at a time.
 """
 
 from argparse import ArgumentParser
@@ -16,11 +16,11 @@ def main() -> str:
     parser = ArgumentParser(description=__doc__)
     for name in ("dataset", "backbone", "adapter", "loss"):
         parser.add_argument(name)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     params = load_params()
-    params.check_cell(given.dataset, given.backbone, given.adapter)
-    check_name("loss", given.loss, LOSSES)
-    tuning = Tuning(params, given.dataset, given.backbone, given.adapter, given.loss)
+    params.check_cell(arguments.dataset, arguments.backbone, arguments.adapter)
+    check_name("loss", arguments.loss, LOSSES)
+    tuning = Tuning(params, arguments.dataset, arguments.backbone, arguments.adapter, arguments.loss)
     tune(tuning)
     return f"{tuning.file}: best mean validation {MONITOR} {write_choice(tuning):.4f} of {tuning.n_trials} trials"
 

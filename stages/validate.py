@@ -1,7 +1,7 @@
-"""Check all of params.yaml before anything is spent or replaced: `python -m stages.validate`.
+"""Check params.yaml before any other stage runs: `python -m stages.validate`.
 
-Every other stage depends on the file that this one writes, so that DVC makes no path of a name that was not checked. The file is
-always the same: only a refusal stops the stages behind it.
+Every other stage depends on the file that this one writes, so DVC builds no path from a name that was not checked. The file
+always has the same content, so only a failed check affects the other stages.
 """
 
 from argparse import ArgumentParser

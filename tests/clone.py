@@ -26,7 +26,7 @@ class Project:
         self.environment |= environment
 
     def run(self, *command: str, fails: bool = False) -> str:
-        """Run a command; return what it printed, both streams."""
+        """Run a command; return its stdout and stderr."""
         done = subprocess.run(
             command, cwd=self.root, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
         )
@@ -38,11 +38,11 @@ class Project:
         self.run("git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-q", "--allow-empty", "-m", "state")
 
     def ran(self, output: str) -> list[str]:
-        """Names of the stages whose commands ran, e.g. `embed@demo`, in order."""
+        """Return the names of the stages whose commands ran, e.g. `embed@demo`, in order."""
         return [name.rpartition(":")[2] for name in re.findall(r"^Running stage '([^']+)'", output, flags=re.MULTILINE)]
 
     def listing(self, artifact: str) -> str:
-        """The object, inside a cache or remote, that lists a directory's files."""
+        """Return the object, in a cache or remote, that lists a directory's files."""
         stages = yaml.safe_load((self.root / "data/dvc.lock").read_text())["stages"].values()
         (md5,) = (out["md5"] for stage in stages for out in stage["outs"] if out["path"] == artifact)
         return f"files/md5/{md5[:2]}/{md5[2:]}"
@@ -52,7 +52,7 @@ class Project:
 
 
 def copy_repository(root: Path) -> dict[str, Any]:
-    """Copy what git would commit, less tests and locks, to `root`; return its parameters, made small, to be written there."""
+    """Copy the repository without tests and lock files to `root`; return small parameters to write there."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,

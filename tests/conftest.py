@@ -1,4 +1,4 @@
-"""A tiny project that every test may change: parameters, sequences and spectrum of a generated dataset, made once per session."""
+"""A tiny project that every test may change: parameters, sequences and spectrum of a generated dataset, built once."""
 
 import contextlib
 import copy
@@ -16,7 +16,7 @@ os.environ["TQDM_DISABLE"] = "1"
 
 
 def tiny_params() -> dict[str, Any]:
-    """The repository's parameters, on a dataset and a training that take a moment."""
+    """Return the repository's parameters with a tiny dataset and a short training."""
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     params["sources"]["tiny"] = {"kind": "demo", "seed": 0, "items": 120, "users": 150}
     params["encoders"]["random"] = {"model": "package:no_such_package/model"}
@@ -60,7 +60,7 @@ def tiny_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def project(tiny_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the tiny project, as the current directory, with a scratch of its own."""
+    """A copy of the tiny project, which becomes the current directory, with its own scratch."""
     root = tmp_path / "project"
     shutil.copytree(tiny_project, root)
     monkeypatch.chdir(root)

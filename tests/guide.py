@@ -1,4 +1,4 @@
-"""docs/teamwork.md as a script: its transcripts are run, and what they print is compared with what the guide shows.
+"""Runs the transcripts of docs/teamwork.md, and compares their output with what the guide shows.
 
 A transcript is a ```console block. `ada$ command` is typed by ada; the lines below it are printed, `…` stands for any lines.
 Numbers, hashes, spaces and rules of tables may differ. A command that prints `ERROR:` or `error:` must fail.
@@ -17,7 +17,7 @@ PROMPT = re.compile(r"^(\w+)\$ (.+)$")
 
 @dataclass
 class Step:
-    """A command, who types it, and the lines that the guide shows below it."""
+    """A command, the member who types it, and the output that the guide shows."""
 
     who: str
     command: str
@@ -29,7 +29,7 @@ class Step:
 
 
 def sections(path: Path = GUIDE) -> dict[str, list[Step]]:
-    """The steps of every section that has any, by its heading."""
+    """Return the steps of every section with transcripts, by its heading."""
     found: dict[str, list[Step]] = {}
     heading, inside = "", False
     for line in path.read_text(encoding="utf-8").splitlines():
@@ -45,14 +45,14 @@ def sections(path: Path = GUIDE) -> dict[str, list[Step]]:
 
 
 def masked(line: str) -> str:
-    """A line without what differs from machine to machine and from run to run."""
+    """Return a line without the parts that differ between machines and runs."""
     line = re.sub(r"\b[0-9a-f]{7,}(\.dir)?\b", "#", line)
     line = re.sub(r"-?\d+([.:,]\d+)*( [AP]M)?", "#", line)
     return re.sub(r"[\s|─—-]+", " ", line).strip()
 
 
 def check(step: Step, printed: str) -> None:
-    """Every line that the guide shows is printed, in that order; rows of metrics in any: DVC's order of files changes."""
+    """Assert that every line of the guide is printed in that order. Rows of metrics may be in any order, as in DVC."""
     everywhere = [masked(part) for line in printed.splitlines() for part in line.split("\r")]
     lines = iter(everywhere)
     for line in step.shown:
@@ -63,15 +63,15 @@ def check(step: Step, printed: str) -> None:
 
 
 class Team:
-    """Members, each with a home and in it a checkout; the guide's names stand for places of this test."""
+    """The members, each with a home directory and a checkout. `locations` maps the guide's paths to those of the test."""
 
-    def __init__(self, base: Path, places: dict[str, str]) -> None:
+    def __init__(self, base: Path, locations: dict[str, str]) -> None:
         self.base = base
-        self.places = places
+        self.locations = locations
         self.transcript = ""
 
     def member(self, who: str) -> Project:
-        """Where `who` types: in the checkout once there is one."""
+        """Return the project in which a member types: the checkout, or the home directory before there is one."""
         home = self.base / who
         home.mkdir(exist_ok=True)
         names = {
@@ -81,20 +81,20 @@ class Team:
         return Project(checkout if checkout.is_dir() else home, **names, HOME=str(home), COLUMNS="400", DVC_PAGER="cat")
 
     def follow(self, section: str) -> list[str]:
-        """Type the section's commands; return what each printed."""
+        """Run the commands of a section; return their outputs."""
         return [self.type(step) for step in sections()[section]]
 
     def type(self, step: Step) -> str:
         command = step.command
-        for name, place in self.places.items():
-            command = command.replace(name, place)
+        for name, location in self.locations.items():
+            command = command.replace(name, location)
         member = self.member(step.who)
         printed = member.run("bash", "-c", command, fails=step.fails)
         self.transcript += f"{step.who}$ {step.command}\n{printed}"
         if step.command.startswith("dvc queue start"):
             while re.search(r"Queued|Running", member.run("dvc", "queue", "status")):
                 time.sleep(1)
-        for name, place in (*self.places.items(), ("/home", str(self.base))):
-            printed = printed.replace(place, name)
+        for name, location in (*self.locations.items(), ("/home", str(self.base))):
+            printed = printed.replace(location, name)
         check(step, printed)
         return printed

@@ -1,4 +1,4 @@
-"""Sidecars of artifacts that a test writes by hand: nothing is read without one."""
+"""Sidecars of artifacts that a test writes, because no artifact is read without one."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from pipeline.artifacts import SIDECAR, sha256, write_signed
 
 
 def sign(directory: Path) -> None:
-    """Add the sidecar that a stage adds: the checksum of every file."""
+    """Write the sidecar of an artifact, with the checksums of its files."""
     files = {
         file.relative_to(directory).as_posix(): sha256(file)
         for file in directory.rglob("*")

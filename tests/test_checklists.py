@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md is true: an adapter and a backbone are added to a copy of the repository by the files of its lists alone."""
+"""The lists of CONTRIBUTING.md are complete: a copy of the project needs only their files for a new method."""
 
 import re
 import shutil
@@ -90,24 +90,24 @@ BACKBONE_EDITS: Edits = {
 
 
 def listed(heading: str) -> list[str]:
-    """The files that a list of CONTRIBUTING.md begins its entries with."""
+    """Return the files at the start of the entries of a list of CONTRIBUTING.md."""
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     (section,) = re.findall(rf"^## {heading}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
     return re.findall(r"^\d\. `([^` ]+)`", section, re.MULTILINE)
 
 
 def copy(root: Path) -> Project:
-    """What git would commit, tests too, as a repository of its own."""
+    """A copy of the repository, including tests, as a git repository."""
     listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     files = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True)
     for name in filter(None, files.stdout.split("\0")):
         if (ROOT / name).is_file():
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, root / name)
-    made = Project(root)
-    made.run("git", "init", "-q")
-    made.commit()
-    return made
+    clone = Project(root)
+    clone.run("git", "init", "-q")
+    clone.commit()
+    return clone
 
 
 def apply(project: Project, edits: Edits, files: list[str]) -> None:
@@ -141,7 +141,7 @@ def test_the_lists_name_files_that_exist(heading: str) -> None:
 
 
 def test_three_files_are_enough_to_run_a_method_and_the_gate_asks_for_the_others(tmp_path: Path) -> None:
-    """The contract tests pass; what is still missing is said in words."""
+    """The contract tests pass, and messages name the files that are still missing."""
     project = copy(tmp_path / "project")
     for edits in (ADAPTER_EDITS, BACKBONE_EDITS):
         apply(project, edits, list(edits)[:SHORT])

@@ -1,4 +1,4 @@
-"""Form of the documentation: length, width, for whom each page is, links that resolve; examples in docstrings are right."""
+"""The form of the documentation: length, width, first lines, and links; and the examples in docstrings."""
 
 import doctest
 import re
@@ -22,7 +22,7 @@ EXPLICIT = re.compile(r"<a (?:id|name)=\"([^\"]+)\"")
 
 
 def prose(page: Path) -> list[str]:
-    """The lines of a page that are not inside a code block."""
+    """Return the lines of a page that are not in a code block."""
     lines, inside = [], False
     for line in page.read_text(encoding="utf-8").splitlines():
         if line.lstrip().startswith("```"):
@@ -34,13 +34,13 @@ def prose(page: Path) -> list[str]:
 
 
 def words(lines: list[str]) -> int:
-    """Words and figures; marks of Markdown and comments are none, and neither is the address of a link."""
+    """Return the number of words and numbers, without Markdown marks, comments and the addresses of links."""
     text = re.sub(r"<!--.*?-->", " ", "\n".join(lines), flags=re.DOTALL)
     return sum(bool(re.search(r"\w", word)) for word in re.sub(r"\]\([^)]*\)", "] ", text).split())
 
 
 def anchors(page: Path) -> set[str]:
-    """What `#…` may name: GitHub's form of every heading, and explicit anchors."""
+    """Return the valid targets of `#…`: GitHub's form of every heading, and explicit anchors."""
     found: set[str] = set()
     for line in prose(page):
         found |= set(EXPLICIT.findall(line))
@@ -51,7 +51,7 @@ def anchors(page: Path) -> set[str]:
 
 
 def broken(page: Path) -> list[str]:
-    """The relative links of a page that lead nowhere."""
+    """Return the relative links of a page that do not resolve."""
     found = []
     for link in re.findall(r"\]\(([^)\s]+)\)", "\n".join(prose(page))):
         if re.match(r"[a-z]+:", link):

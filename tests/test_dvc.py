@@ -1,4 +1,4 @@
-"""The promises that DVC makes to a user, kept by the real `git` and `dvc` in a clone with a tiny configuration."""
+"""The pipeline with the real `git` and `dvc`, in a clone with a tiny configuration."""
 
 import json
 import re
@@ -25,18 +25,18 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     params["grid"]["dimensions"] |= {"adapters": ["base"], "dims": [8]}
     params["grid"]["tuning"] |= {"losses": ["cross_entropy"], "trials": 2}
     write_params(root, params)
-    made = Project(root)
-    made.run("git", "init", "-q")
-    made.commit()
+    demo_project = Project(root)
+    demo_project.run("git", "init", "-q")
+    demo_project.commit()
     # Installed already: here.
     (root / ".venv").symlink_to(sys.prefix)
-    made.printed = made.run("make", "--assume-old=.venv/installed", "demo")
-    made.commit()
-    return made
+    demo_project.printed = demo_project.run("make", "--assume-old=.venv/installed", "demo")
+    demo_project.commit()
+    return demo_project
 
 
 def test_one_command_runs_from_download_to_all_tables(project: Project) -> None:
-    for made in (
+    for file in (
         "evaluation.json",
         "training.json",
         "history.csv",
@@ -48,7 +48,7 @@ def test_one_command_runs_from_download_to_all_tables(project: Project) -> None:
         "tables/table2.md",
         "tables/table2.tex",
     ):
-        assert (project.root / "metrics" / made).stat().st_size > 0
+        assert (project.root / "metrics" / file).stat().st_size > 0
     table = (project.root / "metrics/tables/table2.md").read_text()
     assert "Base" in table
     assert "SpecTran" in table
@@ -101,10 +101,10 @@ def test_the_grid_stays_as_it_is_while_the_selected_run_changes(project: Project
 
 
 def test_the_grid_runs_several_at_a_time_and_survives_a_failure(project: Project) -> None:
-    """Finished runs become cells; a run that fails is named with its last line and leaves the others alone."""
+    """Finished runs become cells. A run that fails is named with its last line, and does not affect the others."""
     project.run("git", "checkout", "-q", "params.yaml", "metrics")
     grid = (sys.executable, "-m", "stages.grid", "--jobs", "2")
-    assert "everything was in place" in project.run(*grid)
+    assert "all cells and tables were up to date" in project.run(*grid)
     params = (project.root / "params.yaml").read_text()
     (project.root / "params.yaml").write_text(params.replace("grid:\n  dim: 16", "grid:\n  dim: 117"))
     printed = project.run(*grid, fails=True)
@@ -119,11 +119,11 @@ def test_the_grid_runs_several_at_a_time_and_survives_a_failure(project: Project
     project.run(sys.executable, "-m", "stages.aggregate", "--partial")
     project.run("git", "checkout", "-q", "params.yaml", "metrics")
     shutil.rmtree(project.root / ".scratch")
-    assert "everything was in place" in project.run(*grid), "what DVC has is not trained again"
+    assert "all cells and tables were up to date" in project.run(*grid), "what DVC has is not trained again"
 
 
 def test_variants_dims_and_tuning_train_only_what_is_new(project: Project) -> None:
-    """An empty list makes no stage; a dataset in it, its cells and no others; another dim, the runs of that dim."""
+    """An empty list gives no stage, adding a dataset trains only its cells, and adding a dim only the runs of that dim."""
     project.run("git", "checkout", "-q", "params.yaml", "metrics")
     grid = (sys.executable, "-m", "stages.grid", "--jobs", "2")
     params = project.root / "params.yaml"
@@ -147,11 +147,11 @@ def test_variants_dims_and_tuning_train_only_what_is_new(project: Project) -> No
     params.write_text(params.read_text().replace("dims:\n    - 8", "dims:\n    - 8\n    - 12"))
     printed = project.run(*grid)
     assert len(re.findall(r"dim 12 seed [01]: done", printed)) == len(re.findall(": done", printed)) == 2
-    assert "everything was in place" in project.run(*grid)
+    assert "all cells and tables were up to date" in project.run(*grid)
     names = [f"demo-sasrec-{adapter}-cross_entropy" for adapter in ("base", "spectran")]
     choices = [project.root / f"grid/tuned/{name}.yaml" for name in names]
     space = project.root / "grid/space.yaml"
-    # A choice for another budget, seed or space is no choice: the grid tunes again before it says that all is in place.
+    # A choice for another budget, seed or space is invalid: the grid tunes again before it reports that all is up to date.
     for file, old, new in (
         (params, "    trials: 2", "    trials: 3"),
         (params, "    trials: 3\n    seed: 0", "    trials: 3\n    seed: 5"),
@@ -160,16 +160,16 @@ def test_variants_dims_and_tuning_train_only_what_is_new(project: Project) -> No
         assert old in file.read_text()
         file.write_text(file.read_text().replace(old, new))
         printed = project.run(*grid)
-        assert "everything was in place" not in printed
+        assert "all cells and tables were up to date" not in printed
         for name in names:
             assert f"{name} tuning: done" in printed
-        assert "everything was in place" in project.run(*grid)
+        assert "all cells and tables were up to date" in project.run(*grid)
     for choice in choices:
         conditions = yaml.safe_load(choice.read_text())["conditions"]
         assert (conditions["trials"], conditions["seeds"]) == (3, [5, 6])
         assert 3.0e-04 in conditions["space"]["train.weight_decay"]
     assert "with the same budget: 3 trials" in (project.root / "metrics/report.md").read_text()
-    # Edited by hand to what nobody tried: refused by the cell, and written again from the trials by the grid.
+    # A choice that was edited by hand is refused by the cell, and the grid writes it again from the trials.
     kept = choices[0].read_text()
     choices[0].write_text(re.sub(r"(?m)^  train.weight_decay: .*$", "  train.weight_decay: 99.0", kept, count=1))
     assert "train.weight_decay 99.0 is not in grid/space.yaml" in project.run(
@@ -179,7 +179,7 @@ def test_variants_dims_and_tuning_train_only_what_is_new(project: Project) -> No
     assert choices[0].read_text() == kept
     project.run("git", "checkout", "-q", "grid/space.yaml")
     project.run("git", "checkout", "-q", "params.yaml", "metrics")
-    assert "everything was in place" in project.run(*grid)
+    assert "all cells and tables were up to date" in project.run(*grid)
     assert not (project.root / "grid/cells/demo-sasrec-base-dims").exists(), "cells no longer listed are set aside"
 
 
@@ -239,7 +239,7 @@ def test_a_dim_above_the_rank_is_refused_by_an_adapter_that_slices(project: Proj
 
 
 def test_a_no_op_costs_no_import_of_torch(project: Project) -> None:
-    """Finished runs are found in scratch, and cells assembled, before anything heavy is loaded."""
+    """Finding finished runs and building cells from them does not import torch."""
     code = (
         "import sys; sys.argv=['cell','demo','sasrec','base']; from stages.cell import main; print(main()); "
         "sys.exit('torch' in sys.modules)"

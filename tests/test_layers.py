@@ -1,4 +1,4 @@
-"""Imports point one way: a room imports from the layers below its own, never upward, never sideways, never in a circle.
+"""Imports point one way: a room imports only from layers below its own, and there are no cycles.
 
 Imports anywhere in a file count. `import_module` in common/registry.py, which loads what a parameter names, does not.
 """
@@ -13,8 +13,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 TOPS = ("common", "models", "pipeline", "stages")
 
-# From the bottom. A name stands for a module, or for a package and all that is in it; `name.*` for what is in it, without its
-# `__init__`: that of `pipeline.data` is the registry of sources, which params.yaml is checked by, as it is by those of models.
+# From the bottom. A name means a module, or a package with its modules; `name.*` means the modules of a package without its
+# `__init__`. The `__init__` of `pipeline.data` is the registry of sources, which `pipeline.params` needs, like those of models.
 LAYERS = (
     ("common",),
     ("models.core",),
@@ -38,13 +38,13 @@ PAIRS = 90  # of rooms, one of which imports from the other, at most
 
 
 def modules(root: Path) -> dict[str, Path]:
-    """Dotted name -> file."""
+    """Return {dotted name: file} of all modules."""
     files = (file for top in TOPS for file in sorted((root / top).rglob("*.py")))
     return {".".join(file.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): file for file in files}
 
 
 def imports(file: Path, known: dict[str, Path]) -> Iterator[str]:
-    """The project's modules that a file imports, anywhere in it."""
+    """Yield the project's modules that a file imports, anywhere in it."""
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom):
             assert not node.level, f"{file}: a relative import"
@@ -60,7 +60,7 @@ def edges(root: Path) -> set[tuple[str, str]]:
 
 
 def room(module: str) -> str:
-    """The longest entry of LAYERS that a module belongs to."""
+    """Return the longest entry of LAYERS that a module belongs to."""
     parts = module.split(".")
     for length in range(len(parts), 0, -1):
         name = ".".join(parts[:length])
@@ -73,7 +73,7 @@ def room(module: str) -> str:
 
 
 def upward(found: set[tuple[str, str]]) -> list[str]:
-    """Imports between rooms that do not go to a lower layer."""
+    """Return the imports between rooms that do not go to a lower layer."""
     pairs = ((room(a), room(b), a, b) for a, b in found if not {a, b} & EMPTY)
     return sorted(f"{a} imports {b}" for here, there, a, b in pairs if here != there and LAYER_OF[here] <= LAYER_OF[there])
 

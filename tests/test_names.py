@@ -1,4 +1,4 @@
-"""Names from params.yaml and the command line become parts of paths; none of them runs a command or leaves its folder."""
+"""Names from params.yaml and the command line become parts of paths. No name can run a command or lead out of its folder."""
 
 import hashlib
 import shutil
@@ -152,14 +152,14 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Project:
     write_params(root, copy_repository(root))
     (base / "victim").mkdir()
     (base / "victim/kept").write_text("kept")
-    made = Project(root)
-    made.run("git", "init", "-q")
-    made.commit()
-    return made
+    project = Project(root)
+    project.run("git", "init", "-q")
+    project.commit()
+    return project
 
 
 def try_with_dvc(clone: Project, name: str, entrance: str) -> None:
-    """Run the data stages, the selected run and the grid, as a user who took over a colleague's params.yaml would."""
+    """Run the data stages, the selected run and the grid with a params.yaml that has a hostile name."""
     params = yaml.safe_load((clone.root / "params.yaml").read_text())
     ENTRANCES[entrance](params, name)
     write_params(clone.root, params)
@@ -198,7 +198,7 @@ def test_dvc_runs_nothing_and_removes_nothing_at_any_entrance(clone: Project, na
 
 @pytest.mark.xdist_group("names")
 def test_every_shipped_name_can_be_selected(clone: Project) -> None:
-    """`dvc repro --dry` resolves every stage of the run: DVC splits keys at dots, so a name with one never ran."""
+    """`dvc repro --dry` resolves every stage of the run. DVC splits keys at dots, so a name with a dot would fail."""
     params = yaml.safe_load((clone.root / "params.yaml").read_text())
     names = {kind: list(params[section]) for kind, section in SECTIONS.items()}
     clone.run("dvc", "repro", "validate")
@@ -208,9 +208,9 @@ def test_every_shipped_name_can_be_selected(clone: Project) -> None:
             write_params(clone.root, chosen)
             dataset, encoder = chosen["dataset"], chosen["encoder"]
             # A dry run looks for the inputs of each stage, which the stage before it has not made.
-            for made in (f"raw/{dataset}/a", f"sequences/{dataset}/items.parquet", f"embeddings/{dataset}/{encoder}/a"):
-                (clone.root / "data" / made).parent.mkdir(parents=True, exist_ok=True)
-                (clone.root / "data" / made).touch()
+            for path in (f"raw/{dataset}/a", f"sequences/{dataset}/items.parquet", f"embeddings/{dataset}/{encoder}/a"):
+                (clone.root / "data" / path).parent.mkdir(parents=True, exist_ok=True)
+                (clone.root / "data" / path).touch()
             for folder in (f"spectrum/{dataset}/{encoder}", "checkpoints/selected"):
                 (clone.root / "data" / folder).mkdir(parents=True, exist_ok=True)
             stages = [f"data/dvc.yaml:{stage}@{dataset}" for stage in ("download", "preprocess", "embed", "svd")]
@@ -233,7 +233,7 @@ def test_no_command_of_a_pipeline_file_holds_a_name() -> None:
 
 
 def test_quotes_would_not_be_enough() -> None:
-    """To DVC a newline inside quotes starts another command."""
+    """For DVC, a newline inside quotes starts another command."""
     from dvc.stage.run import _enforce_cmd_list
 
     assert _enforce_cmd_list("python -m stages.download 'x\ntouch PWNED\n#'")[1] == "touch PWNED"

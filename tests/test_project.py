@@ -41,12 +41,12 @@ USED_WITHOUT_IMPORT = {
 
 
 def normalised(distribution: str) -> str:
-    """A distribution's name as package indexes compare it."""
+    """Return a distribution's name in the form that package indexes compare."""
     return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
 def declared(*extras: str) -> set[str]:
-    """Names of the distributions that pyproject.toml declares, with those of extras. `spectran[…]` is resolved."""
+    """Return the distributions that pyproject.toml declares, including those of extras. `spectran[…]` is resolved."""
     found: set[str] = set()
     for one in [*PROJECT["dependencies"], *(line for extra in extras for line in PROJECT["optional-dependencies"][extra])]:
         name, inner = re.match(r"([\w.-]+)(?:\[([\w,]+)\])?", one).groups()
@@ -55,7 +55,7 @@ def declared(*extras: str) -> set[str]:
 
 
 def imported(source: str) -> Iterator[str]:
-    """Top-level names of the packages that a module imports, anywhere in it, less the standard library and the project."""
+    """Return the top-level packages that a module imports, without the standard library and the project."""
     for node in ast.walk(ast.parse(source)):
         names: list[str] = []
         if isinstance(node, ast.Import):
@@ -66,7 +66,7 @@ def imported(source: str) -> Iterator[str]:
 
 
 def distributions(folders: Iterable[str]) -> dict[str, set[str]]:
-    """Every package that the modules in `folders` import -> the distributions that may provide it, as installed here."""
+    """Return {package: installed distributions that provide it} for all packages that the modules in `folders` import."""
     files = (file for folder in folders for file in (ROOT / folder).rglob("*.py"))
     names = {name for file in files for name in imported(file.read_text(encoding="utf-8"))}
     installed = packages_distributions()
@@ -103,18 +103,18 @@ def test_every_dependency_has_a_version_to_install() -> None:
 
 
 def any_of(registry: Registry) -> Any:
-    """The union of the registry's classes. Each is told apart by its `kind`."""
+    """Return the union of the classes of a registry, which are distinguished by `kind`."""
     return Union[tuple(registry.load(name) for name in registry)]  # noqa: UP007 - made from a list
 
 
 def options(registry: Registry) -> type[BaseModel]:
-    """A section that holds the Config of every name of a registry."""
+    """Return a section with the Config of every name of a registry."""
     fields = {name: (config := registry.load(name).Config, Field(default_factory=config)) for name in registry}
     return create_model(f"{registry.kind.capitalize()}s", __base__=Section, **fields)
 
 
 def params_schema() -> dict[str, Any]:
-    """The JSON Schema of params.yaml: that of `Params`, in which each source, backbone and adapter has its own fields."""
+    """Return the JSON Schema of params.yaml: that of `Params`, with the fields of each source, backbone and adapter."""
     complete = create_model(
         "Params",
         __base__=Params,

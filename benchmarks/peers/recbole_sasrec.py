@@ -1,6 +1,7 @@
-"""RecBole's SASRec with full cross-entropy on a CSV of interactions; run by `benchmarks.training` in RecBole's own environment.
+"""Time RecBole's SASRec with full cross-entropy; `benchmarks.training` runs this script in RecBole's own environment.
 
-Prints a line of JSON: seconds of every epoch (its prefixes: one target a sample) and of a full ranking of every user.
+It reads a CSV of interactions, and prints a line of JSON: the seconds of every epoch, whose samples are prefixes with one target,
+and of a full ranking of all users.
 """
 
 import json
@@ -13,7 +14,7 @@ from statistics import median
 
 import numpy as np
 
-for name in ("bool8", "float_", "complex_", "unicode_"):  # of NumPy 1
+for name in ("bool8", "float_", "complex_", "unicode_"):  # names of NumPy 1 that RecBole uses
     setattr(np, name, {"bool8": np.bool_, "float_": np.float64, "complex_": np.complex128, "unicode_": np.str_}[name])
 
 from recbole.config import Config  # noqa: E402
@@ -28,7 +29,7 @@ def main() -> None:
     (root / "data").mkdir()
     lines = [line.split(",") for line in file.read_text().splitlines()[1:]]
     text = "user_id:token\titem_id:token\ttimestamp:float\n"
-    text += "".join(f"{user}\t{item}\t{place}\n" for place, (user, item, _) in enumerate(lines))
+    text += "".join(f"{user}\t{item}\t{position}\n" for position, (user, item, _) in enumerate(lines))
     (root / "data/data.inter").write_text(text)
     settings = {
         "data_path": str(root),

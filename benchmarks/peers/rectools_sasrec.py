@@ -1,6 +1,6 @@
-"""RecTools' SASRec on a CSV of interactions; run by `benchmarks.training` in RecTools' own environment.
+"""Time RecTools' SASRec; `benchmarks.training` runs this script in RecTools' own environment.
 
-Prints a line of JSON: seconds of every epoch and of recommending 20 items to every user.
+It reads a CSV of interactions, and prints a line of JSON: the seconds of every epoch, and of recommending 20 items to all users.
 """
 
 import json
@@ -14,7 +14,7 @@ from rectools import Columns
 from rectools.dataset import Dataset
 from rectools.models import SASRecModel
 
-EPOCHS: list[float] = []  # the trainer, callbacks included, is copied
+EPOCHS: list[float] = []  # global, because RecTools copies the trainer with its callbacks
 
 
 class Clock(Callback):

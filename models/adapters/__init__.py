@@ -1,6 +1,6 @@
-"""Adapters: from the spectrum of the item embeddings to the item table T (N x d) that a backbone sees.
+"""Adapters: each builds the item table T (N x d), which a backbone reads, from the spectrum of the item embeddings.
 
-A new adapter is one file here, one line in this registry and one section of `params.yaml`; the contract tests pick it up.
+To add an adapter, add a file here, a line in this registry and a section in `params.yaml`; the contract tests then include it.
 """
 
 from common.registry import Registry

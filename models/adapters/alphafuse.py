@@ -1,4 +1,4 @@
-"""AlphaFuse (Hu et al. 2025): IDs learned in the trailing directions of the standardised semantic space."""
+"""AlphaFuse (Hu et al. 2025): learns IDs in the trailing directions of the standardised semantic space."""
 
 from typing import Literal
 
@@ -13,10 +13,10 @@ ID_STD = {"zeros": 0.0, "normal": 1.0}
 
 
 class AlphaFuse(Adapter):
-    """T = S + [0 ; E_id] with S = sqrt(N - 1) U_c[:, :d]: every column of S has mean 0 and sample deviation 1.
+    """T = S + [0 ; E_id], S = sqrt(N - 1) U_c[:, :d], so that each column of S has mean 0 and sample standard deviation 1.
 
-    As the authors' code does it: the "null" block keeps the standardised trailing semantics and the ID is added there.
-    S is frozen; E_id (N x d_n), d_n = round(null_share * d), is trained.
+    S (N x d) is frozen. E_id (N x d_n), d_n = round(null_share * d), is trained and added to the trailing columns of S, the
+    "null" space. These columns keep their semantics, as in the authors' code (backbone_SASRec.py).
     """
 
     class Config(Section):

@@ -1,4 +1,4 @@
-"""Base: the ID-only recommender that every text method is compared with."""
+"""Base: the ID-only recommender, the baseline of all text methods."""
 
 from pydantic import Field
 from torch import Tensor
@@ -8,9 +8,9 @@ from models.core.adapter import Adapter, Spectrum, id_embedding
 
 
 class Base(Adapter):
-    """T = E_id. The spectrum is read for its number of items only.
+    """T = E_id. Of the spectrum, only the number of items is used.
 
-    A zero row has no direction under cosine scoring, hence no gradient: the initial spread must be positive.
+    id_std must be positive: with cosine scoring, a zero row has no direction and gets no gradient.
     """
 
     class Config(Section):

@@ -1,4 +1,4 @@
-"""LLM-ESR (Liu et al. 2024): a collaborative and a semantic view of every item, crossed along the sequence."""
+"""LLM-ESR (Liu et al. 2024): a collaborative and a semantic view of every item, which attend to each other in the sequence."""
 
 import torch
 from pydantic import Field
@@ -16,14 +16,17 @@ HEADS = 2
 
 
 class LLMESR(Adapter):
-    """T = [E_id ; W_2 (W_1 s + b_1) + b_2], d / 2 each; s a row of sqrt(l) E, W_1: l -> l / 2, no activation in between.
+    """T = [E_id ; W_2 (W_1 s + b_1) + b_2], two views of width d / 2; s is a row of sqrt(l) E, W_1: l -> l / 2, no activation.
 
-    E_id starts as the scores of the centred principal components. Along the sequence, both views are first given an order:
-    v = Dropout(sqrt(d / 2) v + p), p the learned position, the same for both. Then id' = CA(q = text, kv = IDs) and
-    text' = CA(q = IDs, kv = text), two heads, no residual; [id' ; text'] goes through a linear layer into the backbone.
-    Source: the authors' models/DualLLMSRS.py, positions Xavier-normal as there; one backbone of width d takes the place of two
-    passes of a backbone of width d / 2.
-    Left out: the self-distillation between similar users, which needs a language model's embeddings of users.
+    E_id is initialised with the scores of the centred principal components. `mix` lets the views attend to each other:
+
+    1. Both views get learned positions p, the same for both: v = Dropout(sqrt(d / 2) v + p).
+    2. Cross-attention with two heads and no residual: id' = CA(q = text, kv = IDs), text' = CA(q = IDs, kv = text).
+    3. A linear layer maps [id' ; text'] to the input of the backbone.
+
+    Source: the authors' models/DualLLMSRS.py, including the Xavier-normal positions. Differences: one backbone of width d
+    replaces two passes of a backbone of width d / 2, and the self-distillation between similar users, which needs a language
+    model's embeddings of users, is left out.
     """
 
     class Config(Section):
@@ -57,7 +60,7 @@ class LLMESR(Adapter):
     E: Tensor
 
     def semantic_table(self) -> Tensor:
-        # The product of the two matrices first: d / 2 rows instead of N go through the wide layer.
+        # The product of the two matrices comes first, so that the wide layer is applied to d / 2 rows instead of N.
         weight = self.outer.weight @ self.inner.weight  # (d / 2, l)
         return self.E @ weight.T + self.outer(self.inner.bias)
 

@@ -1,4 +1,4 @@
-"""LLMInit (Zhang et al. 2025): IDs that start as the most variable columns of the text embeddings."""
+"""LLMInit (Zhang et al. 2025): IDs are initialised with the columns of the text embeddings that vary most."""
 
 import torch
 from pydantic import Field
@@ -10,9 +10,10 @@ from models.core.adapter import Adapter, Spectrum
 
 
 class LLMInit(Adapter):
-    """T = E_id, at first E[:, c]: c are the d columns of E with the largest variance over the items, in ascending order.
+    """T = E_id, initialised with E[:, c]; c are the d columns of E with the largest variance over items, in ascending order.
 
-    The authors' code takes the variance over the 20 % most popular items (contgcn.py, var_sample); `popular_share` does.
+    `popular_share` = 0.2 computes the variance over the 20 % most popular items, as in the authors' code (contgcn.py,
+    var_sample). Raises UserError if d exceeds the number of columns of E.
     """
 
     class Config(Section):
@@ -49,6 +50,6 @@ class LLMInit(Adapter):
 
 
 def most_popular(spectrum: Spectrum, share: float) -> Tensor:
-    """The floor(share N) items with the most training interactions, at least two; of equally popular ones the first. (k,)"""
+    """Return the floor(share N) items, at least 2, with the most training interactions, (k,). Ties go to the lower index."""
     count = max(2, int(share * spectrum.n_items))
     return spectrum.popularity.sort(descending=True, stable=True).indices[:count]

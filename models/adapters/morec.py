@@ -1,4 +1,4 @@
-"""MoRec (Yuan et al. 2023): a dense layer over the text embeddings takes the place of IDs."""
+"""MoRec (Yuan et al. 2023): a dense layer on the text embeddings replaces IDs."""
 
 from typing import Literal
 
@@ -14,7 +14,7 @@ from models.core.fusion import FusedAdapter
 class MoRec(FusedAdapter):
     """E_s = GELU(X W + b), W: (l, d_s), X = sqrt(l) E.
 
-    The first layer of the authors' two-stage text branch, with their initialisation: W Xavier-normal, b zero.
+    Source: the first layer of the authors' two-stage text branch, with their initialisation: W is Xavier-normal, b is zero.
     """
 
     class Config(Section):

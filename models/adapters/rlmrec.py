@@ -1,4 +1,4 @@
-"""RLMRec (Ren et al. 2024): collaborative vectors are aligned with the projected text by an auxiliary loss."""
+"""RLMRec (Ren et al. 2024): an auxiliary loss aligns the IDs with the projected text."""
 
 from typing import Literal
 
@@ -13,10 +13,10 @@ from models.core.fusion import FusedAdapter
 
 
 class RLMRec(FusedAdapter):
-    """loss += beta (1 - mean_i cos) over all N items. s_i is a row of sqrt(l) E, e_i one of the IDs (N x d_s).
+    """Adds beta (1 - mean_i cos_i) over all N items to the loss; s_i is row i of sqrt(l) E, e_i is row i of the IDs (N x d_s).
 
-    con: cos(f(s_i), e_i), f: l -> h -> d_s. gen: cos(g(e_i), s_i), g: d_s -> h -> l, which reconstructs the text from the IDs.
-    f and g: Linear, LeakyReLU, Linear; h = (l + d_s) // 2. E_s = f(s), where the text is fused.
+    con: cos_i = cos(f(s_i), e_i), f: l -> h -> d_s. gen: cos_i = cos(g(e_i), s_i), g: d_s -> h -> l, which reconstructs the text.
+    f and g are Linear, LeakyReLU, Linear with h = (l + d_s) // 2. If the text is fused, E_s = f(s).
     Source: AlphaFuse's sequential port (backbone_SASRec.py) of RLMRec-Con and RLMRec-Gen, without negatives and masked nodes.
     """
 
@@ -49,11 +49,11 @@ class RLMRec(FusedAdapter):
     E: Tensor
 
     def project(self) -> Tensor:
-        """f(E), (N, d_s); without f, where only the loss uses the text, E itself."""
+        """Return f(E), (N, d_s); or E itself if there is no f, because only the loss uses the text."""
         return self.E if self.projection is None else self.projection(self.E)
 
     def table(self) -> Tensor:
-        self._projected = self.project()  # for the loss of this step
+        self._projected = self.project()  # the auxiliary loss of this step uses it
         return self.fuse(self._projected)
 
     def auxiliary_loss(self) -> Tensor | None:
@@ -63,7 +63,7 @@ class RLMRec(FusedAdapter):
         return self.beta * self.misalignment(projected)
 
     def misalignment(self, projected: Tensor) -> Tensor:
-        """con: 1 - mean_i cos(f(s_i), e_i); gen: 1 - mean_i cos(g(e_i), s_i). In [0, 2]."""
+        """Return 1 - mean_i cos_i, a scalar in [0, 2], for the objective `con` or `gen`. projected: f(E)."""
         if self.reconstruction is None:
             cosines = F.cosine_similarity(projected, self.id_embedding, dim=1, eps=1e-8)
         else:
@@ -76,7 +76,7 @@ class RLMRec(FusedAdapter):
 
 
 def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    """Linear, LeakyReLU(0.01), Linear; weights Xavier-uniform."""
+    """Return Linear, LeakyReLU(0.01), Linear with Xavier-uniform weights."""
     first, second = nn.Linear(inputs, hidden), nn.Linear(hidden, outputs)
     for layer in (first, second):
         nn.init.xavier_uniform_(layer.weight)

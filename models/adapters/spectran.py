@@ -1,4 +1,4 @@
-"""SpecTran: a spectrum-aware transformer adapter. The whole spectrum is attended to, not cut off."""
+"""SpecTran: a spectrum-aware transformer adapter, which attends to the whole spectrum instead of truncating it."""
 
 from typing import Literal
 
@@ -16,9 +16,9 @@ Variant = Literal["full", "without_attention", "principal_sigma", "principal_ide
 class SpecTran(FusedAdapter):
     """T = E_id + E_s, E_s = U W^T, W = softshrink_lambda(Q K^T) + [diag(D), 0]  (SpecTran, Eqs. 7-11).
 
-    U: (N, r) frozen; Q: (d, k), K: (r, k), k = d; lambda >= 0 learned. With fusion none, T = E_s; with concat, T = [E_id ; E_s],
-    and E_s is made for d / 2 columns in place of d.
-    D_i = sigma_1 * sum_k alpha_k (sigma_i / sigma_1)^k: a Taylor polynomial of the normalised spectrum.
+    U: (N, r), frozen. Q: (d, k) and K: (r, k), k = d. lambda >= 0 is learned. D_i = sigma_1 * sum_k alpha_k (sigma_i /
+    sigma_1)^k, a Taylor polynomial of the normalised spectrum with learned coefficients. With fusion `none`, T = E_s; with
+    `concat`, T = [E_id ; E_s] and E_s has d / 2 columns.
     """
 
     class Config(Section):
@@ -59,7 +59,7 @@ class SpecTran(FusedAdapter):
 
     @property
     def attends(self) -> bool:
-        """Whether this variant has softshrink(Q K^T)."""
+        """Whether this variant has the attention softshrink(Q K^T)."""
         return self.variant != "without_attention"
 
     @property
@@ -68,11 +68,11 @@ class SpecTran(FusedAdapter):
         return self.variant in ("full", "without_attention")
 
     def attention(self) -> Tensor:
-        """Phi = softshrink(Q K^T), (d, r).
+        """Return Phi = softshrink_lambda(Q K^T), (d, r).
 
-        Written out because torch's softshrink takes lambda as a number, without a gradient. Lambda is clamped in place, where
-        its gradient at exactly 0 survives; a reparametrisation by |.|, relu or square would be stuck at its start. Evaluation
-        clamps too, so that weights saved after it hold a lambda >= 0.
+        torch's softshrink takes lambda as a number and gives it no gradient, so it is computed here. Lambda starts at 0 and is
+        kept >= 0 by clamping in place, which preserves its gradient at 0; as |.|, relu or a square of a parameter, it would stay
+        at 0. Evaluation also clamps, so that saved weights have lambda >= 0.
         """
         with torch.no_grad():
             self.threshold.clamp_(min=0)
@@ -80,7 +80,7 @@ class SpecTran(FusedAdapter):
         return product.sign() * (product.abs() - self.threshold).clamp(min=0)
 
     def principal(self) -> Tensor:
-        """The weights D of the d principal components, (d,)."""
+        """Return D, the weights of the d principal components, (d,)."""
         if self.variant == "principal_sigma":
             return self.sigma
         if self.variant == "principal_identity":
@@ -92,7 +92,7 @@ class SpecTran(FusedAdapter):
         return self.sigma[0] * (powers * self.alpha).sum(-1)
 
     def weights(self) -> Tensor:
-        """W, (d, r)."""
+        """Return W = Phi + [diag(D), 0], (d, r)."""
         return self.attention() + nn.functional.pad(self.principal().diag(), (0, self.U.shape[1] - self.semantic_dim))
 
     def project(self) -> Tensor:
@@ -100,7 +100,7 @@ class SpecTran(FusedAdapter):
 
     def table(self) -> Tensor:
         if self.fusion == "add" and self.attends:
-            return torch.addmm(self.id_embedding, self.U, self.weights().T)  # one pass over the table less
+            return torch.addmm(self.id_embedding, self.U, self.weights().T)  # saves one pass over the table
         return super().table()
 
     def undecayed_parameters(self) -> list[nn.Parameter]:
@@ -110,7 +110,7 @@ class SpecTran(FusedAdapter):
 
     @torch.no_grad()
     def report(self) -> dict[str, object]:
-        """Learned lambda, alpha and D, and the mean principal and subordinate weights of the paper's Table 6."""
+        """Return learned lambda, alpha and D, and the mean principal and subordinate weights of the paper's Table 6."""
         principal = self.principal()
         result: dict[str, object] = {
             "principal": principal.tolist(),

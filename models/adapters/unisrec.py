@@ -1,4 +1,4 @@
-"""UniSRec (Hou et al. 2022): a mixture of parametric-whitening experts over the text embeddings."""
+"""UniSRec (Hou et al. 2022): a mixture of parametric-whitening experts on the text embeddings."""
 
 from typing import Literal
 
@@ -15,9 +15,11 @@ from models.core.fusion import FusedAdapter
 class UniSRec(FusedAdapter):
     """E_s = sum_e g_e z_e, z_e = (Dropout(x) - b_e) W_e, g = softmax(x W_g + eps * (softplus(x W_n) + 0.01)).
 
-    x is a row of sqrt(l) E: the authors' code normalises its input to entries of about that size.
-    eps ~ N(0, 1) per item and expert, in training only. All experts take part, as in the authors' code. One table per step: an
-    item has the same noise wherever it occurs in that step. One dropout draw serves all experts, so that they are one GEMM.
+    x is a row of sqrt(l) E; the authors' code normalises its input to entries of about that size. eps ~ N(0, 1), drawn per item
+    and expert in training only. All experts are used, as in the authors' code.
+
+    Differences from that code: the table is built once per step, so an item has the same noise everywhere in the step; and all
+    experts share one dropout mask, so that they are one matrix product.
     """
 
     class Config(Section):
@@ -47,7 +49,7 @@ class UniSRec(FusedAdapter):
     E: Tensor
 
     def gates(self) -> Tensor:
-        """g, (N, e); noisy in training."""
+        """Return the gates g, (N, e), with noise in training."""
         logits = self.E @ self.gate
         if self.training:
             logits = logits + torch.randn_like(logits) * (F.softplus(self.E @ self.gate_noise) + 0.01)
@@ -61,5 +63,5 @@ class UniSRec(FusedAdapter):
 
     @torch.no_grad()
     def report(self) -> dict[str, object]:
-        """Mean gate of every expert."""
+        """Return the mean gate of every expert."""
         return {"gates": self.gates().mean(0).tolist()}

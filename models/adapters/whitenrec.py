@@ -1,4 +1,4 @@
-"""WhitenRec (Zhang et al. 2024): the text embeddings are whitened, then projected."""
+"""WhitenRec (Zhang et al. 2024): whitens the text embeddings, then projects them."""
 
 from typing import Literal
 
@@ -12,12 +12,13 @@ from models.core.fusion import FusedAdapter
 
 
 class WhitenRec(FusedAdapter):
-    """E_s = head(X_w), X_w = sqrt(N - 1) U_c[:, :w]: mean 0, covariance I.
+    """E_s = head(X_w), X_w = sqrt(N - 1) U_c[:, :w], with mean 0 and covariance I.
 
-    PCA whitening; ZCA is a rotation of it, which the head's first layer absorbs. As in the sources, w is the full rank, but for
-    small catalogues: where N <= l, whitening all directions makes every two items equally far apart, and where N is not much
-    larger, nearly so. With N <= 2 l, w is therefore a quarter of the items at most.
-    mlp: Dropout, Linear, ReLU, Dropout, Linear, ReLU. linear: Linear, GELU.
+    This is PCA whitening; ZCA, which the authors use, is a rotation of it, which the first layer of the head absorbs. As in the
+    sources, w is the full rank, except for small catalogues: if N <= l, whitening all directions makes the distances between all
+    items equal, and if N is not much larger, nearly equal. For N <= 2 l, w is therefore at most N // 4.
+    Head `mlp`: Dropout, Linear, ReLU, Dropout, Linear, ReLU. Head `linear`: Linear, GELU.
+    Source: the whitening of DWSRec, by the same first author. Raises UserError if whiten_rank exceeds the centred rank.
     """
 
     class Config(Section):
@@ -64,6 +65,6 @@ class WhitenRec(FusedAdapter):
 
 
 def default_rank(centred: Spectrum) -> int:
-    """The rank of the centred embeddings; at most a quarter of the items where these are no more than twice the width."""
+    """Return the rank of the centred embeddings, and at most N // 4 if N <= 2 l."""
     small = centred.n_items <= 2 * centred.V.shape[0]
     return max(1, min(centred.rank, centred.n_items // 4)) if small else centred.rank

@@ -1,6 +1,6 @@
-"""Backbones: from a sequence of item vectors to a state that is compared with every item.
+"""Backbones: each turns a sequence of item vectors into a state, which is compared with every item.
 
-A new backbone is one file here, one line in this registry and one section of `params.yaml`; the contract tests pick it up.
+To add a backbone, add a file here, a line in this registry and a section in `params.yaml`; the contract tests then include it.
 """
 
 from common.registry import Registry

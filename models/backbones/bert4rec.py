@@ -1,4 +1,4 @@
-"""BERT4Rec (Sun et al. 2019): a bidirectional transformer that fills in masked items."""
+"""BERT4Rec (Sun et al. 2019): a bidirectional transformer that predicts masked items."""
 
 import torch
 from pydantic import Field
@@ -13,7 +13,7 @@ from models.core.layout import Layout
 
 
 class Block(nn.Module):
-    """BERT's post-norm layout: x = LN(x + MHA(x)); x = LN(x + W_2 GELU(W_1 x)), inner width 4 d."""
+    """A post-norm block, as in BERT: x = LN(x + MHA(x)); x = LN(x + W_2 GELU(W_1 x)), with inner width 4 d."""
 
     def __init__(self, dim: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -34,10 +34,10 @@ class Block(nn.Module):
 
 
 class BERT4Rec(Backbone):
-    """The history and one more position for the item to come; the state of a masked position predicts its item.
+    """Reads the history and one more position, which is [MASK] at inference; the state of a masked position predicts its item.
 
-    Training: a share of the samples has its last item masked and nothing else, as at inference; in the others every item is
-    masked with probability `mask_ratio`, at least one. A masked item always becomes [MASK].
+    In training, a share `last_only_share` of the samples has only its last item masked, as at inference. In the other samples,
+    each item is masked with probability `mask_ratio`, and at least one is. A masked item always becomes [MASK].
     """
 
     causal = False
@@ -73,7 +73,7 @@ class BERT4Rec(Backbone):
         present = sequences != self.padding  # (B, P)
         draws = torch.rand(sequences.shape, generator=generator, device=sequences.device)
         lowest = draws.masked_fill(~present, 1).amin(dim=1, keepdim=True)  # (B, 1)
-        masked = draws <= lowest.clamp(min=self.mask_ratio)  # the lowest draw is always among them: at least one
+        masked = draws <= lowest.clamp(min=self.mask_ratio)  # the item with the lowest draw is always masked
         last_only = torch.rand(len(sequences), 1, generator=generator, device=sequences.device) < self.last_only_share
         last = torch.arange(self.positions, device=sequences.device) == self.positions - 1  # (P,)
         masked = torch.where(last_only, last, masked) & present

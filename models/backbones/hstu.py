@@ -1,4 +1,4 @@
-"""HSTU (Zhai et al. 2024): gated pointwise attention without softmax; item IDs only, no time stamps."""
+"""HSTU (Zhai et al. 2024): gated pointwise attention without softmax, here without timestamps."""
 
 import torch
 from pydantic import Field
@@ -15,7 +15,7 @@ from models.core.layout import Layout
 class Block(nn.Module):
     """[u, v, q, k] = SiLU(LN(x) W); a = SiLU(q k^T + b_{i-j}) / n, zero where hidden; y = W_o Dropout(u * LN(a v)) + x.
 
-    n is the longest history, not the true length. LN has no parameters, q k^T no 1 / sqrt(d).
+    n is the maximal length of histories, not the length of this one. LN has no parameters, and q k^T is not divided by sqrt(d).
     """
 
     def __init__(self, dim: int, heads: int, dropout: float, positions: int, relative_bias: bool) -> None:
@@ -39,10 +39,10 @@ class Block(nn.Module):
 
 
 class HSTU(CausalBackbone):
-    """Left-padded history, sqrt(d) x + learned positions, `blocks` blocks; every position predicts its successor.
+    """Adds learned positions to sqrt(d) x and applies `blocks` blocks; every position predicts the next item.
 
-    The positions start with a standard deviation of 1 / sqrt(d), which drowns IDs that start at 0.02. The factor is that of the
-    official code (research/modeling/sequential/input_features_preprocessors.py).
+    Without the factor sqrt(d), positions with an initial standard deviation of 1 / sqrt(d) would dominate IDs with one of 0.02.
+    It is that of the official code (research/modeling/sequential/input_features_preprocessors.py).
     """
 
     class Config(Section):

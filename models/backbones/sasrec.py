@@ -1,4 +1,4 @@
-"""SASRec (Kang & McAuley 2018): a causal transformer over the history."""
+"""SASRec (Kang & McAuley 2018): a causal transformer on the history."""
 
 from typing import Literal
 
@@ -16,12 +16,12 @@ FeedForwardResidual = Literal["normalised", "plain"]
 
 
 class Block(nn.Module):
-    """q = LN(x); x = q + MHA(q, x, x); then the feed-forward layer, whose residual is an option.
+    """q = LN(x); x = q + MHA(q, x, x); then a feed-forward layer, whose residual is an option.
 
     normalised: y = LN(x); x = y + FFN(y), as in the original code. plain: x = x + FFN(LN(x)).
-    Attention's residual is always the normalised query, as in the original code. True pre-norm, x + MHA(LN(x)), did better for
-    the ID-only model on Office's validation, but with few steps an epoch it can stop early on a plateau, near the popularity
-    ranking (docs/results-archive.md).
+    The residual of the attention is always the normalised query, as in the original code. Pre-norm, x + MHA(LN(x)), had a better
+    validation for the ID-only model on Office. With few steps per epoch, however, it can stop early on a plateau that is close to
+    ranking by popularity (docs/results-archive.md).
     """
 
     def __init__(self, dim: int, heads: int, dropout: float, feed_forward_residual: FeedForwardResidual) -> None:
@@ -46,7 +46,7 @@ class Block(nn.Module):
 
 
 class SASRec(CausalBackbone):
-    """Left-padded history, learned positions, `blocks` blocks, final layer norm; every position predicts its successor."""
+    """Adds learned positions, applies `blocks` blocks and a final layer norm; every position predicts the next item."""
 
     class Config(Section):
         blocks: int = Field(2, ge=1, description="transformer blocks")

@@ -1,4 +1,4 @@
-"""The base class of adapters, and the spectrum of the embeddings that every adapter reads."""
+"""The base class of adapters, and the spectrum of the item embeddings, which every adapter reads."""
 
 from __future__ import annotations
 
@@ -80,14 +80,14 @@ class Spectrum:
 
 
 class Adapter(nn.Module):
-    """Builds the item table T (N, d) from the spectrum. Has exactly N rows and knows nothing of padding, sequences or files.
+    """Builds the item table T (N, d) from the spectrum. T has exactly N rows; padding is handled by the recommender.
 
     A subclass defines `Config`, whose fields are its section of `params.yaml`, a constructor (config, spectrum, dim), and
-    `table()`, which is differentiable and called once per training step and once per evaluation. All else has defaults.
+    `table()`, which is differentiable and called once per training step and once per evaluation. All other methods have defaults.
     """
 
     Config: ClassVar[type[Section]] = Section
-    # Names of tensors with a row for every item, if row i of T depends on no other rows of them; else empty.
+    # The names of the tensors with one row per item, if row i of T depends only on their rows i; otherwise empty.
     per_item: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, n_items: int, dim: int) -> None:
@@ -103,10 +103,10 @@ class Adapter(nn.Module):
         return self.table()
 
     def rows(self, items: Tensor, sparse: bool) -> Tensor:
-        """Return the rows of T for some items without building the others. items: (k,) ids. Returns (k, d). Needs `per_item`.
+        """Return the rows of T for some items without building the others, (k, d). items: (k,) ids. Requires `per_item`.
 
-        It runs `table()` with every tensor of `per_item` replaced by its chosen rows. sparse: whether gradients of trained rows
-        are sparse tensors of these rows; else they are dense.
+        Runs `table()` with every tensor of `per_item` replaced by its rows for these items. sparse: whether the gradients of
+        trained tensors are sparse, with these rows only.
         """
         mine = {name: getattr(self, name) for name in self.per_item if hasattr(self, name)}
         chosen = {name: F.embedding(items, tensor, sparse=sparse) for name, tensor in mine.items()}

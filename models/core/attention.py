@@ -10,13 +10,13 @@ from models.core.layout import Layout
 
 
 def check_heads(owner: str, heads: int, dim: int) -> None:
-    """Raise UserError if `heads` does not divide `dim`. owner: who has the option, for the message."""
+    """Raise UserError if `heads` does not divide `dim`. owner: the backbone or adapter with this option, for the message."""
     if dim % heads:
         raise UserError(f"{owner}: heads is {heads}, which does not divide dim {dim}; choose heads that do, or another dim")
 
 
 class Attention(nn.Module):
-    """softmax(q k^T / sqrt(d / h)) v per head, then a linear map with a bias. bias: whether q, k and v have one."""
+    """Multi-head attention: softmax(q k^T / sqrt(d / h)) v per head, then a linear layer. bias: whether q, k and v have one."""
 
     def __init__(self, dim: int, heads: int, dropout: float = 0.0, bias: bool = True) -> None:
         super().__init__()

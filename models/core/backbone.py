@@ -10,7 +10,7 @@ from models.core.layout import Layout
 
 
 class Backbone(nn.Module):
-    """Turns item vectors into states. Knows neither adapters nor losses.
+    """Turns a sequence of item vectors into states. It does not depend on adapters and losses.
 
     A subclass defines `Config`, whose fields are its section of `params.yaml`, a constructor (config, n_items, dim, max_history),
     and the three methods below. `positions` is the number P of token positions; the state of the last one predicts the next item.
@@ -45,7 +45,7 @@ class Backbone(nn.Module):
 
 
 class CausalBackbone(Backbone):
-    """A backbone in which every position predicts its successor and sees nothing after itself; P = L."""
+    """A backbone in which every position predicts the next item and attends only to itself and earlier positions; P = L."""
 
     causal = True
 

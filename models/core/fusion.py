@@ -1,4 +1,4 @@
-"""How the text's vectors and trainable IDs are combined into one item table."""
+"""The fusion of semantic vectors and trainable IDs into one item table."""
 
 from typing import Literal
 
@@ -21,17 +21,17 @@ def half(dim: int, adapter: str) -> int:
 
 
 class FusedAdapter(Adapter):
-    """An adapter that combines the text's E_s (N, d_s) with trainable IDs E_id (SpecTran, section 2.2.3).
+    """An adapter that combines semantic vectors E_s (N, d_s) with trainable IDs E_id (SpecTran, section 2.2.3).
 
-    none: T = E_s. id: T = E_id; the text acts through the auxiliary loss only. add: T = E_id + E_s. concat: T = [E_id ; E_s],
-    d_s = d / 2 each; raises UserError for an odd d. A subclass defines `project`.
+    none: T = E_s. id: T = E_id; only the auxiliary loss uses the text. add: T = E_id + E_s. concat: T = [E_id ; E_s], each with
+    d_s = d / 2 columns; raises UserError for an odd d. A subclass defines `project`.
     """
 
     def __init__(self, name: str, fusion: Fusion, n_items: int, dim: int, id_std: float) -> None:
         super().__init__(n_items, dim)
         self.fusion = fusion
         self.semantic_dim = half(dim, name) if fusion == "concat" else dim
-        # Drawn before anything else: adapters with the same seed start from the same IDs as Base.
+        # The IDs are drawn first, so that adapters with the same seed have the same initial IDs as Base.
         if fusion != "none":
             self.id_embedding = id_embedding(n_items, self.semantic_dim, id_std)
 

@@ -1,6 +1,6 @@
-"""Which rows a model computes for a batch of padded sequences, and attention between these rows.
+"""The rows that a model computes for a batch of padded sequences, and attention between these rows.
 
-On a CPU only real tokens have a row, so padding costs nothing.
+On a CPU, only real tokens have a row, so padding costs nothing.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Layout:
     """
 
     def __init__(self, present: Tensor, causal: bool, packed: bool | None = None) -> None:
-        """present: (B, P) bool, False at padding. causal: rows see nothing after themselves. packed: by default, on a CPU."""
+        """present: (B, P) bool, False at padding. causal: a row sees no later positions. packed: by default, True on a CPU."""
         self.present = present
         self.causal = causal
         self.packed = present.device.type == "cpu" if packed is None else packed
@@ -59,7 +59,7 @@ class Layout:
         self.chosen: Tensor | None = None
 
     def select(self, wanted: Tensor) -> Layout:
-        """Return the layout whose query rows are the wanted ones: in a last block, only the rows whose state is used.
+        """Return the layout whose query rows are the wanted ones. In the last block, these are the rows whose states are used.
 
         wanted: (T,) bool. A dense layout is returned as it is, because a selection has a shape that depends on the data.
         """
@@ -137,9 +137,9 @@ class Layout:
         return rows.unflatten(0, self.present.shape).unflatten(-1, (heads, -1)).transpose(1, 2)
 
     def _keys(self, heads: int) -> Tensor:
-        """For every (row, head): the index, among all (row, head), of each position of its sequence. (T h, P) int64
+        """Return, for every pair (row, head), the indices of its sequence's positions among all such pairs. (T h, P) int64
 
-        A position without a row gets the index of some row; `visible` hides it.
+        A position without a row gets the index of some other row, which `visible` masks.
         """
         row = (self.present.flatten().cumsum(0) - 1).clamp(min=0).view_as(self.present)  # (B, P)
         keys = row.index_select(0, self.cells // self.present.shape[1])  # (T, P)

@@ -1,4 +1,4 @@
-"""The base class of losses, and the similarity that all of them share."""
+"""The base class of losses, and the normalisation that all of them share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ EPSILON = 1e-8
 
 
 class Loss:
-    """A weighted sum over targets of the negative log-likelihood of the item that came next.
+    """A weighted sum over targets of the negative log-likelihood of the next item.
 
     temperature: the divisor of cosines. negatives: M, how many items are drawn for each target, if any.
     `samples_negatives`: whether a target is compared with M drawn items, or with the whole catalogue.

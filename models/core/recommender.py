@@ -1,4 +1,4 @@
-"""A backbone with an adapter: the model that is trained, saved and used for rankings."""
+"""The recommender: an adapter and a backbone, which are trained, saved and used for rankings as one model."""
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,8 @@ ROWS_FROM = 3  # build only the batch's rows of T once the catalogue exceeds thi
 
 
 class Recommender(nn.Module):
-    """Any adapter on any backbone. Scores are cosines between a state and the rows of T; a ranking may use dot products.
+    """Combines any adapter with any backbone. Scores are cosines between a state and the rows of T; rankings may use dot
+    products.
 
     objective: the loss. sparse: gradients of item rows are sparse tensors of the rows that a batch references (`sparse_adam`).
     """
@@ -26,7 +27,7 @@ class Recommender(nn.Module):
         self.objective = objective
 
     def layout(self, tokens: Tensor) -> Layout:
-        """The layout of a batch: its rows, and which of them see each other. tokens: (B, P) item ids, N at padding."""
+        """Return the layout of a batch. tokens: (B, P) item ids, N at padding."""
         return Layout(tokens != self.adapter.n_items, self.backbone.causal)
 
     def states(self, tokens: Tensor, table: Tensor, layout: Layout, query_layout: Layout) -> Tensor:
@@ -119,14 +120,14 @@ class Recommender(nn.Module):
         return normalised(states * (tokens[:, -1:] != self.adapter.n_items))
 
     def row_parameters(self) -> list[nn.Parameter]:
-        """The trained tensors that have a row for every item."""
+        """Return the trained tensors that have one row per item."""
         names = dict(self.adapter.named_parameters())
         return [names[name] for name in self.adapter.per_item if name in names]
 
     def parameter_groups(self, weight_decay: float) -> list[dict]:
         """Return Adam's parameter groups: parameters that the adapter exempts have weight decay 0.
 
-        If gradients of item rows are sparse, `row_parameters` are left out; SparseAdam has them.
+        If gradients of item rows are sparse, `row_parameters` are left out, because SparseAdam updates them.
         """
         exempt = {id(p) for p in self.adapter.undecayed_parameters()}
         elsewhere = {id(p) for p in self.row_parameters()} if self.sparse else set()
@@ -137,5 +138,5 @@ class Recommender(nn.Module):
         ]
 
     def n_trainable(self) -> int:
-        """Number of trainable parameters."""
+        """Return the number of trainable parameters."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)

@@ -1,8 +1,8 @@
-"""Products of rows with chosen rows of a table, and weighted sums of chosen rows, without copying the chosen rows.
+"""Products with chosen rows of a table, and weighted sums of chosen rows, without copying these rows.
 
-On a CPU nothing of size T M d is created for T x M chosen rows of width d. Products are a sampled matrix product (SDDMM), sums
-are a sparse-dense product, and each is the gradient of the other (benchmarks/sampled_logits.py). A GPU has the bandwidth to
-gather.
+For T x M chosen rows of width d, nothing of size T M d is allocated on a CPU. Products are a sampled matrix product (SDDMM), sums
+are a product of a sparse and a dense matrix, and each is the gradient of the other (benchmarks/sampled_logits.py). On a GPU,
+which has enough bandwidth, the rows are gathered.
 """
 
 import warnings
@@ -69,7 +69,8 @@ class _Cosines(torch.autograd.Function):
         gradient = gradient / of_items
         of_table = _scattered(gradient, rows, index, len(table))
         along = torch.zeros_like(lengths).index_add_(0, index.flatten(), (gradient * cosine).flatten())
-        shrinking = (along / -lengths).masked_fill_(lengths <= ctx.epsilon, 0)  # (N,): a longer row has smaller cosines
+        # (N,), the gradient with respect to the length of a row, divided by it: cosines shrink as a row grows.
+        shrinking = (along / -lengths).masked_fill_(lengths <= ctx.epsilon, 0)
         return _weighted_sums(gradient, table, index), of_table.addcmul_(table, shrinking.unsqueeze(1)), None, None
 
 

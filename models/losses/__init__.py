@@ -1,6 +1,6 @@
-"""Losses: how far a state is from the item that came next.
+"""Losses: each measures how well a state predicts the next item.
 
-A new loss is one file here and one line in this registry; the contract tests pick it up.
+To add a loss, add a file here and a line in this registry; the contract tests then include it.
 """
 
 from common.registry import Registry

@@ -1,4 +1,4 @@
-"""Cross-entropy: every target against the whole catalogue."""
+"""Cross-entropy: compares every target with the whole catalogue."""
 
 from typing import Any
 
@@ -7,11 +7,11 @@ from torch import Tensor
 
 from models.core.loss import Loss, normalised
 
-LOGITS_AT_ONCE = 4_000_000  # floats of a chunk of the full softmax: what a cache holds
+LOGITS_AT_ONCE = 4_000_000  # floats of one chunk of the full softmax, chosen to fit into a CPU cache
 
 
 class CrossEntropy(Loss):
-    """-log softmax of cos / temperature over all items."""
+    """The sum over targets t of weight_t (-log softmax(cos / temperature)_t), with the softmax over all N items."""
 
     samples_negatives = False
 
@@ -20,10 +20,11 @@ class CrossEntropy(Loss):
 
 
 def cross_entropy(states: Tensor, table: Tensor, targets: Tensor, weights: Tensor, temperature: float) -> Tensor:
-    """Weighted sum over targets of -log softmax of cos / temperature over all items, a scalar.
+    """Return the weighted sum over targets of -log softmax(cos / temperature), with the softmax over all items; a scalar.
 
-    states: (T, d); table: (N, d); targets, weights: (T,). With equal logits and weights 1 / T it is ln N. Logits are made for a
-    few targets at a time and never kept: the gradient is computed with the loss.
+    states: (T, d); table: (N, d); targets, weights: (T,). With equal logits and weights 1 / T, the loss is ln N.
+
+    Logits are computed for a few targets at a time and not stored. The gradient is therefore computed together with the loss.
     """
     with torch.autocast(states.device.type, enabled=False):
         loss: Tensor = _CrossEntropy.apply(normalised(states.float()) / temperature, normalised(table.float()), targets, weights)
@@ -45,8 +46,9 @@ class _CrossEntropy(torch.autograd.Function):
             total = logits.logsumexp(1, keepdim=True)
             loss += ((total - of_target) * weight).sum()
             if of_states is not None and of_table is not None:
-                slope = logits.sub_(total).exp_().mul_(weight)  # softmax, weighted
-                if slope.is_cuda:  # scattering in a fixed order looks at indices there, which a CUDA graph must not
+                # The gradient of the logits: the weighted softmax, minus the weight at the target.
+                slope = logits.sub_(total).exp_().mul_(weight)
+                if slope.is_cuda:  # a deterministic scatter reads indices on the host, which a CUDA graph cannot
                     slope -= weight * (torch.arange(len(table), device=slope.device) == target)
                 else:
                     slope.scatter_add_(1, target, -weight.to(slope.dtype))

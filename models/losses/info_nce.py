@@ -1,4 +1,4 @@
-"""InfoNCE: every target against negatives of its own (AlphaFuse, Hu et al. 2025)."""
+"""InfoNCE: compares every target with its own negatives (as in AlphaFuse, Hu et al. 2025)."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from models.core.sampled import cosines
 
 
 class InfoNCE(Loss):
-    """-log softmax of cos / temperature over the target and `negatives` drawn items."""
+    """The sum over targets of weight_t (-log softmax(cos / temperature)_t), over the target and `negatives` sampled items."""
 
     samples_negatives = True
 
@@ -21,18 +21,18 @@ class InfoNCE(Loss):
 
 
 def draw_negatives(targets: Tensor, n_items: int, n_negatives: int, generator: torch.Generator) -> Tensor:
-    """Uniform negatives, never equal to their target. targets: (T,); returns (T, M) int64.
+    """Return negatives that are uniform over all items except the target. targets: (T,). Returns (T, M) int64.
 
-    Drawn from N - 1 values and moved up by one from the target on: exactly uniform over the other items, without redrawing.
+    Draws from N - 1 values, and adds 1 to those that are not below the target. This is exactly uniform, without rejections.
     """
     draws = torch.randint(n_items - 1, (len(targets), n_negatives), generator=generator, device=targets.device)  # (T, M)
     return draws + (draws >= targets[:, None])
 
 
 def info_nce(states: Tensor, table: Tensor, targets: Tensor, negatives: Tensor, temperature: float) -> Tensor:
-    """-log softmax of cos / temperature for every target, against its own negatives (methods of AlphaFuse).
+    """Return -log softmax(cos / temperature) of every target among itself and its negatives, (T,).
 
-    states: (T, d); table: (N, d); targets: (T,); negatives: (T, M) -> (T,). With equal logits it is ln(1 + M).
+    states: (T, d); table: (N, d); targets: (T,); negatives: (T, M). With equal logits, the loss is ln(1 + M).
     """
     items = torch.cat([targets[:, None], negatives], dim=1)  # (T, 1 + M)
     logits = cosines(normalised(states), table, items, EPSILON) / temperature

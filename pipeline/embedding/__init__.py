@@ -1,1 +1,1 @@
-"""From texts to embeddings and their spectrum."""
+"""Turns item texts into embeddings, and embeddings into their spectrum."""

@@ -1,8 +1,7 @@
-"""Texts to embeddings, by any Hugging Face encoder or causal model.
+"""Embeds texts with any Hugging Face encoder or causal model.
 
-What decides a row is here and in `pipeline.embedding.pretrained`, which loads the model: the tokens, which texts share a
-batch and the pooling. Rows do not depend on who asks for them: `encode` embeds in memory, `pipeline.embedding.shards` in many
-processes.
+This module and `pipeline.embedding.pretrained`, which loads the model, contain all that decides an embedding: tokens, batches and
+pooling. `encode` embeds in memory, `pipeline.embedding.shards` in several processes; both give the same rows.
 """
 
 import sys
@@ -24,7 +23,11 @@ TOKENISED = 10_000  # texts tokenised at a time
 
 @dataclass(frozen=True)
 class Tokens:
-    """Token ids of N texts, end to end. ids: (T,) int32; pooled: (T,) bool; starts: (N + 1,) int64."""
+    """The tokens of N texts, concatenated.
+
+    ids: (T,) int32. pooled: (T,) bool, whether a token takes part in pooling. starts: (N + 1,) int64, text i has the tokens from
+    starts[i] to starts[i + 1] (exclusive).
+    """
 
     ids: np.ndarray
     pooled: np.ndarray
@@ -32,21 +35,27 @@ class Tokens:
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens of each text, (N,); at least one."""
+        """The number of tokens of each text, (N,); at least 1."""
         return np.diff(self.starts)
 
 
 def plan(lengths: np.ndarray, batch_tokens: int) -> list[np.ndarray]:
-    """Which texts share a batch: indices, longest texts first, at most `batch_tokens` tokens with the padding (or one text).
+    """Divide texts into batches; return the indices of the texts in each batch, longest texts first.
 
-    A batch that is half full ends where the length changes: most have no padding, so need no attention mask, and attention runs
-    as a flash kernel. Only lengths and budget decide, so that every process and every restart cuts the same batches.
+    lengths: (N,) tokens of each text. A batch has at most `batch_tokens` tokens, including padding, or is a single text.
+
+    A batch that is at least half full also ends where the next text is shorter. Most batches then need no padding and no
+    attention mask, so attention can use a flash kernel. Batches depend only on lengths and budget, so they are the same in every
+    process and after a restart.
+
+    >>> [batch.tolist() for batch in plan(np.array([3, 5, 3, 2]), batch_tokens=8)]
+    [[1], [0, 2], [3]]
     """
     order = np.argsort(-lengths, kind="stable")
     batches, start = [], 0
     for position in range(1, len(order) + 1):
         longest = lengths[order[start]]
-        rows = position - start
+        rows = position - start  # of the batch so far, which has no padding if all are as long as the first
         if (
             position == len(order)
             or (rows + 1) * longest > batch_tokens
@@ -58,38 +67,41 @@ def plan(lengths: np.ndarray, batch_tokens: int) -> list[np.ndarray]:
 
 
 class TextEncoder(Pretrained):
-    """A pretrained model that turns texts into rows."""
+    """A pretrained model that embeds texts."""
 
     def tokenise(self, texts: list[str]) -> Tokens:
-        """Texts as tokens, cut to `max_length`, the prompt before each."""
+        """Return the tokens of texts, each preceded by the prompt and truncated to `max_length`.
+
+        Raises UserError if there are no texts, or a token id is outside the model's vocabulary.
+        """
         if not texts:
             raise UserError("there are no texts to embed; run preprocess first")
-        # A text without any token still needs a row; what a model makes of its end is as good as anything.
-        nothing = next((i for i in (self.tokenizer.eos_token_id, self.tokenizer.bos_token_id) if i is not None), 0)
+        # A text without tokens still needs an embedding: that of the end-of-text token.
+        placeholder = next((i for i in (self.tokenizer.eos_token_id, self.tokenizer.bos_token_id) if i is not None), 0)
         ids, special, lengths = [], [], []
         for start in range(0, len(texts), TOKENISED):
-            made = self.tokenizer(
+            encoded = self.tokenizer(
                 [self.options.prompt + text for text in texts[start : start + TOKENISED]],
                 truncation=True,
                 max_length=self.max_length,
                 return_special_tokens_mask=True,
                 return_attention_mask=False,
             )
-            for row, mask in zip(made["input_ids"], made["special_tokens_mask"], strict=True):
-                ids.append(np.array(row or [nothing], dtype=np.int32))
+            for row, mask in zip(encoded["input_ids"], encoded["special_tokens_mask"], strict=True):
+                ids.append(np.array(row or [placeholder], dtype=np.int32))
                 special.append(np.array(mask or [1], dtype=bool))
                 lengths.append(len(ids[-1]))
         starts = np.concatenate([[0], np.cumsum(lengths)])
         pooled = np.ones(starts[-1], dtype=bool)
         if not self.options.pool_special_tokens:
             pooled = ~np.concatenate(special)
-            # A text of special tokens only (an empty one) is pooled over those.
+            # A text that has only special tokens, such as an empty one, is pooled over these.
             empty = np.add.reduceat(pooled, starts[:-1], dtype=np.int64) == 0
             pooled |= np.repeat(empty, lengths)
         flat = np.concatenate(ids)
         if flat.max() >= self._vocabulary:
             raise self._error(
-                f"its tokenizer makes token id {flat.max()}, its embedding matrix has {self._vocabulary} rows; "
+                f"its tokenizer gives token id {flat.max()}, but its embedding matrix has {self._vocabulary} rows; "
                 "the tokenizer belongs to another model: restore the model's files"
             )
         return Tokens(flat, pooled, starts)
@@ -97,17 +109,18 @@ class TextEncoder(Pretrained):
     def rows(
         self, tokens: Tokens, batches: list[np.ndarray], done: Callable[[np.ndarray], Any] = lambda batch: None
     ) -> np.ndarray:
-        """Embeddings of the texts in `batches`, one below the other, (n, l) float32; `done` is told every finished batch.
+        """Return the embeddings of the texts in `batches`, (n, l) float32, in the order of the batches.
 
-        Where memory runs out, this batch and those after it are halved, again and again if need be.
+        batches: indices of texts, from `plan`. done: called with every finished batch. If memory runs out, this batch and all
+        later ones are halved, repeatedly if necessary. Raises UserError if a single text does not fit into memory.
         """
         from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
-        made, waiting = [], list(batches)
+        rows, waiting = [], list(batches)
         while waiting:
             batch = waiting[0]
             try:
-                made.append(self._forward(tokens, batch))
+                rows.append(self._forward(tokens, batch))
             except RuntimeError as error:
                 if not should_reduce_batch_size(error):
                     raise
@@ -119,32 +132,33 @@ class TextEncoder(Pretrained):
             else:
                 done(waiting.pop(0))
                 continue
-            # Out here the failed pass's tensors are gone.
+            # Outside the `except` clause, the tensors of the failed pass are freed.
             clear_device_cache(garbage_collection=True)
             waiting = [half for batch in waiting for half in np.array_split(batch, 2) if len(half)]
-            tqdm.write(f"out of memory with {len(batch)} texts in a batch; going on with halves", file=sys.stderr)
-        return np.concatenate(made)
+            tqdm.write(f"out of memory with {len(batch)} texts in a batch; continuing with half of them", file=sys.stderr)
+        return np.concatenate(rows)
 
     @torch.inference_mode()
     def _forward(self, tokens: Tokens, batch: np.ndarray) -> np.ndarray:
-        """Rows of one batch, (B, l), or (B, layers x l). Texts are padded on the right: positions start at the first token.
+        """Return the embeddings of one batch, (B, l), or (B, layers x l) with the option `layers`.
 
-        Layers are pooled one after the other, so that one of them at most is held in float32.
+        Texts are padded on the right, so that positions start at the first token. Layers are pooled one at a time, so that at
+        most one of them is in memory as float32. Raises UserError if an embedding is not finite.
         """
         lengths = tokens.lengths[batch]
         position = np.arange(lengths.max())
         present = position < lengths[:, None]  # (B, P)
-        place = np.minimum(tokens.starts[batch][:, None] + position, len(tokens.ids) - 1)
+        index = np.minimum(tokens.starts[batch][:, None] + position, len(tokens.ids) - 1)  # (B, P), into tokens.ids
         pad = self.tokenizer.pad_token_id
-        # Padding is masked, so any row of the embedding matrix will do.
-        ids = np.where(present, tokens.ids[place], pad if pad is not None and 0 <= pad < self._vocabulary else 0)
+        # Padding is masked, so any valid id will do.
+        ids = np.where(present, tokens.ids[index], pad if pad is not None and 0 <= pad < self._vocabulary else 0)
         mask = None if present.all() else torch.from_numpy(present).long().to(self.device)
         output = self.model(
             input_ids=torch.from_numpy(ids).long().to(self.device),
             attention_mask=mask,
             **({"output_hidden_states": self.options.layers} if self.options.layers else {}),
         )
-        pooled = torch.from_numpy(tokens.pooled[place] & present)
+        pooled = torch.from_numpy(tokens.pooled[index] & present)
         vectors = [pool(hidden, pooled.to(hidden.device), self.options.pooling) for hidden in self._hidden(output)]
         if not all(vector.isfinite().all() for vector in vectors):
             raise self._error(
@@ -158,19 +172,19 @@ class TextEncoder(Pretrained):
         return rows.cpu().numpy()
 
     def _hidden(self, output: Any) -> list[Tensor]:
-        """The hidden states to be pooled, each (B, P, l): those of `layers`, or the last, after the model's final norm."""
+        """Return the hidden states to pool, each (B, P, l): those of `layers`, or the last one, after the final norm."""
         if self.options.layers:
             states = getattr(output, "hidden_states", None) or {}
-            found = [states[layer] for layer in self.options.layers if states]
+            hidden = [states[layer] for layer in self.options.layers if states]
         else:
-            found = [state for state in [getattr(output, "last_hidden_state", None)] if state is not None]
-        if not found:
-            raise self._error("it gives no hidden state for every token; choose a text encoder or a causal language model")
-        return found
+            hidden = [state for state in [getattr(output, "last_hidden_state", None)] if state is not None]
+        if not hidden:
+            raise self._error("it gives no hidden states per token; choose a text encoder or a causal language model")
+        return hidden
 
 
 def encode(texts: list[str], options: Encoder) -> tuple[np.ndarray, dict[str, Any]]:
-    """Embed texts in order, in this process and its memory. Returns (N, l) float32 and what was seen: tokens, device."""
+    """Embed texts in this process; return the embeddings, (N, l) float32, and the number of tokens and the device."""
     encoder = TextEncoder(options)
     tokens = encoder.tokenise(texts)
     batches = plan(tokens.lengths, options.batch_tokens)
@@ -181,9 +195,9 @@ def encode(texts: list[str], options: Encoder) -> tuple[np.ndarray, dict[str, An
 
 
 def pool(hidden: Tensor, pooled: Tensor, pooling: str) -> Tensor:
-    """One vector for each text, float32: the mean, the last or the first (cls) of its pooled positions.
+    """Return one vector per text, (B, l) float32: the mean, the last or the first (`cls`) of its pooled positions.
 
-    hidden: (B, P, l); pooled: (B, P) -> (B, l). Padding on either side is not pooled, so `last` is the last token of the text.
+    hidden: (B, P, l); pooled: (B, P) bool, False at padding.
     """
     if pooling == "mean":
         weights = pooled.unsqueeze(-1).float()

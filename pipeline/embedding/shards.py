@@ -1,7 +1,8 @@
-"""Embeddings by any number of processes, killed anywhere and continued: whole batches in shards, whole shards in scratch.
+"""Embeds texts with any number of processes, in shards of whole batches that are kept in scratch.
 
-Processes exchange no tensors. Process 0 says which shards are missing, each embeds its share of those, and process 0 puts all of
-them together. A shard holds the same batches whoever makes it.
+If interrupted, the same command continues on any number of processes; finished shards are reused. Process 0 decides which shards
+are missing, each process computes its share of them, and process 0 merges all shards. A shard does not depend on the process that
+computes it.
 """
 
 import os
@@ -21,18 +22,21 @@ from pipeline.embedding.encoder import TextEncoder, Tokens, plan
 from pipeline.embedding.processes import Processes
 from pipeline.params import Encoder
 
-SHARD_BATCHES = 8
+SHARD_BATCHES = 8  # batches of a shard
 ROOT = Path(__file__).parents[2]
 
 
 class Shards:
-    """The embeddings of texts by an encoder, in `directory`: shard i is rows of the texts `self.texts(i)`."""
+    """The shards of the embeddings of texts, as files in `directory`. Shard i has the rows of the texts `texts(i)`.
+
+    Raises UserError if the model cannot be loaded, or `device_map` is set and there are several processes.
+    """
 
     def __init__(self, texts: list[str], options: Encoder, processes: Processes) -> None:
         if options.device_map and processes.count > 1:
             raise UserError(
-                f"device_map: {options.device_map} spreads one model over all GPUs: start one process, found {processes.count}; "
-                "or set the encoder's device_map to null in params.yaml"
+                f"device_map: {options.device_map} spreads one model over all GPUs, so start one process, found "
+                f"{processes.count}; or set the encoder's device_map to null in params.yaml"
             )
         self.processes = processes
         self.encoder = TextEncoder(options)
@@ -45,43 +49,47 @@ class Shards:
         self.directory = scratch() / "embeddings" / self.fingerprint
 
     def texts(self, shard: int) -> np.ndarray:
-        """Indices of a shard's texts, in the order of its rows."""
+        """Return the indices of a shard's texts, in the order of its rows."""
         return np.concatenate(self.shards[shard])
 
     def embed(self) -> dict[str, Any]:
-        """Make the missing shards, each process its share. Returns what this run did, for `run.json`."""
-        made = tokens = rounds = 0
+        """Compute the missing shards, divided among the processes; return figures for the run's record.
+
+        Raises UserError if the processes see different texts, models or directories.
+        """
+        computed = tokens = rounds = 0
         seconds = 0.0
-        while missing := self._agree():
+        while missing := self._missing():
             rounds += 1
-            if rounds > 3:  # Someone else's run that ends meanwhile removes what it shared with this one: once, not thrice.
-                raise UserError(f"shards vanish from {self.directory}; every process must see this folder: set SPECTRAN_SCRATCH")
+            # Another launch that shares these shards may remove them once, when it finishes; they are then computed again.
+            if rounds > 3:
+                raise UserError(f"shards disappear from {self.directory}; set SPECTRAN_SCRATCH to a folder that all nodes see")
             share = missing[self.processes.rank :: self.processes.count]
-            _ = self.encoder.model if share else None  # loading is not embedding
+            _ = self.encoder.model if share else None  # load the model before the clock starts
             start = time.perf_counter()
-            self._make(share)
-            self.processes.gather(None)  # until every share is there
+            self._compute(share)
+            self.processes.gather(None)  # wait for all processes
             seconds += time.perf_counter() - start
-            made += len(missing)
+            computed += len(missing)
             tokens += sum(int(self.tokens.lengths[self.texts(shard)].sum()) for shard in missing)
         return {
             "tokens": len(self.tokens.ids),
             "shards": len(self.shards),
-            "embedded_now": {"shards": made, "tokens": tokens, "seconds": seconds},
+            "embedded_now": {"shards": computed, "tokens": tokens, "seconds": seconds},
             "processes": self.processes.count,
             **environment(self.processes.device),
             **_versions(),
         }
 
     def save(self, path: Path) -> tuple[int, int]:
-        """Put all shards together as an .npy file of (N, l) float32, never whole in memory. Returns N and l.
+        """Merge all shards into an .npy file of (N, l) float32, shard by shard; return (N, l).
 
-        Raises OSError where the disk has no room for the file, UserError where a shard is missing or damaged.
+        Raises OSError if the disk is full, UserError if a shard is missing or damaged.
         """
         shape = (len(self.tokens.lengths), self._rows(0).shape[1])
         embeddings = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
         if hasattr(os, "posix_fallocate"):
-            # Without room for it, writing to a memory map kills the process (SIGBUS); this raises.
+            # Allocate the file first: on a full disk this raises, whereas a write to a memory map kills the process (SIGBUS).
             with path.open("r+b") as file:
                 try:
                     os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
@@ -93,45 +101,49 @@ class Shards:
         return shape
 
     def remove(self) -> None:
+        """Delete all shards."""
         remove_directory(self.directory)
 
     def _file(self, shard: int) -> Path:
         return self.directory / f"{shard:06d}.npy"
 
     def _rows(self, shard: int) -> np.ndarray:
-        """A shard's rows, (n, l) float32; raises UserError where its file is missing, cut or changed."""
+        """Return a shard's rows, (n, l) float32. Raises UserError if its file is missing or damaged."""
         path = self._file(shard)
         check_seal(path, "the embed stage")
         return np.load(path, allow_pickle=False)
 
-    def _whole(self, shard: int) -> bool:
-        """Whether a shard is there, undamaged and of as many rows as it has texts."""
+    def _is_complete(self, shard: int) -> bool:
+        """Return whether a shard exists, is undamaged and has a row for each text."""
         try:
             return len(self._rows(shard)) == len(self.texts(shard))
         except UserError:
             return False
 
-    def _agree(self) -> list[int]:
-        """The missing shards, as process 0 sees them; raise UserError where another process has other texts, model or scratch."""
+    def _missing(self) -> list[int]:
+        """Return the missing shards, as process 0 sees them.
+
+        Raises UserError if this process has other texts, another model or another scratch than process 0.
+        """
         missing = None
         if self.processes.first:
             self.directory.mkdir(parents=True, exist_ok=True)
-            missing = [shard for shard in range(len(self.shards)) if not self._whole(shard)]
-        agreed, missing = self.processes.gather((self.fingerprint, missing))[0]
-        if agreed != self.fingerprint:
+            missing = [shard for shard in range(len(self.shards)) if not self._is_complete(shard)]
+        fingerprint_of_first, missing = self.processes.gather((self.fingerprint, missing))[0]
+        if fingerprint_of_first != self.fingerprint:
             raise UserError(
-                f"process {self.processes.rank} has another text, model or encoder section than process 0; "
-                "bring the same checkout, items.parquet and model to every node"
+                f"process {self.processes.rank} has other texts, another model or another encoder section than process 0; "
+                "use the same checkout, items.parquet and model on every node"
             )
         if not self.directory.is_dir():
             raise UserError(
-                f"{self.directory} of process 0 is not there for process {self.processes.rank}; "
+                f"process {self.processes.rank} does not see {self.directory} of process 0; "
                 "set SPECTRAN_SCRATCH to a folder that every node sees"
             )
         return missing
 
-    def _make(self, shards: list[int]) -> None:
-        """Embed and write shards, with items/s, tokens/s and time left of this process on process 0."""
+    def _compute(self, shards: list[int]) -> None:
+        """Embed and write shards. Process 0 shows its own progress: items/s, tokens/s and time left."""
         if not shards:
             return
         lengths = self.tokens.lengths
@@ -158,6 +170,7 @@ class Shards:
 
 
 def _versions() -> dict[str, str]:
+    """Return the versions of the packages that decide embeddings."""
     from importlib.metadata import version
 
     return {name: version(name) for name in ("accelerate", "tokenizers", "transformers")}

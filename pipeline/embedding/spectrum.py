@@ -18,8 +18,8 @@ from pipeline.embedding.processes import Processes
 
 BLOCK = 1024  # rows at a time
 PANEL = 512  # columns of the Gram matrix at a time
-PROBES = 16  # random vectors with which quality is estimated
-ROUNDING = 1e-6  # times the plain spectrum's first value: a singular value of 0 can appear this large by rounding
+PROBES = 16  # random vectors that estimate the quality
+ROUNDING = 1e-6  # relative to the first singular value: rounding can make a singular value of 0 appear this large
 
 
 @dataclass
@@ -109,7 +109,7 @@ class _Blocks:
     def __init__(self, source: Path, processes: Processes) -> None:
         rows = open_array(source, "embed", "r")
         if rows.ndim != 2 or 0 in rows.shape or rows.dtype not in (np.float16, np.float32, np.float64):
-            raise UserError(f"{source} holds {rows.dtype} of shape {rows.shape}, not a matrix of floats; embed again")
+            raise UserError(f"{source} has type {rows.dtype} and shape {rows.shape}, expected a matrix of floats; embed again")
         self.source, self.processes = source, processes
         self.shape: tuple[int, int] = rows.shape
         self.dtype = rows.dtype
@@ -121,7 +121,8 @@ class _Blocks:
             yield start, self.rows(start, start + BLOCK)
 
     def rows(self, start: int = 0, stop: int | None = None) -> Tensor:
-        # Mapped again for each block: the pages of an open map stay resident.
+        """Return the rows from `start` to `stop` (exclusive), (B, l) float64, on the device."""
+        # The file is mapped for each block anew, because the pages of an open map stay in memory.
         rows = np.array(open_array(self.source, "embed", "r")[start:stop])
         return torch.from_numpy(rows).to(self.processes.device).double()
 
@@ -157,16 +158,16 @@ def _factors(mean: Tensor, gram: Tensor | None, blocks: _Blocks) -> list[tuple[T
     matrix = blocks.rows() if gram is None else gram
     solve = _from_rows if gram is None else _from_gram
     k, width = min(blocks.shape), blocks.shape[1]
-    made = []
+    factors = []
     for side in range(2):
         if side == 1:
             matrix = matrix.sub_(mean) if gram is None else matrix.addr_(mean, mean, alpha=-blocks.shape[0])
-        mine = processes.rank == side % processes.count
-        made.append(solve(matrix) if mine else (mean.new_empty(k), mean.new_empty(width, k)))
-    for side, (sigma, V) in enumerate(made):
+        is_owner = processes.rank == side % processes.count
+        factors.append(solve(matrix) if is_owner else (mean.new_empty(k), mean.new_empty(width, k)))
+    for side, (sigma, V) in enumerate(factors):
         processes.copy(sigma, side % processes.count)
         processes.copy(V, side % processes.count)
-    return made
+    return factors
 
 
 def _from_gram(gram: Tensor) -> tuple[Tensor, Tensor]:
@@ -204,7 +205,7 @@ class _Side:
     def __init__(self, directory: Path, sigma: Tensor, V: Tensor, mean: Tensor, n_items: int, drop: float, floor: float) -> None:
         rank = int((sigma > drop).sum())
         if rank == 0:
-            raise UserError("the embeddings are all equal: no direction is left; check the titles and the encoder")
+            raise UserError("the embeddings are all equal, so their spectrum is empty; check the titles and the encoder")
         self.below = min(n_items, len(mean)) - int((sigma > floor).sum())
         self.energy = float(sigma.square().sum())
         self.directory, self.n_items, self.mean = directory, n_items, mean
@@ -231,15 +232,16 @@ class _Side:
         rows = torch.addmm(self.offset, block, self.weights).float()  # (B, r)
         file = self.directory / "U.npy"
         U = open_array(file, "svd", "r")
-        with file.open("r+b") as stream:  # not through the map: there a full disk crashes the process
+        with file.open("r+b") as stream:  # not through the memory map, because a full disk would then crash the process
             stream.seek(U.offset + start * U.strides[0])
             stream.write(rows.cpu().numpy().data)
         rows = rows.double()
-        given, seen = (rows @ self.both).split(PROBES, 1)  # (B, p) each
-        self.missed += (block @ self.probes - self.mean @ self.probes - given).square().sum()
-        self.returned += rows.T @ seen
+        product, u_product = (rows @ self.both).split(PROBES, 1)  # U sigma V^T p and U q, (B, p) each
+        self.missed += (block @ self.probes - self.mean @ self.probes - product).square().sum()
+        self.returned += rows.T @ u_product
 
     def finish(self, processes: Processes) -> Quality:
+        """Add up the sums of all processes and return the quality."""
         processes.add(self.missed, self.returned)
         residual = (float(self.missed) / PROBES / self.energy) ** 0.5
         orthogonality = float((self.returned - self.u_probes).norm()) / PROBES**0.5
@@ -253,6 +255,8 @@ def coordinates(spectrum: Spectrum, embeddings: Tensor) -> Tensor:
     width differs.
     """
     if embeddings.shape[-1] != len(spectrum.mean):
-        raise UserError(f"embeddings are {embeddings.shape[-1]} wide, the spectrum's {len(spectrum.mean)}; use its encoder")
+        raise UserError(
+            f"embeddings have {embeddings.shape[-1]} columns, the spectrum's {len(spectrum.mean)}; use the spectrum's encoder"
+        )
     moved = embeddings.double() - spectrum.mean.double()
     return (moved @ spectrum.V.double() / spectrum.sigma.double()).float()

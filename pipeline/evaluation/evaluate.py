@@ -1,4 +1,4 @@
-"""The test: all items ranked for every user, once, with the weights that validation chose; and what the adapter learned."""
+"""Tests a run: ranks all items for every user with the weights of the best validation, and analyses the adapter."""
 
 import time
 from dataclasses import dataclass
@@ -23,8 +23,8 @@ from pipeline.training.loop import evaluate_ranks, load_checkpoint, use_determin
 class Evaluation:
     """The result of a test. seconds: of the first ranking; analysis: see `analyse`.
 
-    ranks: user_id; `rank`, among all items by the run's similarity; `rank_without_history`, among the items that the user has not
-    had; and `rank_dot` (`rank_cosine` if the run ranks by dot product), among all items by the other similarity.
+    ranks has a row per user: `user_id`; `rank`, among all items by the run's similarity; `rank_without_history`, among the items
+    outside the user's history; and `rank_dot` (`rank_cosine` if the run uses the dot product), by the other similarity.
     """
 
     ranks: pl.DataFrame

@@ -1,4 +1,4 @@
-"""How many directions a table uses, from the spectrum of its covariance (SpecTran, Figure 1)."""
+"""Measures how many directions a table uses, from the spectrum of its covariance (SpecTran, Figure 1)."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""The row of a trained and tested run in its cell. Importing this module does not import torch."""
+"""Summarises a tested run as a row of its cell. Importing this module does not import torch."""
 
 from pathlib import Path
 from typing import Any

@@ -1,1 +1,1 @@
-"""Many runs: cells, tuning, published results, and the engines that execute them."""
+"""The grid: cells, tuning, published results, and the engines that execute its tasks."""

@@ -1,4 +1,7 @@
-"""The grid's cells on disk: one directory per (dataset, backbone, adapter), seeds inside; some hold several variants or dims."""
+"""The grid's cells on disk: one directory per dataset, backbone and adapter, which holds the runs of all seeds.
+
+Some cells also hold several variants of SpecTran, or several dims.
+"""
 
 import shutil
 from dataclasses import dataclass
@@ -20,16 +23,17 @@ BLOCK = KEYS[:2]  # what the rows of one block of a table have in common
 OURS = "spectran"
 Over = Literal["seeds", "variants", "dims", "tuned"]
 WEIGHTS = "model.safetensors"
-# Of a run in a cell, beside weights and ranks.
+# The files of a run in a cell, besides its weights and ranks.
 RUN_FILES = ("config.json", "training.json", "run.json", "history.csv", "analysis.json", "spectrum.csv")
 STAGES = {"seeds": "cell", "variants": "ablation", "dims": "dimension", "tuned": "tuned"}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A stage of grid/dvc.yaml and its directory: one adapter over the seeds, or also over SpecTran's variants, or over dims.
+    """A stage of grid/dvc.yaml and its output directory.
 
-    Or over the seeds with the settings that tuning chose under `loss`.
+    over: what varies between the cell's runs: `seeds`; `variants` of SpecTran and seeds; `dims` and seeds; or `tuned`, for seeds
+    with the settings that tuning chose under `loss`.
     """
 
     dataset: str
@@ -49,7 +53,7 @@ class Cell:
 
     @property
     def stage(self) -> str:
-        """As DVC knows it."""
+        """The name of the cell's DVC stage."""
         key = self.name.removesuffix(f"-{self.over}")
         return f"grid/dvc.yaml:{STAGES[self.over]}@{key.removesuffix(f'-{OURS}') if self.over == 'variants' else key}"
 
@@ -59,11 +63,11 @@ class Cell:
 
     @property
     def command(self) -> str:
-        """What makes it, for messages."""
+        """The command that builds the cell, for messages."""
         return f"`dvc repro {self.stage}`"
 
     def read(self) -> pl.DataFrame:
-        """A row per run, as in metrics.csv. Raises UserError where a file of the cell is damaged; weights are not looked at."""
+        """Return a row per run, from metrics.csv. Raises UserError if a file is missing or damaged; weights are not checked."""
         verify(self.directory, self.command, ["metrics.csv", "ranks.parquet"])
         rows = pl.read_csv(self.directory / "metrics.csv")
         folders = [self.run_directory(row).relative_to(self.directory).as_posix() for row in rows.iter_rows(named=True)]
@@ -71,41 +75,41 @@ class Cell:
         return rows
 
     def differs(self, params: Params) -> str:
-        """The first setting that a run of the cell was made with and that is another today: `train.epochs 200, now 100`.
+        """Return the first setting of the cell that differs from `params`: `train.epochs 200, now 100`; "" if none does.
 
-        Empty where there is none. Only options that existed when the cell was made and still exist are compared. Raises UserError
-        where a file of the cell is damaged.
+        Only options that existed when the cell was built and still exist are compared. Raises UserError if a file of the cell is
+        missing or damaged.
         """
         rows = self.read()
         try:
-            wanted = self.runs(params)
-        except UserError as error:  # of tuning: nothing is chosen for what params.yaml asks today
+            runs = self.runs(params)
+        except UserError as error:  # tuning has no valid choice for these params
             return str(error)
-        if len(wanted) != rows.height:
-            return f"{rows.height} runs, now {len(wanted)}"
-        for row, run in zip(rows.iter_rows(named=True), wanted, strict=True):
+        if len(runs) != rows.height:
+            return f"{rows.height} runs, now {len(runs)}"
+        for row, run in zip(rows.iter_rows(named=True), runs, strict=True):
             config = read_json(self.run_directory(row) / "config.json", self.command)
             for name in ("encoder", "dim", "seed"):
                 if config[name] != getattr(run, name):
                     return f"{name} {config[name]}, now {getattr(run, name)}"
             for section, options in config["settings"].items():
-                today = run.settings.get(section, {})
-                for option in sorted(options.keys() & today.keys()):
-                    if options[option] != today[option]:
-                        return f"{section}.{option} {options[option]}, now {today[option]}"
+                current = run.settings.get(section, {})
+                for option in sorted(options.keys() & current.keys()):
+                    if options[option] != current[option]:
+                        return f"{section}.{option} {options[option]}, now {current[option]}"
         return ""
 
     @property
     def choice(self) -> Path | None:
-        """The file with the settings that tuning chose for this cell; None where params.yaml sets them."""
+        """The file with the settings that tuning chose for this cell; None if the cell uses those of params.yaml."""
         return TUNED / f"{self.name.removesuffix('-tuned')}.yaml" if self.loss else None
 
     def tuning(self, params: Params) -> Tuning | None:
-        """The tuning whose choice this cell is trained with."""
+        """Return the tuning that chooses this cell's settings; None if params.yaml does."""
         return Tuning(params, self.dataset, self.backbone, self.adapter, self.loss) if self.loss else None
 
     def runs(self, params: Params) -> list[Run]:
-        """What is trained for this cell. Raises UserError where it wants settings that are not chosen yet."""
+        """Return the runs of this cell. Raises UserError if their settings are to be tuned and none are chosen yet."""
         names = {"dataset": self.dataset, "backbone": self.backbone, "adapter": self.adapter, "dim": params.grid.dim}
         choices: list[dict[str, Any]] = [{}]
         if self.over == "variants":
@@ -118,13 +122,16 @@ class Cell:
         return [Run.of(params, **names | choice, seed=seed) for choice in choices for seed in params.grid.seeds]
 
     def run_directory(self, row: dict[str, Any]) -> Path:
-        """Where a run's weights, history and analysis lie; `row` has its seed, variant and dim."""
-        above = {"variants": row.get("variant"), "dims": f"dim-{row.get('dim')}"}.get(self.over, "")
-        return self.directory / str(above) / f"seed-{row['seed']}"
+        """Return the directory of a run's weights, history and analysis. row: has the run's seed, variant and dim."""
+        parent = {"variants": row.get("variant"), "dims": f"dim-{row.get('dim')}"}.get(self.over, "")
+        return self.directory / str(parent) / f"seed-{row['seed']}"
 
 
 def write_cell(cell: Cell, rows: list[dict[str, Any]], run_directories: list[Path]) -> None:
-    """Put a cell in place, whole: a row and the directory of every run. Weights are copied where there are any."""
+    """Write a cell atomically, from a row and a directory for every run.
+
+    Weights are copied if the directory has them; published runs have none.
+    """
     with atomic_directory(cell.directory, {"cell": cell.name}) as directory:
         for row, run_directory in zip(rows, run_directories, strict=True):
             target = directory / cell.run_directory(row).relative_to(cell.directory)
@@ -143,7 +150,7 @@ def write_cell(cell: Cell, rows: list[dict[str, Any]], run_directories: list[Pat
 
 
 def listed_cells(grid: Grid) -> list[Cell]:
-    """Every cell that the grid's lists name, in their order: Table 2's, then variants, dims, and Table 2 again with tuning."""
+    """Return every cell that the grid's lists define: those of Table 2, variants, dims, and the tuned cells of Table 2."""
     ablations, dimensions, tuning = grid.ablations, grid.dimensions, grid.tuning
     adapters = grid.adapters
     return [
@@ -155,23 +162,24 @@ def listed_cells(grid: Grid) -> list[Cell]:
 
 
 def cell_of_stage(stage: str | None, grid: Grid) -> Cell:
-    """The cell that a stage of grid/dvc.yaml makes. Raises UserError for a stage that the grid's lists do not name."""
+    """Return the cell that a stage of grid/dvc.yaml builds. Raises UserError if the grid's lists define no such stage."""
     for cell in listed_cells(grid):
         if cell.stage.rpartition(":")[2] == stage:
             return cell
-    raise UserError(f"the lists of `grid:` in params.yaml name no cell for DVC's stage {stage!r}")
+    raise UserError(f"the lists of `grid:` in params.yaml define no cell for the DVC stage {stage!r}")
 
 
 def read_cells(cells: list[Cell], partial: bool = False) -> pl.DataFrame:
-    """One row per run. Raises UserError naming the missing cells, unless `partial`; where there is none; for a damaged cell.
+    """Return one row per run, from all cells.
 
-    Columns beside those of metrics.csv: `over`, what kind of cell it is from, and `run_directory`, where the run's files lie.
+    Columns in addition to those of metrics.csv: `over`, as in `Cell`, and `run_directory`, the directory of the run's files.
+    Raises UserError if cells are missing, unless `partial`; if all are missing; and if a cell is damaged.
     """
     missing = [cell.name for cell in cells if not cell.exists]
     if missing and (not partial or len(missing) == len(cells)):
         raise UserError(
             f"{len(missing)} of {len(cells)} cells are missing ({', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}); "
-            "`dvc repro -k grid/dvc.yaml` trains them, `python -m stages.aggregate --partial` tabulates what there is"
+            "`dvc repro -k grid/dvc.yaml` trains them, `python -m stages.aggregate --partial` leaves them out"
         )
     frames = []
     for cell in cells:
@@ -183,11 +191,11 @@ def read_cells(cells: list[Cell], partial: bool = False) -> pl.DataFrame:
 
 
 def move_unlisted_cells(cells: list[Cell]) -> list[str]:
-    """Move cells that the grid no longer lists into scratch, so that `grid/cells` is what the lists say; return their names."""
-    kept = {cell.name for cell in cells}
+    """Move cells that are not in `cells` from grid/cells into scratch; return their names."""
+    listed = {cell.name for cell in cells}
     moved = []
     for directory in sorted(CELLS.glob("*")) if CELLS.is_dir() else []:
-        if directory.is_dir() and directory.name not in kept:
+        if directory.is_dir() and directory.name not in listed:
             target = scratch() / "unlisted-cells" / directory.name
             target.parent.mkdir(parents=True, exist_ok=True)
             remove_directory(target)

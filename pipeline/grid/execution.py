@@ -1,4 +1,4 @@
-"""Runs found in scratch, or made: the one place that decides whether there is anything to train or test.
+"""Trains and tests runs that are not in scratch yet. Every stage that needs a trained or tested run calls this module.
 
 Importing this module does not import torch.
 """
@@ -15,55 +15,55 @@ from pipeline.params import Params
 from pipeline.runs import Run, evaluation_code
 from pipeline.training.metrics import metric_names
 
-NO_TRAINING = "SPECTRAN_NO_TRAINING"  # set: a cell that would have to train ends at once
+NO_TRAINING = "SPECTRAN_NO_TRAINING"  # environment variable; if set, a cell whose runs are not trained fails at once
 
-AGAIN = "running the same command again"
+RERUN = "running the same command again"
 ANALYSIS = "analysis.json"
 
 
 def trained(run: Run) -> Path:
-    """The scratch directory of a run, trained first where it is not there yet. Raises UserError where it is damaged."""
+    """Train a run unless scratch has it; return its directory. Raises UserError if the directory is damaged."""
     if not run.finished:
         run.verify_inputs()  # before torch is imported
         from pipeline.training.loop import train_run
 
         train_run(run)
-    verify(run.scratch, AGAIN)
+    verify(run.scratch, RERUN)
     return run.scratch
 
 
-def tested(directory: Path) -> bool:
-    """Whether the test ranks of a run are there, made by the code of today. Raises UserError where the run is damaged."""
-    if ANALYSIS not in read_signed(directory / SIDECAR, AGAIN).get("files", {}):
+def is_tested(directory: Path) -> bool:
+    """Return whether a run has test ranks from the current evaluation code. Raises UserError if the run is damaged."""
+    if ANALYSIS not in read_signed(directory / SIDECAR, RERUN).get("files", {}):
         return False
-    verify(directory, AGAIN, [ANALYSIS])
-    return read_json(directory / ANALYSIS, AGAIN).get("code") == evaluation_code()
+    verify(directory, RERUN, [ANALYSIS])
+    return read_json(directory / ANALYSIS, RERUN).get("code") == evaluation_code()
 
 
-def ready(run: Run) -> Path | None:
-    """Where a trained and tested run lies: in scratch; or, without its weights, as it is published; or nowhere."""
-    return run.scratch if run.finished and tested(run.scratch) else published_run(run)
+def evaluated_directory(run: Run) -> Path | None:
+    """Return the directory of a tested run, in scratch or (without weights) as published; None if there is neither."""
+    return run.scratch if run.finished and is_tested(run.scratch) else published_run(run)
 
 
 def evaluated(run: Run) -> Path:
-    """Where a trained and tested run lies, made first where it is not there yet. Raises UserError where it is damaged."""
-    directory = ready(run)
+    """Train and test a run unless that is done; return its directory. Raises UserError if the directory is damaged."""
+    directory = evaluated_directory(run)
     if directory is None:
         directory = trained(run)
         from pipeline.evaluation.evaluate import evaluate_run
 
         evaluate_run(run)
-    verify(directory, AGAIN)
+    verify(directory, RERUN)
     return directory
 
 
-def evaluated_together(runs: list[Run]) -> list[Path]:
-    """Where several trained and tested runs lie, in order; those not there yet are made side by side, sharing the cores.
+def evaluated_in_parallel(runs: list[Run]) -> list[Path]:
+    """Train and test runs in parallel unless that is done; return their directories in order.
 
-    Each takes OMP_NUM_THREADS threads where that is set, else its share of the cores, which depends on how many runs are asked
-    for, not on how many are missing: resumed or not, the digits are the same.
+    Each run takes OMP_NUM_THREADS threads if that is set, else an equal share of the cores. The share depends on the number of
+    runs, not on how many of them are missing, so a resumed command gives the same digits.
     """
-    if len(runs) > 1 and not all(ready(run) for run in runs):
+    if len(runs) > 1 and not all(evaluated_directory(run) for run in runs):
         from joblib import Parallel, cpu_count, delayed
 
         workers = min(len(runs), cpu_count())
@@ -73,29 +73,29 @@ def evaluated_together(runs: list[Run]) -> list[Path]:
     return [evaluated(run) for run in runs]
 
 
-def threads_per_run(side_by_side: int) -> int:
-    """Threads of a run: OMP_NUM_THREADS where the user has set it, else an equal share of the cores.
+def threads_per_run(parallel_runs: int) -> int:
+    """Return the number of threads of a run: OMP_NUM_THREADS if it is set, else an equal share of the cores.
 
-    Raises UserError for a value that is no number of threads.
+    Raises UserError if OMP_NUM_THREADS is not a positive integer.
     """
-    asked = os.environ.get("OMP_NUM_THREADS")
-    if asked is None:
-        return max(1, (os.cpu_count() or 1) // side_by_side)
-    if not asked.isdecimal() or int(asked) < 1:
-        raise UserError(f"OMP_NUM_THREADS is {asked!r}; set it to a number of threads, or unset it")
-    return int(asked)
+    threads = os.environ.get("OMP_NUM_THREADS")
+    if threads is None:
+        return max(1, (os.cpu_count() or 1) // parallel_runs)
+    if not threads.isdecimal() or int(threads) < 1:
+        raise UserError(f"OMP_NUM_THREADS is {threads!r}; set it to a number of threads, or unset it")
+    return int(threads)
 
 
 def build_cell(cell: Cell, params: Params) -> str:
-    """Train and test the runs of a cell that are not there yet, put the cell in place, and return its mean metrics in one line.
+    """Train and test the missing runs of a cell, write the cell, and return its mean metrics in one line.
 
-    Raises UserError where runs are missing and $SPECTRAN_NO_TRAINING is set.
+    Raises UserError if runs are missing and $SPECTRAN_NO_TRAINING is set.
     """
     runs = cell.runs(params)
-    missing = [run for run in runs if not ready(run)]
+    missing = [run for run in runs if not evaluated_directory(run)]
     if missing and os.environ.get(NO_TRAINING):
         raise UserError(f"{NO_TRAINING} is set and {len(missing)} of {len(runs)} runs are not trained")
-    directories = evaluated_together(runs)
+    directories = evaluated_in_parallel(runs)
     rows = [run_summary(run, directory, params.evaluate) for run, directory in zip(runs, directories, strict=True)]
     write_cell(cell, rows, directories)
     names = metric_names(params.evaluate.cutoffs)

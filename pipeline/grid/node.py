@@ -1,7 +1,7 @@
-"""What a node of a cluster does with a task. Nodes have the packages and not the project: this module travels with the task.
+"""Executes a task on a node of a cluster. Nodes have the packages but not the project, so this module is sent with the task.
 
-It imports nothing of the project for that reason. All it writes is in $SPECTRAN_SCRATCH of the node's environment; without
-that, in `spectran-<user>` of its folder for temporary files; in the project's own scratch where Ray was started for it alone.
+For that reason it imports nothing from the project. It writes only to $SPECTRAN_SCRATCH of the node's environment; if that is not
+set, to `spectran-<user>` in the node's temporary folder; and to the project's scratch if Ray runs on this machine only.
 """
 
 import fcntl
@@ -22,10 +22,11 @@ from typing import Any
 
 import numpy as np
 
-SCRATCH = Path(".scratch")  # of the folder that a task runs in
+SCRATCH = Path(".scratch")  # inside the task's folder
 
-# Starts a module and has the kernel kill it when the worker dies: else a task that Ray has given up would go on training.
-MORTAL = """
+# Starts a module that the kernel kills when its parent, the Ray worker, dies. A task that Ray gave up would otherwise go on
+# training.
+RUN_MODULE = """
 import os, sys
 if sys.platform == "linux":
     import ctypes
@@ -36,11 +37,12 @@ os.execv(sys.executable, [sys.executable, "-m", *sys.argv[1:]])
 
 @dataclass(frozen=True)
 class Parcel:
-    """A file or directory on its way to the nodes: its place in the project, its checksum, and its tar, cut into pieces that lie
-    in the object store.
+    """A file or directory to send to the nodes: its path in the project, its checksum, and its tar archive.
+
+    pieces: references to the parts of the archive in Ray's object store. bytes: the size of the archive.
     """
 
-    place: Path
+    path: Path
     checksum: str
     pieces: tuple[Any, ...]
     bytes: int
@@ -48,7 +50,11 @@ class Parcel:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a task ended: its exit status, what it printed, the tar of its result where it succeeded; bytes that came for it."""
+    """The outcome of a task.
+
+    status: exit status. log: its output. result: the tar archive of its result directory, None if it failed. node: the id of the
+    node. received: bytes that the node received for the task, by path of the parcel.
+    """
 
     status: int
     log: bytes
@@ -58,7 +64,7 @@ class Outcome:
 
 
 class Pieces(RawIOBase):
-    """A tar to read from front to back, one piece in memory at a time."""
+    """A tar archive as a file that can be read once, with one piece in memory at a time."""
 
     def __init__(self, pieces: Iterable[Any]) -> None:
         self.pieces = iter(pieces)
@@ -66,7 +72,7 @@ class Pieces(RawIOBase):
 
     def read(self, size: int = -1, /) -> bytes:
         while not len(self.rest):
-            self.rest = memoryview(b"")  # lets the last piece go before the next one comes
+            self.rest = memoryview(b"")  # frees the last piece before the next one is fetched
             piece = next(self.pieces, None)
             if piece is None:
                 return b""
@@ -76,7 +82,7 @@ class Pieces(RawIOBase):
 
 
 def unpack(pieces: Iterable[Any], directory: Path) -> None:
-    """Put the content of a tar into a directory."""
+    """Extract the pieces of a tar archive into a directory."""
     with tarfile.open(fileobj=Pieces(pieces), mode="r|") as tar:
         tar.extraction_filter = getattr(tarfile, "data_filter", lambda member, _: member)
         tar.extractall(directory)
@@ -85,25 +91,26 @@ def unpack(pieces: Iterable[Any], directory: Path) -> None:
 def execute(
     command: tuple[str, ...], parcels: list[Parcel], result: Path, settings: dict[str, str], base: Path | None
 ) -> Outcome:
-    """Run `python -m` and `command` in a folder that looks like the project: parcels in their places, and a scratch of its own.
+    """Run `python -m` with `command` in a folder that contains the parcels at their paths, and its own scratch.
 
-    The folder is the task's own, and stays where the task is cut off: tried again on the same node, it goes on from there.
+    result: path of the task's result directory in that folder. settings: environment variables. base: where to write; by default
+    `node_scratch()`. Each task has its own folder. It is kept if the task is interrupted, so a retry on the same node resumes.
     """
     import ray
 
-    base = (base or own_scratch()) / "node"
-    # In a thread: a worker that waits for an object in its main thread lends its cores to one more task.
+    base = (base or node_scratch()) / "node"
+    # In a thread, because Ray gives the cores of a worker to another task while its main thread waits for an object.
     with ThreadPoolExecutor(1) as pool:
         fetched = list(pool.map(lambda parcel: fetch(parcel, base / "inputs", ray.get), parcels))
     identity = repr((command, settings, [parcel.checksum for parcel in parcels]))
     folder = base / "tasks" / hashlib.sha256(identity.encode()).hexdigest()[:32]
     with locked(folder):
         for parcel in parcels:
-            put(parcel, base / "inputs", folder)
+            install(parcel, base / "inputs", folder)
         log = folder / "log"
         with log.open("wb") as output:
             status = subprocess.run(
-                [sys.executable, "-c", MORTAL, *command],
+                [sys.executable, "-c", RUN_MODULE, *command],
                 cwd=folder,
                 env=os.environ | settings | {"SPECTRAN_SCRATCH": str(folder / SCRATCH)},
                 stdout=output,
@@ -111,22 +118,25 @@ def execute(
                 check=False,
             ).returncode
         printed = log.read_bytes()
-        made = packed(folder / result) if status == 0 else None
-        if made is not None:
+        archive = tar_of(folder / result) if status == 0 else None
+        if archive is not None:
             shutil.rmtree(folder)
-    received = {parcel.place: parcel.bytes for parcel, new in zip(parcels, fetched, strict=True) if new}
-    return Outcome(status, printed, made, ray.get_runtime_context().get_node_id(), received)
+    received = {parcel.path: parcel.bytes for parcel, new in zip(parcels, fetched, strict=True) if new}
+    return Outcome(status, printed, archive, ray.get_runtime_context().get_node_id(), received)
 
 
-def own_scratch() -> Path:
-    """Where a node may write; tasks that were cut off go on where it outlives the node and others reach it."""
+def node_scratch() -> Path:
+    """Return the directory that this node may write to. If it is shared between nodes, a task can resume on another node."""
     user = Path(tempfile.gettempdir()) / f"spectran-{os.getuid()}"
     user.mkdir(mode=0o700, exist_ok=True)
     return Path(os.environ.get("SPECTRAN_SCRATCH") or user).absolute()
 
 
 def fetch(parcel: Parcel, inputs: Path, get: Callable[[Any], Any]) -> bool:
-    """Have a parcel lie under `inputs` by its checksum; return whether it had to be sent for. Tasks of one node take turns."""
+    """Extract a parcel to `inputs/<checksum>` unless it is there; return whether it was fetched.
+
+    get: returns the piece of a reference. A lock makes concurrent tasks of a node fetch a parcel once.
+    """
     target = inputs / parcel.checksum
     with locked(target):
         if target.is_dir():
@@ -138,25 +148,28 @@ def fetch(parcel: Parcel, inputs: Path, get: Callable[[Any], Any]) -> bool:
         return True
 
 
-def put(parcel: Parcel, inputs: Path, folder: Path) -> None:
-    """Have a parcel in its place: linked, for all tasks read the same; copied into scratch, where a task may go on writing."""
-    place, content = folder / parcel.place, inputs / parcel.checksum / parcel.place.name
-    if place.exists():
+def install(parcel: Parcel, inputs: Path, folder: Path) -> None:
+    """Provide a fetched parcel at its path in a task's folder.
+
+    Inputs are links, because all tasks only read them. Parts of scratch are copies, because a task may write there.
+    """
+    target, content = folder / parcel.path, inputs / parcel.checksum / parcel.path.name
+    if target.exists():
         return
-    place.parent.mkdir(parents=True, exist_ok=True)
-    if not parcel.place.is_relative_to(SCRATCH):
-        place.symlink_to(content)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not parcel.path.is_relative_to(SCRATCH):
+        target.symlink_to(content)
     elif content.is_dir():
-        partial = place.with_name(f".{place.name}.partial")
+        partial = target.with_name(f".{target.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         shutil.copytree(content, partial)
-        partial.replace(place)
+        partial.replace(target)
     else:
-        shutil.copyfile(content, place)
+        shutil.copyfile(content, target)
 
 
-def packed(directory: Path) -> Any:
-    """The tar of a directory, as bytes that lie in a nameless file until they are read."""
+def tar_of(directory: Path) -> Any:
+    """Return the tar archive of a directory, as bytes that are mapped from a deleted temporary file, not held in memory."""
     with tempfile.TemporaryFile(dir=directory.parent) as file:
         with tarfile.open(fileobj=file, mode="w") as tar:
             tar.add(directory, arcname=".")
@@ -166,7 +179,7 @@ def packed(directory: Path) -> Any:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Have `path` to oneself, among the processes of this node. The kernel unlocks it when its holder dies."""
+    """Hold an exclusive lock on `path` among the processes of this node. The kernel releases it when the holder dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_suffix(".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -1,10 +1,13 @@
-"""Results that are kept in git, so that anyone can recheck them and a long grid can go on elsewhere: runs without their weights.
+"""Published results: runs without weights that are kept in git, so that anyone can check them, or continue a grid elsewhere.
 
-docs/results/<name>/ holds runs.csv (a line per run: names, fingerprint, commit, machine, epochs, seconds, metrics), and per cell
-a Parquet file with a row per run: the test ranks of every user (`ranks`, `ranks_dot` and so on, for `rank`, `rank_dot` of
-ranks.parquet; older files have `ranks` alone), and the contents of the run's files by their names. The users, in the order of the
-ranks, stand once per dataset in users-<dataset>.parquet. sidecar.json has their checksums. tuned/ holds what tuning chose for the
-cells.
+docs/results/<name>/ contains:
+
+- runs.csv: a row per run, with names, fingerprint, commit, machine, epochs, seconds and metrics.
+- <cell>.parquet: a row per run, with the test ranks of every user and the text of the run's files, by file name. The columns
+  `ranks`, `ranks_dot` and so on are the columns `rank`, `rank_dot` of ranks.parquet; older files have only `ranks`.
+- users-<dataset>.parquet: the users, in the order of the ranks.
+- tuned/: the settings that tuning chose for the cells.
+- sidecar.json: the checksums of these files.
 """
 
 import json
@@ -25,13 +28,14 @@ from pipeline.runs import Run, evaluation_code
 PUBLISHED = Path("docs/results")
 RUNS = "runs.csv"
 PUBLISH = "`python -m stages.publish`"
-ADDED = ["over", "fingerprint", "commit", "torch"]  # columns of runs.csv that metrics.csv of a cell does not have
+ADDED = ["over", "fingerprint", "commit", "torch"]  # columns of runs.csv that a cell's metrics.csv does not have
 
 
 def publish(cells: list[tuple[Cell, list[Run]]], folder: Path, commit: str) -> pl.DataFrame:
-    """Put cells and their runs into `folder`; return the lines of runs.csv.
+    """Write cells and their runs to `folder`; return the rows of runs.csv.
 
-    Raises UserError, and leaves `folder` as it was, where a cell is damaged or is not what code, settings and inputs make today.
+    commit: hash of the code. Raises UserError, and leaves `folder` unchanged, if a cell is damaged, or was built by other code or
+    with other settings or inputs than the current ones.
     """
     lines = []
     tables: dict[str, pl.DataFrame] = {}
@@ -49,30 +53,30 @@ def publish(cells: list[tuple[Cell, list[Run]]], folder: Path, commit: str) -> p
             if json.loads(texts["analysis.json"])["code"] != evaluation_code():
                 raise UserError(f"{cell.directory} is stale: the code that tests runs changed since; run {cell.command}")
             if not part["user_id"].equals(users):
-                raise UserError(f"the runs of {cell.directory} hold different users; `dvc repro grid/dvc.yaml` makes it again")
-            about = {
+                raise UserError(f"the runs of {cell.directory} hold different users; `dvc repro grid/dvc.yaml` rebuilds it")
+            added = {
                 "over": cell.over,
                 "fingerprint": run.fingerprint,
                 "commit": commit,
                 "torch": json.loads(texts["run.json"])["torch"],
             }
-            lines.append(row | about)
-            found = part.select(cs.starts_with("rank").name.replace("^rank", "ranks").implode())
-            frames.append(pl.DataFrame({"fingerprint": run.fingerprint} | texts).hstack(found))
+            lines.append(row | added)
+            run_ranks = part.select(cs.starts_with("rank").name.replace("^rank", "ranks").implode())
+            frames.append(pl.DataFrame({"fingerprint": run.fingerprint} | texts).hstack(run_ranks))
         tables[f"{cell.name}.parquet"] = pl.concat(frames)
         tables[f"users-{cell.dataset}.parquet"] = users.to_frame()
         if cell.choice:
             _copy(cell.choice, folder / TUNED.name / cell.choice.name)
-    found = pl.DataFrame(lines, infer_schema_length=None)
+    runs_table = pl.DataFrame(lines, infer_schema_length=None)
     for name, table in tables.items():
         _write(table, folder / name)
     with atomic_file(folder / RUNS) as partial:
-        found.write_csv(partial)
+        runs_table.write_csv(partial)
     for old in folder.glob("*.parquet"):
         if old.name not in tables:
             old.unlink()
     write_signed(folder / SIDECAR, {"commit": commit, "files": {name: sha256(folder / name) for name in (RUNS, *tables)}})
-    return found
+    return runs_table
 
 
 def _write(frame: pl.DataFrame, file: Path) -> None:
@@ -86,7 +90,7 @@ def _copy(file: Path, target: Path) -> None:
 
 
 def _cell(row: dict[str, Any]) -> Cell:
-    """The cell of a line of runs.csv. Raises UserError for a name that cannot be part of a path."""
+    """Return the cell of a row of runs.csv. Raises UserError for a name that cannot be part of a path."""
     for kind in KEYS:
         check_form(kind, row[kind])
     return Cell(row["dataset"], row["backbone"], row["adapter"], row["over"], row["loss"] if row["over"] == "tuned" else None)
@@ -94,7 +98,7 @@ def _cell(row: dict[str, Any]) -> Cell:
 
 @cache
 def _published(root: Path) -> dict[str, Path]:
-    """Fingerprint -> the Parquet file that holds the run."""
+    """Return {fingerprint: Parquet file with the run} for all published results below `root`."""
     return {
         row["fingerprint"]: file.parent / f"{_cell(row).name}.parquet"
         for file in sorted(root.glob(f"*/{RUNS}"))
@@ -103,13 +107,16 @@ def _published(root: Path) -> dict[str, Path]:
 
 
 def read_runs(folder: Path) -> pl.DataFrame:
-    """The lines of runs.csv. Raises UserError where it is damaged."""
+    """Return the rows of runs.csv. Raises UserError if it is damaged."""
     verify(folder, PUBLISH, [RUNS])
     return pl.read_csv(folder / RUNS)
 
 
 def published_run(run: Run) -> Path | None:
-    """A directory with what is published of this very run, tested by the code of today: as in scratch, but without weights."""
+    """Return a directory with the published files of a run, as in scratch but without weights; None if it is not published.
+
+    A run that was tested by other evaluation code than the current one counts as not published.
+    """
     file = _published(PUBLISHED.absolute()).get(run.fingerprint)
     if file is None:
         return None
@@ -118,17 +125,17 @@ def published_run(run: Run) -> Path | None:
 
 
 def restore(folder: Path) -> list[Cell]:
-    """Put the cells of `folder` that are not in grid/cells there, without weights; return them.
+    """Write the cells of `folder` that are not in grid/cells to it, without weights; return them.
 
-    What tuning chose for them goes to grid/tuned, where nothing is chosen yet.
+    The settings that tuning chose for them are copied to grid/tuned unless a choice is there.
     """
     lines = read_runs(folder)
     restored = []
     for part in lines.partition_by("dataset", "backbone", "adapter", "over", "loss", maintain_order=True):
         rows = part.drop(ADDED).to_dicts()
         cell = _cell(part.row(0, named=True))
-        if cell.choice and not cell.choice.exists() and (kept := folder / TUNED.name / cell.choice.name).is_file():
-            _copy(kept, cell.choice)
+        if cell.choice and not cell.choice.exists() and (choice := folder / TUNED.name / cell.choice.name).is_file():
+            _copy(choice, cell.choice)
         if not cell.exists:
             run_directories = [unpack(folder / f"{cell.name}.parquet", name, cell.dataset) for name in part["fingerprint"]]
             write_cell(cell, rows, run_directories)
@@ -137,7 +144,7 @@ def restore(folder: Path) -> list[Cell]:
 
 
 def unpack(file: Path, fingerprint: str, dataset: str) -> Path:
-    """Write the files of a published run into scratch; return their directory. Raises UserError where either is damaged."""
+    """Write the files of a published run to scratch; return their directory. Raises UserError if source or copy is damaged."""
     run_directory = scratch() / "published" / fingerprint
     if not (run_directory / SIDECAR).is_file():
         verify(file.parent, PUBLISH, [file.name, f"users-{dataset}.parquet"])

@@ -1,6 +1,6 @@
-"""Every task of the grid, several at a time: each in a process of its own, its result in scratch, its output in a log.
+"""The grid's tasks, executed several at a time. Each runs in its own process, with its result in scratch and its output in a log.
 
-DVC stays the keeper of results: what it can restore is restored, and what is trained here it moves into place.
+DVC keeps the results: it restores cells from its cache, and builds cells and tables from the runs that tasks left in scratch.
 """
 
 import fcntl
@@ -20,7 +20,7 @@ from typing import Protocol
 from common.errors import UserError
 from pipeline.artifacts import scratch
 from pipeline.grid.cells import Cell, listed_cells
-from pipeline.grid.execution import NO_TRAINING, ready, threads_per_run
+from pipeline.grid.execution import NO_TRAINING, evaluated_directory, threads_per_run
 from pipeline.grid.tuning import SPACE, Tuning, listed_tunings, write_choice
 from pipeline.params import Params
 from pipeline.runs import Run
@@ -29,9 +29,9 @@ REPRO = [sys.executable, "-m", "dvc", "repro", "--keep-going", "grid/dvc.yaml"]
 
 
 def assemble(quiet: bool = False) -> bool:
-    """`dvc repro` of the grid without training: DVC restores what it has, finished runs become cells, cells become tables.
+    """Run `dvc repro` on the grid without training; return whether nothing is missing.
 
-    Returns whether nothing is missing.
+    DVC restores the cells of its cache, and builds cells from finished runs and tables from cells.
     """
     output = subprocess.DEVNULL if quiet else None
     return subprocess.run(REPRO, env=os.environ | {NO_TRAINING: "1"}, stdout=output, stderr=output, check=False).returncode == 0
@@ -39,7 +39,7 @@ def assemble(quiet: bool = False) -> bool:
 
 @contextmanager
 def grid_lock() -> Iterator[None]:
-    """Raise UserError where another grid works on this scratch. When its holder dies, the kernel lets go of it."""
+    """Hold the grid's lock; raise UserError if another process has it. The kernel releases it when the holder dies."""
     lock = scratch() / "grid.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("a+", encoding="utf-8") as file:
@@ -47,7 +47,7 @@ def grid_lock() -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            raise UserError(f"another grid is at work on {scratch()} ({file.read()}); wait for it, or stop it") from None
+            raise UserError(f"another grid is running in {scratch()} ({file.read()}); wait for it, or stop it") from None
         file.truncate(0)
         file.write(f"process {os.getpid()} on {platform.node()}")
         file.flush()
@@ -56,9 +56,9 @@ def grid_lock() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Task:
-    """What an engine executes: `python -m` and `command`, which reads `inputs` and leaves `result`, a directory of scratch.
+    """A task: `python -m` with `command`, which reads `inputs` and writes `result`, a directory in scratch.
 
-    A task that was cut off goes on where it was, if what it left under scratch is still there; done twice, it is done once.
+    Tasks are idempotent, and resume after an interruption if their files in scratch still exist.
     """
 
     name: str
@@ -68,12 +68,12 @@ class Task:
 
     @property
     def log(self) -> Path:
-        """Where its output goes."""
+        """The file of the task's output."""
         return scratch() / "logs" / f"{self.name.replace(' ', '-')}.log"
 
 
-def training(run: Run, cell: Cell, params: Params) -> Task:
-    """Train and test a run of a cell into scratch."""
+def training_task(run: Run, cell: Cell, params: Params) -> Task:
+    """Return the task that trains and tests a run of a cell."""
     command = ["stages.prepare", run.dataset, run.backbone, run.adapter, "--seed", str(run.seed)]
     if cell.loss:
         command += ["--tuned", cell.loss]
@@ -89,16 +89,17 @@ def training(run: Run, cell: Cell, params: Params) -> Task:
 
 
 def tuning_task(tuning: Tuning) -> Task:
-    """Make the trials and second runs of a tuning that are not yet in scratch."""
+    """Return the task that runs the missing trials and second runs of a tuning."""
     run = tuning.run({})
     inputs = [run.sequences, run.spectrum, SPACE, *([tuning.scratch] if tuning.scratch.is_dir() else [])]
     return Task(f"{tuning.name} tuning", tuple(tuning.command.split()[2:]), tuple(inputs), tuning.scratch)
 
 
-def unfinished(params: Params) -> list[Task]:
-    """Tunings without a choice; and runs with their settings chosen that are not in a cell in place, in scratch or published.
+def unfinished_tasks(params: Params) -> list[Task]:
+    """Return the tasks of tunings without a choice, and of runs that are not in a cell, in scratch or published.
 
-    Choices are written of tunings whose trials are all there. Raises UserError where inputs are missing.
+    Runs whose settings are still to be tuned are left out. If all trials of a tuning are done, its choice is written. Raises
+    UserError if inputs are missing.
     """
     tasks: dict[str, Task] = {}
     for tuning in listed_tunings(params):
@@ -108,33 +109,33 @@ def unfinished(params: Params) -> list[Task]:
             else:
                 tasks[tuning.name] = tuning_task(tuning)
     for cell in listed_cells(params.grid):
-        decided_by = cell.tuning(params)
-        if not cell.exists and not (decided_by and decided_by.name in tasks):
+        tuning_of_cell = cell.tuning(params)
+        if not cell.exists and not (tuning_of_cell and tuning_of_cell.name in tasks):
             for run in cell.runs(params):
-                if not ready(run):
-                    tasks.setdefault(run.fingerprint, training(run, cell, params))
+                if not evaluated_directory(run):
+                    tasks.setdefault(run.fingerprint, training_task(run, cell, params))
     return list(tasks.values())
 
 
 class Engine(Protocol):
-    """Who executes tasks: this machine (`Local`), or a cluster (`pipeline.grid.cluster`)."""
+    """Executes tasks: `Local` on this machine, `pipeline.grid.cluster.Cluster` on a cluster."""
 
     @property
     def jobs(self) -> int:
-        """How many tasks run at a time."""
+        """The number of tasks that run at a time."""
 
     @property
     def threads(self) -> int:
-        """How many threads a task takes."""
+        """The number of threads of a task."""
 
     def submitting(self) -> AbstractContextManager[Callable[[Task], Future[bool]]]:
-        """Give a function that submits a task, whose future says whether it succeeded."""
+        """Yield a function that submits a task; the result of its future is whether the task succeeded."""
 
 
 class Local:
-    """A machine: `jobs` processes at a time, which share its cores and take its GPUs, where it has any, in turns.
+    """An engine that runs `jobs` processes at a time on this machine. They share its cores and are distributed over its GPUs.
 
-    A process takes OMP_NUM_THREADS threads where that is set, else its share of the cores.
+    A process takes OMP_NUM_THREADS threads if that is set, else an equal share of the cores.
     """
 
     def __init__(self, jobs: int) -> None:
@@ -148,9 +149,9 @@ class Local:
 
     @contextmanager
     def submitting(self) -> Iterator[Callable[[Task], Future[bool]]]:
-        """Yield a function that submits a task, whose future says whether it succeeded.
+        """Yield a function that submits a task; the result of its future is whether the task succeeded.
 
-        Whoever leaves early, by Ctrl-C say, stops the processes; their finished epochs are kept.
+        Leaving the context early, for example by Ctrl-C, stops the processes; their finished epochs are kept.
         """
         pool = ThreadPoolExecutor(self.jobs)
         try:
@@ -179,7 +180,7 @@ class Local:
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs of this machine that may be used, as CUDA_VISIBLE_DEVICES names them."""
+    """Return the GPUs that may be used, in the notation of CUDA_VISIBLE_DEVICES; [] without a GPU."""
     if (listed := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return listed.split(",") if listed else []
     query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
@@ -190,7 +191,7 @@ def visible_gpus() -> list[str]:
 
 
 def run_all(tasks: list[Task], engine: Engine) -> list[Task]:
-    """Execute tasks, a line for each that ends; return those that failed."""
+    """Execute tasks and print a line for each that ends; return those that failed."""
     failed: list[Task] = []
     start = time.monotonic()
     with engine.submitting() as submit:
@@ -211,39 +212,44 @@ def run_all(tasks: list[Task], engine: Engine) -> list[Task]:
 
 
 def _ended(futures: set[Future[bool]]) -> Iterator[Future[bool]]:
-    """Futures as they end. Never asleep for long: with Ray's threads about, Ctrl-C does not wake the one that waits here."""
+    """Yield futures as they end.
+
+    Waits are short, because Ctrl-C does not interrupt a longer wait of the main thread while Ray's threads run.
+    """
     while futures:
         done, futures = wait(futures, timeout=0.5, return_when=FIRST_COMPLETED)
         yield from done
 
 
 def _last_line(log: Path) -> str:
+    """Return the last line of a log that is not empty."""
     lines = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").split("\n")
     return next((line for line in reversed(lines) if line.strip()), f"see {log}")
 
 
 def complete(params: Params, engine: Engine) -> str:
-    """Restore what DVC has, train what is missing and put everything in place; return what was done in one line.
+    """Restore cells from DVC's cache, train the missing runs, build cells and tables; return a summary in one line.
 
-    Raises UserError where a task or `dvc repro` failed.
+    Raises UserError if a task or `dvc repro` failed.
     """
-    print("grid: restoring what DVC has", flush=True)
+    print("grid: restoring cells from DVC's cache", flush=True)
     if assemble(quiet=True):
-        return "everything was in place"
+        return "all cells and tables were up to date"
     source = "OMP_NUM_THREADS" if isinstance(engine, Local) and "OMP_NUM_THREADS" in os.environ else "its share of the cores"
     source = source if isinstance(engine, Local) else "resources.cores"
     print(f"grid: a run takes {engine.threads} thread{'s' if engine.threads > 1 else ''} ({source})", flush=True)
     done = 0
     failed: dict[str, Task] = {}
-    # In rounds: what tuning chose decides what is trained.
-    while todo := [task for task in unfinished(params) if task.name not in failed]:
+    # In rounds, because the runs of tuned cells are known only after tuning.
+    while todo := [task for task in unfinished_tasks(params) if task.name not in failed]:
         failed |= {task.name: task for task in run_all(todo, engine)}
         done += len(todo)
     assembled = assemble()
     if failed:
         logs = ", ".join(str(task.log) for task in list(failed.values())[:3]) + (", …" if len(failed) > 3 else "")
         raise UserError(
-            f"{len(failed)} of {done} tasks failed ({logs}); the rest is in place: `python -m stages.aggregate --partial`"
+            f"{len(failed)} of {done} tasks failed ({logs}); "
+            "`python -m stages.aggregate --partial` writes the report without them"
         )
     if not assembled:
         raise UserError("`dvc repro grid/dvc.yaml` failed, see above")

@@ -98,7 +98,7 @@ def verdict(summary: pl.DataFrame, compared: pl.DataFrame, unusable: pl.DataFram
 def _unusable_adapters(unusable: pl.DataFrame) -> list[str]:
     """Return the sentence that names the adapters that support no conclusion, or an empty list."""
     reasons = {
-        "not finished": "runs reached the last epoch while still improving",
+        "not finished": "runs reached the last epoch and might have improved further",
         "never learned": "runs were best at their first epoch",
     }
     parts = []

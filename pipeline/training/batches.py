@@ -14,10 +14,10 @@ from pipeline.training.sequences import read_sequences
 
 @dataclass
 class SplitSequences:
-    """Every user's histories and targets as item ids, padded on the left with N.
+    """The histories and targets of all users as item ids, padded on the left with N.
 
-    train: (U, L + 1); every item predicts its successor. valid_history, test_history: (U, L). valid_target, test_target: (U,).
-    The test history includes the validation item.
+    train: (U, L + 1), in which every item predicts the next one. valid_history, test_history: (U, L). valid_target, test_target:
+    (U,). The test history includes the validation item.
     """
 
     n_items: int
@@ -30,12 +30,13 @@ class SplitSequences:
 
     @property
     def n_training_targets(self) -> int:
-        """The number of targets in an epoch of a causal backbone, in which every position predicts its successor."""
+        """The number of targets in an epoch of a causal backbone, in which every position predicts the next item."""
         return int((self.train[:, :-1] != self.n_items).sum())
 
 
 def load_sequences(directory: Path, max_history: int, device: torch.device) -> SplitSequences:
-    """Read the artifact and split it: the last item of a user is the test, the one before it validation, the rest training.
+    """Read the sequences artifact and split it: a user's last item is for the test, the one before for validation, the rest for
+    training.
 
     max_history: L. Raises UserError for a missing or damaged artifact.
     """
@@ -61,9 +62,9 @@ def load_sequences(directory: Path, max_history: int, device: torch.device) -> S
 
 
 def items_before_test(directory: Path) -> Callable[[Tensor], Tensor]:
-    """A function that returns all items that some users had before their test item, padded with N: (B,) -> (B, H).
+    """Return a function that returns all items of users before their test item, padded with N: (B,) -> (B, H).
 
-    H is what the longest history of those users wants, for histories that are not capped may be long.
+    H is the length of the longest history among these users, because histories may be long if they are not capped.
     """
     users, n_items = read_sequences(directory)
     flat, starts, ends = _flat(users)
@@ -77,12 +78,12 @@ def items_before_test(directory: Path) -> Callable[[Tensor], Tensor]:
 
 
 def _flat(users: pl.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All users' items one after another, (I,), and where each user's start and end (exclusive), (U,). int64"""
+    """Return all users' items, concatenated, (I,), and the start and end (exclusive) of each user's items, (U,). int64"""
     ends = users["items"].list.len().to_numpy().astype(np.int64).cumsum()
     return users["items"].explode().to_numpy().astype(np.int64), np.concatenate([[0], ends[:-1]]), ends
 
 
 def _window(flat: np.ndarray, starts: np.ndarray, stops: np.ndarray, width: int, padding: int) -> np.ndarray:
-    """The `width` items of each user before position `stop` (exclusive, in `flat`), left-padded. (U, width)"""
+    """Return the last `width` items of each user before position `stop` of `flat` (exclusive), left-padded. (U, width)"""
     position = stops[:, None] - np.arange(width, 0, -1)
     return np.where(position >= starts[:, None], flat[np.maximum(position, 0)], padding)

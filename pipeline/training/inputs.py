@@ -13,7 +13,8 @@ FILES = ("U", "sigma", "V", "mean")
 
 
 def load_spectrum(directory: Path, device: torch.device | None = None) -> Spectrum:
-    """Read a spectrum artifact onto a device; by default it stays mapped from disk. The centred one is read at first use.
+    """Return the spectrum of an artifact on a device; by default it is mapped from disk. The centred spectrum is read at first
+    use.
 
     Raises UserError for a missing or damaged file.
     """
@@ -21,7 +22,7 @@ def load_spectrum(directory: Path, device: torch.device | None = None) -> Spectr
     def read(folder: Path, load_centred: Callable[[], Spectrum] | None) -> Spectrum:
         files = [(folder / f"{name}.npy").relative_to(directory).as_posix() for name in FILES]
         verify(directory, svd_command(directory.parent.name), files)
-        # Copy on write: torch wants writable memory, and the file stays as it is.
+        # Mode "c" is copy on write, because torch needs writable memory and the file must not change.
         U, sigma, V, mean = (
             torch.from_numpy(open_array(folder / f"{name}.npy", "svd", "c")).to(device or torch.device("cpu")) for name in FILES
         )

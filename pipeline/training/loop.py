@@ -1,4 +1,4 @@
-"""The training loop: early stopping on validation NDCG@20, best weights, history."""
+"""The training loop, with early stopping on validation NDCG@20. An interrupted training resumes after its last finished epoch."""
 
 import json
 import math
@@ -46,7 +46,7 @@ class DivergedError(UserError):
 
 
 def train_run(run: Run) -> None:
-    """Train a run and leave it in its directory in scratch, whole or not at all.
+    """Train a run and write it atomically to its directory in scratch.
 
     Raises UserError if inputs are missing or do not match, or options are invalid; DivergedError if the loss is not finite.
     """
@@ -81,10 +81,10 @@ def train_run(run: Run) -> None:
 
 
 def use_deterministic_kernels() -> None:
-    """Make torch choose deterministic kernels: same seed, machine and thread count give the same numbers, on a GPU too."""
+    """Make torch use deterministic kernels: the same seed, machine and number of threads give the same numbers, also on a GPU."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
-    # Filling fresh memory with NaN takes a tenth of a step; no code here reads memory before writing it.
+    # Filling new memory with NaN takes a tenth of a step, and no code here reads memory before writing it.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
@@ -112,13 +112,17 @@ def make_optimisers(model: Recommender, options: dict[str, Any], device: torch.d
     """
     rate, decay = options["learning_rate"], options["weight_decay"]
     dense = torch.optim.Adam(model.parameter_groups(decay), lr=rate, fused=True, capturable=device.type == "cuda")
-    rows = model.row_parameters() if model.sparse else []  # none, where all that an adapter trains is shared by the items
+    rows = model.row_parameters() if model.sparse else []  # [] if an adapter trains no row per item
     return [dense, torch.optim.SparseAdam(rows, lr=rate)] if rows else [dense]
 
 
 @dataclass
 class Progress:
-    """The state of a training: a row of validation metrics per epoch, the best row, its weights, and the seconds so far."""
+    """The state of a training.
+
+    history: a row of validation metrics per epoch. best: the row with the best MONITOR. weights: those of that epoch, on the CPU.
+    seconds: of training and validation so far.
+    """
 
     history: History = field(default_factory=list)
     best: dict[str, Any] = field(default_factory=lambda: {MONITOR: -math.inf})
@@ -130,14 +134,15 @@ class Progress:
         return len(self.history)
 
     def stops(self, epochs: int, patience: int) -> bool:
-        """Whether all epochs are done, or the last `patience` epochs brought no better validation."""
+        """Return whether all epochs are done, or the last `patience` epochs have not improved the validation."""
         return self.epoch >= epochs or (self.epoch > 0 and self.epoch - self.best["epoch"] >= patience)
 
 
 def fit(model: Recommender, sequences: SplitSequences, run: Run) -> Progress:
-    """Train until validation stops getting better.
+    """Train until validation stops improving; return the progress.
 
-    If an earlier attempt was interrupted, training continues after its last finished epoch. Raises DivergedError.
+    If an earlier training of this run was interrupted, it resumes after the last finished epoch. Raises DivergedError if a loss
+    is not finite, UserError if no user has enough training items.
     """
     options = run.settings["train"]
     device = sequences.train.device
@@ -178,7 +183,7 @@ def fit(model: Recommender, sequences: SplitSequences, run: Run) -> Progress:
 
 
 def _unfinished(run: Run) -> Path:
-    """The file of a run's state after every epoch. It is no output of DVC, which removes outputs before a stage starts again."""
+    """Return the file of a run's state after the last epoch. It is no DVC output, because DVC deletes outputs before a stage."""
     return scratch() / "unfinished" / run.fingerprint / "state.pt"
 
 
@@ -237,19 +242,20 @@ def evaluate_ranks(
     similarity: Similarity = "cosine",
     excluded: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> Any:
-    """Rank of every user's target among all items by cosine or dot product, the item table built once.
+    """Return the rank of every user's target among all items, (U,) int64. The item table is built once.
 
-    history: (U, L); targets: (U,) -> (U,); with excluded, (B,) users -> (B, H) items, (2, U): the second row without those.
+    history: (U, L); targets: (U,). excluded: a function that returns items (B, H) for users (B,); with it the result is (2, U),
+    and the second row has the ranks without these items.
     """
     model.eval()
     table = model.adapter.table()
-    # States are of length 1 either way: a user's own factor changes none of that user's ranks.
+    # States have length 1 in both cases, because a factor per user does not change that user's ranks.
     rows = normalised(table) if similarity == "cosine" else table
     return rank_all(lambda h: model.next_item_states(h, table), rows, history, targets, excluded=excluded)
 
 
 def _flat(config: dict[str, Any]) -> dict[str, Any]:
-    """A run's config by the names of params.yaml: `train.loss`, and `adapter.alpha` for an option of the run's adapter."""
+    """Return a run's config with one level of keys: `dim`, `train.loss`, `adapter.alpha` and so on."""
     options = {
         f"{section}.{name}": value for section, chosen in config.get("settings", {}).items() for name, value in chosen.items()
     }
@@ -257,7 +263,7 @@ def _flat(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def load_checkpoint(directory: Path, run: Run, spectrum: Spectrum) -> Recommender:
-    """Rebuild a trained recommender; raise UserError where the checkpoint is damaged or belongs to another run."""
+    """Return the recommender of a checkpoint. Raises UserError if the checkpoint is damaged or belongs to another run."""
     verify(directory, "`dvc repro train`", [CONFIG, WEIGHTS])
     found = _flat(read_json(directory / CONFIG, "`dvc repro train`"))
     expected = _flat(json.loads(json.dumps(run.config())))

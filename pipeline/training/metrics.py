@@ -7,14 +7,14 @@ ALL_ITEMS, NEW_ITEMS = "rank", "rank_without_history"  # columns of ranks.parque
 
 
 def headline(exclude_history: bool) -> str:
-    """The column of ranks.parquet whose metrics the tables show."""
+    """Return the column of ranks.parquet whose metrics the tables show."""
     return NEW_ITEMS if exclude_history else ALL_ITEMS
 
 
 def metrics_by_ranking(ranks: pl.DataFrame, cutoffs: list[int], exclude_history: bool) -> dict[str, dict[str, float]]:
-    """Metrics of every column of ranks.parquet, the headline's first and under "".
+    """Return the metrics of every column of ranks.parquet, {ranking: {metric: value}}; those of `headline` first, as "".
 
-    The others are named for what they do otherwise: `without_history` (or `with_history`), `dot` (or `cosine`).
+    The other rankings are named by their difference from it: `without_history` or `with_history`, and `dot` or `cosine`.
     """
     chosen = headline(exclude_history)
     columns = [chosen, *(name for name in ranks.columns if name.startswith("rank") and name != chosen)]

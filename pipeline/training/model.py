@@ -1,4 +1,4 @@
-"""A recommender from the names and options of `params.yaml`."""
+"""Builds a recommender from the names and options of `params.yaml`."""
 
 import torch
 
@@ -31,7 +31,7 @@ def build_recommender(
     backbone_class = BACKBONES.load(backbone)
     adapter_config = adapter_class.Config.parse(adapter_options, f"params.yaml: adapters.{adapter}")
     backbone_config = backbone_class.Config.parse(backbone_options, f"params.yaml: backbones.{backbone}")
-    # Adapter and backbone start from the seed each: methods that share a seed share their backbone's start.
+    # Adapter and backbone are both initialised from the seed, so that methods with the same seed have the same initial backbone.
     seed = torch.initial_seed()
     torch.manual_seed(seed)
     built_backbone = backbone_class(backbone_config, spectrum.n_items, dim, max_history)

@@ -9,11 +9,11 @@ from torch.nn import functional as F
 
 from common.errors import UserError
 
-ITEMS = {"cpu": 1024, "cuda": 65_536}  # whose scores are made together: on a CPU a product that a cache holds is twice as fast
-USERS = {"cpu": 1024, "cuda": 4096}
-HELD = {"cpu": 16_000_000, "cuda": 268_435_456}  # floats, scores of the items among which a chunk's targets are
-WORD = 8  # flags, of a byte each, that are added in one 64-bit sum
-NO_CARRY = 255  # words whose sum overflows no byte
+ITEMS = {"cpu": 1024, "cuda": 65_536}  # items of a block of scores; on a CPU, a block that fits into the cache is twice as fast
+USERS = {"cpu": 1024, "cuda": 4096}  # users of a chunk
+HELD = {"cpu": 16_000_000, "cuda": 268_435_456}  # the largest number of scores to keep for the targets of a chunk
+WORD = 8  # flags of one byte each that are added as one 64-bit number
+NO_CARRY = 255  # 64-bit numbers whose sum cannot overflow any byte
 
 
 def target_ranks(states: Tensor, table: Tensor, targets: Tensor, excluded: Tensor | None = None) -> Tensor:
@@ -77,7 +77,7 @@ def target_ranks(states: Tensor, table: Tensor, targets: Tensor, excluded: Tenso
 
 
 def _once(items: Tensor, none: int) -> Tensor:
-    """Every row's items, sorted, repetitions replaced by `none`. (B, H) -> (B, H)"""
+    """Return each row's items, sorted, with repetitions replaced by `none`. (B, H) -> (B, H)"""
     items = items.sort(dim=1).values
     repeated = items[:, 1:] == items[:, :-1]
     return torch.cat([items[:, :1], items[:, 1:].masked_fill(repeated, none)], dim=1)

@@ -11,7 +11,10 @@ from pipeline.runs import preprocess_command
 
 
 def read_sequences(directory: Path) -> tuple[pl.DataFrame, int]:
-    """The users of a sequences artifact and its number of items."""
+    """Return the users of a sequences artifact (columns `user_id` and `items`) and its number of items.
+
+    Raises UserError if the artifact is missing or damaged.
+    """
     verify(directory, preprocess_command(directory.name), ["sequences.parquet", "items.parquet"])
     try:
         users = pl.read_parquet(directory / "sequences.parquet")

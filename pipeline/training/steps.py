@@ -1,4 +1,4 @@
-"""Training steps and, on a GPU, the CUDA graph that replays them."""
+"""Training steps and, on a GPU, a CUDA graph that replays them."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -13,8 +13,8 @@ from models.core.recommender import Recommender
 
 NO_CUDA_GRAPH = "SPECTRAN_NO_CUDA_GRAPH"  # environment variable; if set, no step is captured
 Step = Callable[[Tensor], tuple[Tensor, Tensor]]  # a batch of sequences (B, L + 1) -> its loss and its number of targets
-WARM_UP = 3  # steps before a capture: libraries choose their kernels and the optimiser creates its state
-PROOF = 2  # steps done both ways before a graph is trusted: the second one depends on the first one's update and on new draws
+WARM_UP = 3  # steps before a capture, in which libraries choose kernels and the optimiser creates its state
+PROOF = 2  # steps that are done both ways before a graph is used; the second depends on the first's update and on new draws
 TOLERANCE = 1e-4  # relative, of a loss: above summation-order error, below different draws or a missed update
 
 
@@ -46,9 +46,9 @@ class Steps:
         batch_size: int,
         capture: Callable[["Steps", Tensor], Step] | None = None,
     ) -> None:
-        """capture: records a step on a batch of a fixed shape; None: never capture. precision: returns an autocast context.
+        """generator: for the order of users, masks and negatives. precision: returns the autocast context of a step.
 
-        batch_size: users per step. generator: of the order of users, masks and negatives.
+        batch_size: users per step. capture: captures a step on a batch of a fixed shape; None: never capture.
         """
         self.model = model
         self.optimisers = optimisers
@@ -100,7 +100,7 @@ class Steps:
         return loss.detach(), count
 
     def _try_capture(self, batches: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
-        """Train on `batches` both ways, as in the class's example; return their losses and numbers of targets.
+        """Train on `batches` both ways, as in the example of the class; return their losses and numbers of targets.
 
         Afterwards either `replayed` is the graph, or `capture` is None and the state is that of ordinary steps.
         """
@@ -120,7 +120,7 @@ class Steps:
             proved = all(torch.allclose(seen[0], known[0], rtol=TOLERANCE) for seen, known in zip(found, expected, strict=True))
             reason = "its losses were others"
         except RuntimeError as error:
-            cause = error.__context__ or error  # the end of a capture hides what ended it
+            cause = error.__context__ or error  # the error at the end of a capture hides its cause
             proved, reason = False, str(cause).splitlines()[0]
         if proved:
             self.replayed = replayed
@@ -134,9 +134,9 @@ class Steps:
         self.capture = None
 
     def _recover(self, state: tuple[list[Tensor], list[Tensor]], reason: str) -> None:
-        """Restore the state after a failed capture. Raises UserError if torch's random generators are unusable since."""
+        """Restore the state after a failed capture. Raises UserError if that left torch's random generators unusable."""
         try:
-            if self.generator.device.type == "cuda":  # a generator may still count as captured; a cloned state does not
+            if self.generator.device.type == "cuda":  # a generator may still be marked as captured; a clone of its state is not
                 for used in (self.generator, torch.cuda.default_generators[self.generator.device.index or 0]):
                     used.graphsafe_set_state(used.clone_state())
             self._restore(state)
@@ -150,7 +150,7 @@ class Steps:
             ) from None
 
     def _tensors(self) -> list[Tensor]:
-        """The weights and moments: everything that a step changes except random states."""
+        """Return the weights and moments: everything that a step changes except random states."""
         moments = [
             value
             for optimiser in self.optimisers
@@ -172,7 +172,7 @@ class Steps:
 
 
 def random_states(generator: torch.Generator) -> list[Tensor]:
-    """Return the state of every generator that a step uses: the given one, torch's global one, and those of the GPUs."""
+    """Return the states of all generators that a step uses: the given one, torch's global one, and those of the GPUs."""
     gpu = torch.cuda.get_rng_state_all() if generator.device.type == "cuda" else []
     return [generator.get_state(), torch.get_rng_state(), *gpu]
 

@@ -1,4 +1,4 @@
-"""A fingerprint of code changes with what the code does and with nothing else, on every supported Python alike."""
+"""A fingerprint of code changes only with what the code does, and is the same on all supported versions of Python."""
 
 import shutil
 import subprocess
@@ -89,7 +89,7 @@ def test_the_tokens_of_every_construct() -> None:
 
 @pytest.mark.parametrize("version", ["3.11", "3.12", "3.13"])
 def test_every_python_finds_the_same_tokens(version: str) -> None:
-    """Where other versions are installed; this one's f-strings are one token or several, by its version."""
+    """Compared with other installed versions of Python, because an f-string is one token or several, depending on the version."""
     python = shutil.which(f"python{version}")
     if python is None or subprocess.run([python, "--version"], capture_output=True, check=False).returncode:
         pytest.skip(f"python{version} is not installed")

@@ -1,4 +1,4 @@
-"""Every artifact, damaged in five ways: whoever reads it says in one line which file it is, what is wrong and what to do."""
+"""Every artifact, damaged in five ways: the stage that reads it prints one line with the file, the damage and what to do."""
 
 import ast
 import contextlib
@@ -25,7 +25,7 @@ RUN = ".scratch/runs/*"
 CELL = "grid/cells/tiny-sasrec-base"
 RESULTS = "docs/results/here"
 
-# Command of the reader, what must be gone before (so that it reads), the artifact, its files beside the sidecar.
+# The command that reads an artifact, what must be deleted before so that it does, the artifact, and its files without sidecar.
 READERS: list[tuple[str, list[str], str, list[str]]] = [
     ("preprocess tiny", [], "data/raw/tiny", ["interactions.parquet", "items.parquet"]),
     ("embed tiny random", [], "data/sequences/tiny", ["items.parquet"]),
@@ -51,7 +51,7 @@ KINDS = ("flip", "truncate", "empty", "swap", "missing")
 
 
 def cases() -> Iterator[object]:
-    """Every file and kind; of each reader's artifact one goes into the gate, another kind each time."""
+    """All combinations of file and kind of damage; one per reader and artifact, with alternating kinds, is not slow."""
     for number, (command, gone, artifact, files) in enumerate(READERS):
         listed = files if artifact in WITHOUT_SIDECAR else [*files, "sidecar.json"]
         sample = (listed[number % len(listed)], KINDS[number % len(KINDS)])
@@ -65,7 +65,7 @@ def cases() -> Iterator[object]:
 
 @pytest.fixture(scope="session")
 def whole(tiny_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny project after every stage, its grid of one cell published, and the published run unpacked."""
+    """The tiny project after every stage, with a published grid of one cell whose run is unpacked."""
     root = tmp_path_factory.mktemp("whole") / "project"
     shutil.copytree(tiny_project, root)
     with contextlib.chdir(root), pytest.MonkeyPatch.context() as patch:
@@ -94,14 +94,14 @@ def whole(tiny_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def kernels() -> Iterator[None]:
-    """Training chooses deterministic kernels for its process; other tests keep theirs."""
+    """Restore torch's settings, because training makes its process use deterministic kernels."""
     before = torch.are_deterministic_algorithms_enabled()
     yield
     torch.use_deterministic_algorithms(before)
 
 
 def stage(command: str, patch: pytest.MonkeyPatch) -> str:
-    """A stage in this process."""
+    """Run a stage in this process."""
     name, *arguments = command.split()
     patch.setattr(sys, "argv", [name, *arguments])
     return import_module(f"stages.{name}").main()
@@ -113,7 +113,7 @@ def there(pattern: str) -> Path:
 
 
 def damage(file: Path, kind: str) -> None:
-    """Flip a bit in the middle, cut a half off, empty, put the content of another file there, or remove."""
+    """Damage a file: flip a bit in the middle, truncate it to a half, empty it, replace it by another file, or remove it."""
     content = bytearray(file.read_bytes())
     if kind == "missing":
         file.unlink()
@@ -146,7 +146,7 @@ def test_a_damaged_file_is_one_line(
     file = there(pattern)
     damage(file, kind)
     if (pattern.split("/")[0], file.name, kind) == (".scratch", "sidecar.json", "missing"):
-        stage(command, monkeypatch)  # a run without its sidecar was cut off while it was put in place: it is made again
+        stage(command, monkeypatch)  # without a sidecar, a run counts as interrupted and is trained again
         assert file.is_file() or command.startswith("cell"), "a cell takes it from what is published"
         return
     with pytest.raises(UserError) as caught:
@@ -180,7 +180,7 @@ def test_what_is_whole_is_read(copied: Path, command: str, monkeypatch: pytest.M
 
 @pytest.mark.usefixtures("copied")
 def test_every_file_of_every_artifact_is_damaged_above() -> None:
-    """All that lies under a sidecar, but the weights in a cell, which no stage reads."""
+    """All files that a sidecar covers, except the weights in a cell, which no stage reads."""
     covered = {file for _, _, artifact, files in READERS for name in files for file in Path().glob(f"{artifact}/{name}")}
     for sidecar in Path().rglob("sidecar.json"):
         for file in sidecar.parent.rglob("*"):
@@ -192,7 +192,7 @@ def test_every_file_of_every_artifact_is_damaged_above() -> None:
 def test_the_state_of_an_unfinished_run_is_used_whole_or_not_at_all(
     copied: Path, kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Training goes on from the last epoch, or starts again: the weights are the same."""
+    """Training resumes after the last epoch or starts again; the weights are the same."""
     weights = there(f"{RUN}/model.safetensors").read_bytes()
     shutil.rmtree(".scratch/runs")
     run = Run.of(load_params())
@@ -211,7 +211,7 @@ def test_the_state_of_an_unfinished_run_is_used_whole_or_not_at_all(
     if kind == "swap":
         other = state.parents[1] / "other/state.pt"
         shutil.copytree(state.parent, other.parent)
-        with monkeypatch.context() as patch:  # sealed for its own place
+        with monkeypatch.context() as patch:  # its seal is for its own path
             patch.setattr(loop, "_unfinished", lambda run: other)
             patch.setattr(loop, "_save", interrupted)
             patch.setattr(loop, "_resumed", lambda run, steps: loop.Progress())
@@ -250,7 +250,7 @@ UNCHECKED = {
 
 
 def test_whoever_reads_an_artifact_checks_it() -> None:
-    """A module that reads files and asks for no checksum says here why."""
+    """Every module that reads files without checking them is listed above, with the reason."""
     found = set()
     for file in (*ROOT.glob("pipeline/**/*.py"), *ROOT.glob("stages/*.py")):
         names = set()

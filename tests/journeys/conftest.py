@@ -1,4 +1,4 @@
-"""A team: a bare git repository, a shared folder as DVC remote, ada who has embedded and pushed; made once a session."""
+"""A team: a bare git repository, a shared folder as DVC remote, and ada, who has embedded and pushed; built once per session."""
 
 import shutil
 from collections.abc import Callable
@@ -18,7 +18,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Team:
-    """After ada has followed the guide's first two sections: everything is on the remote."""
+    """The team after ada has followed the guide's first two sections, so that everything is on the remote."""
     base = tmp_path_factory.mktemp("team")
     origin = base / "spectran.git"
     team = Team(base, {"git@git.example.org:team/spectran.git": str(origin), "/mnt/team": str(base / "mnt")})
@@ -40,7 +40,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Team:
 
 @pytest.fixture
 def clone(shared: Team) -> Callable[[str], None]:
-    """Give a member a fresh clone, whose data is still on the remote."""
+    """Give a member a fresh clone without data, which is on the remote."""
 
     def fresh(who: str) -> None:
         shutil.rmtree(shared.base / who, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The guide cannot rot: whatever it shows as typed is typed by a journey."""
+"""Every command that the guide shows is run by a journey."""
 
 from pathlib import Path
 

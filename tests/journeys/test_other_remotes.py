@@ -21,7 +21,7 @@ def free_port() -> int:
 
 @pytest.fixture
 def s3(shared: Team) -> Iterator[None]:
-    """The guide's S3 address is a server of this test, with an empty bucket."""
+    """A server with an empty bucket, in the place of the guide's S3 address."""
     pytest.importorskip("dvc_s3", reason="S3 is not installed: pip install '.[s3]'")
     server = pytest.importorskip("moto.server", reason="no S3 server: pip install 'moto[s3]' flask flask-cors")
     running = server.ThreadedMotoServer("127.0.0.1", port := free_port(), verbose=False)
@@ -31,14 +31,14 @@ def s3(shared: Team) -> Iterator[None]:
     address = f"http://127.0.0.1:{port}"
     keys = {"aws_access_key_id": "ANEXAMPLE", "aws_secret_access_key": "anexample", "region_name": "us-east-1"}
     boto3.client("s3", endpoint_url=address, **keys).create_bucket(Bucket="spectran")
-    shared.places["https://s3.example.org"] = address
+    shared.locations["https://s3.example.org"] = address
     yield
     running.stop()
 
 
 @pytest.fixture
 def ssh(shared: Team, tmp_path: Path) -> Iterator[None]:
-    """The guide's SSH address is a server of this test, with keys of its own, run by and for the current user."""
+    """An SSH server with its own keys for the current user, in the place of the guide's SSH address."""
     pytest.importorskip("dvc_ssh", reason="SSH is not installed: pip install '.[ssh]'")
     sshd = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/usr/bin")
     if sshd is None:
@@ -67,8 +67,8 @@ def ssh(shared: Team, tmp_path: Path) -> Iterator[None]:
                 break
             time.sleep(0.1)
         assert server.poll() is None, log.read_text()
-        place = f"ssh://{getpass.getuser()}@127.0.0.1:{port}{tmp_path / 'srv'}"
-        shared.places |= {"ssh://ada@box.example.org/srv/spectran": place, "~/.ssh/team": str(tmp_path / "user")}
+        url = f"ssh://{getpass.getuser()}@127.0.0.1:{port}{tmp_path / 'srv'}"
+        shared.locations |= {"ssh://ada@box.example.org/srv/spectran": url, "~/.ssh/team": str(tmp_path / "user")}
         yield
     finally:
         server.terminate()

@@ -1,4 +1,4 @@
-"""One embeds and pushes; another trains from the spectrum alone, sweeps, compares, and hands back the best."""
+"""One member embeds and pushes; another trains from the spectrum, sweeps, compares, and shares the best run."""
 
 import json
 import shutil
@@ -35,7 +35,7 @@ def test_without_a_target_too_nothing_is_embedded(team: Team) -> None:
 
 
 def test_a_finished_run_is_fetched_and_not_trained_again(team: Team) -> None:
-    """What ada ran comes from the run-cache: ben changes the dimension and back."""
+    """Runs of ada come from the run-cache when ben changes the dim and back."""
     ben = team.member("ben")
     ran = ben.run("dvc", "exp", "run", "evaluate", "--pull", "--allow-missing", "-S", "dim=32")
     assert not {"train", "evaluate"} & set(ben.ran(ran)), ran

@@ -1,4 +1,4 @@
-"""What a user sees when something is wrong, and that nothing wrong is used silently."""
+"""The messages for damaged data; no damaged data is used silently."""
 
 import shutil
 import stat
@@ -15,7 +15,7 @@ SPECTRUM = "data/spectrum/demo/minilm"
 
 
 def stored(store: Path, artifact: Path) -> Path:
-    """The object that holds a file's bytes, in a cache or on a remote."""
+    """Return the object with a file's bytes, in a cache or on a remote."""
     import hashlib
 
     digest = hashlib.md5(artifact.read_bytes()).hexdigest()
@@ -23,7 +23,7 @@ def stored(store: Path, artifact: Path) -> Path:
 
 
 def damage(path: Path) -> None:
-    """Flip bytes, as a failing disk does: size and permissions stay."""
+    """Flip bytes as a failing disk does; size and permissions stay the same."""
     mode = stat.S_IMODE(path.stat().st_mode)
     path.chmod(0o644)
     with path.open("r+b") as file:
@@ -34,7 +34,7 @@ def damage(path: Path) -> None:
 
 @pytest.fixture
 def remote(team: Team, tmp_path: Path) -> Path:
-    """A copy of the remote for ben, which a test may break."""
+    """A copy of the remote for ben, which a test may damage."""
     copy = tmp_path / "remote"
     shutil.copytree(team.base / "mnt/spectran", copy)
     team.member("ben").run("dvc", "remote", "modify", "--local", "team", "url", str(copy))
@@ -63,7 +63,7 @@ def test_a_damaged_object_in_the_cache(team: Team) -> None:
 
 @pytest.mark.parametrize("verify", ["true", "false"])
 def test_a_damaged_object_on_the_remote(team: Team, remote: Path, verify: str) -> None:
-    """With `verify`, DVC refuses it; without, the stage that reads it does."""
+    """With `verify`, DVC refuses a damaged object; without it, the stage that reads it does."""
     ben = team.member("ben")
     before = ben.metrics()
     damage(stored(remote, team.member("ada").root / SPECTRUM / "V.npy"))
@@ -103,7 +103,7 @@ def test_a_remote_that_is_down(team: Team, remote: Path) -> None:
 
 @pytest.mark.slow
 def test_two_push_at_once(team: Team, clone: Callable[[str], None]) -> None:
-    """Objects are named by content and only added; git refuses the second, who merges and runs again."""
+    """Objects are named by content and only added; git rejects the second push, whose author merges and runs again."""
     clone("carl")
     dims = {"ben": "8", "carl": "12"}
     for who, dim in dims.items():

@@ -1,4 +1,4 @@
-"""A small catalogue whose spectrum is made by numpy in float64, and recommenders on it."""
+"""A small catalogue whose spectrum is computed by numpy in float64, and recommenders for it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +22,7 @@ PARAMS = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text(en
 
 
 def spectrum_of(embeddings: np.ndarray) -> Spectrum:
-    """Both spectra of an embedding table, by numpy's SVD in float64."""
+    """Return both spectra of an embedding table, by numpy's SVD in float64."""
 
     def of(matrix: np.ndarray, mean: np.ndarray, twin: Callable[[], Spectrum] | None) -> Spectrum:
         u, sigma, vt = np.linalg.svd(matrix, full_matrices=False)
@@ -36,7 +36,7 @@ def spectrum_of(embeddings: np.ndarray) -> Spectrum:
 
 @pytest.fixture(scope="session")
 def embeddings() -> np.ndarray:
-    """Unit rows around a common direction, with a decaying spectrum, as sentence encoders make them. (60, 24) float64"""
+    """Unit rows around a common direction with a decaying spectrum, like those of sentence encoders. (60, 24) float64"""
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(N_ITEMS, WIDTH)) / np.sqrt(1 + np.arange(WIDTH)) + 0.8 * rng.normal(size=WIDTH)
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
@@ -91,7 +91,7 @@ def generator() -> torch.Generator:
 
 @pytest.fixture
 def sequences() -> torch.Tensor:
-    """Left-padded sequences of 2 to 6 items, no item twice in a row of them. (12, HISTORY + 1)"""
+    """Left-padded sequences of 2 to 6 items, without repetitions in a sequence. (12, HISTORY + 1)"""
     rng = np.random.default_rng(1)
     rows = np.stack([rng.permutation(N_ITEMS)[: HISTORY + 1] for _ in range(12)])
     for i, row in enumerate(rows):

@@ -1,4 +1,4 @@
-"""What a user can get wrong in a method's parameters: one clear line each."""
+"""Mistakes in a method's parameters are one clear line each."""
 
 from collections.abc import Callable
 

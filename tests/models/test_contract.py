@@ -1,4 +1,4 @@
-"""What every adapter on every backbone must do, because it is registered."""
+"""The contract of every registered adapter on every registered backbone."""
 
 import inspect
 from collections.abc import Callable
@@ -25,7 +25,7 @@ every_backbone = pytest.mark.parametrize("backbone", BACKBONES)
 
 
 def a_few_steps(model: Recommender, sequences: torch.Tensor, steps: int = 3) -> None:
-    """Leave the initial weights, where zeros and ties could hide a mistake."""
+    """Move the weights away from their initial values, where zeros and ties could hide a mistake."""
     optimiser = torch.optim.Adam(model.parameter_groups(0.0), lr=1e-2)
     draws = torch.Generator(sequences.device).manual_seed(7)
     model.train()
@@ -54,7 +54,7 @@ def test_dim_is_a_parameter_of_the_same_spectrum(make: Make, sequences: torch.Te
 @every_adapter
 @every_backbone
 def test_padding_contributes_exactly_nothing(make: Make, sequences: torch.Tensor, adapter: str, backbone: str) -> None:
-    """The state of a padded history has a gradient in the rows of its items and exactly zero in every other."""
+    """The state of a padded history has a gradient in the rows of its items, and exactly zero in all others."""
     model = make(adapter, backbone)
     a_few_steps(model, sequences)
     model.eval()
@@ -74,7 +74,7 @@ def test_padding_contributes_exactly_nothing(make: Make, sequences: torch.Tensor
 def test_a_user_without_history_has_a_state(
     make: Make, monkeypatch: pytest.MonkeyPatch, adapter: str, backbone: str, packed: bool, histories: list[list[int]]
 ) -> None:
-    """Alone in a batch or beside others: zero with a causal backbone, that of [MASK] with BERT4Rec."""
+    """In a batch of its own or with others: the state is zero with a causal backbone, and that of [MASK] with BERT4Rec."""
     model = make(adapter, backbone).eval()
     monkeypatch.setattr(model, "layout", lambda tokens: Layout(tokens != model.backbone.padding, model.backbone.causal, packed))
     padded = torch.full((len(histories), 5), model.backbone.padding)
@@ -90,7 +90,7 @@ def test_a_user_without_history_has_a_state(
 def test_adapter_hook_and_backbone_get_zeros_at_padding(
     make: Make, sequences: torch.Tensor, monkeypatch: pytest.MonkeyPatch, adapter: str, backbone: str
 ) -> None:
-    """Where padding has rows at all."""
+    """In a dense layout, padding has rows."""
     model = make(adapter, backbone)
     seen = []
     mix, forward = model.adapter.mix, model.backbone.forward
@@ -124,10 +124,10 @@ def test_no_position_sees_its_own_target(make: Make, sequences: torch.Tensor, ad
     before, targets = states(sequences)
     examined = 0
     for row, position in (targets != model.backbone.padding).nonzero().tolist():
-        place = position + 1 if model.backbone.causal else position
-        assert sequences[row, place] == targets[row, position]
+        target_position = position + 1 if model.backbone.causal else position
+        assert sequences[row, target_position] == targets[row, position]
         other = sequences.clone()
-        other[row, place] = (other[row, place] + 1) % model.backbone.padding
+        other[row, target_position] = (other[row, target_position] + 1) % model.backbone.padding
         torch.testing.assert_close(states(other)[0][row, position], before[row, position], rtol=0, atol=0)
         examined += 1
     assert examined >= len(sequences)
@@ -231,7 +231,7 @@ def test_a_batch_of_one_equals_the_row_in_a_batch(make: Make, sequences: torch.T
 def test_the_next_item_is_predicted_by_the_last_of_all_states(
     make: Make, sequences: torch.Tensor, adapter: str, backbone: str
 ) -> None:
-    """A last block that computes what is asked for, against one that computes everything."""
+    """A last block that computes only the query rows gives the same as one that computes all rows."""
     model = make(adapter, backbone)
     a_few_steps(model, sequences)
     model.eval()

@@ -1,4 +1,4 @@
-"""Every adapter on every backbone, and the ablations, once through training and evaluation on a small catalogue."""
+"""Training and evaluation of every adapter on every backbone, and of the ablations, on a small catalogue."""
 
 import json
 from collections.abc import Callable
@@ -28,7 +28,7 @@ USERS = 80
 
 @pytest.fixture
 def project(tmp_path: Path, spectrum: Spectrum, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The artifacts that training reads: users who walk through neighbouring items, and the spectrum of the test's catalogue."""
+    """The artifacts that training reads: users whose items are neighbours, and the spectrum of the test's catalogue."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SPECTRAN_SCRATCH", str(tmp_path / "scratch"))
     rng = np.random.default_rng(0)
@@ -47,7 +47,7 @@ def project(tmp_path: Path, spectrum: Spectrum, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.fixture
 def tiny_run(project: Path) -> Callable[..., Run]:
-    """A run with the repository's own parameters, one epoch, dim 8."""
+    """Return a run with the repository's parameters, one epoch and dim 8."""
 
     def of(adapter: str, backbone: str, train: dict[str, Any] | None = None, **options: Any) -> Run:
         run = Run.of(load_params(ROOT / "params.yaml"), dataset="tiny", adapter=adapter, backbone=backbone, dim=8)
@@ -63,19 +63,19 @@ def tiny_run(project: Path) -> Callable[..., Run]:
 
 
 def check(run: Run) -> None:
-    place = evaluated(run)
-    summary = json.loads((place / "training.json").read_text())
+    directory = evaluated(run)
+    summary = json.loads((directory / "training.json").read_text())
     assert summary["epochs"] == 1
     assert 0 < summary["validation"]["MRR"] <= 1
-    ranks = pl.read_parquet(place / "ranks.parquet")["rank"]
+    ranks = pl.read_parquet(directory / "ranks.parquet")["rank"]
     assert len(ranks) == USERS
     assert 1 <= ranks.min() <= ranks.max() <= 60
-    analysis = json.loads((place / "analysis.json").read_text())
+    analysis = json.loads((directory / "analysis.json").read_text())
     assert analysis["trainable_parameters"] == summary["trainable_parameters"]
     assert 0 < analysis["effective_rank"] <= 8
     assert 0 < analysis["top10_share"] <= 1 + 1e-9
     assert analysis["inference_seconds"] > 0
-    curve = pl.read_csv(place / "spectrum.csv")["cumulative_share"]
+    curve = pl.read_csv(directory / "spectrum.csv")["cumulative_share"]
     assert curve.is_sorted()
     assert curve[-1] == pytest.approx(1)
 
@@ -93,13 +93,13 @@ def test_every_ablation_of_spectran(tiny_run: Callable[..., Run], variant: str) 
 
 @pytest.mark.parametrize("adapter", [name for name in ADAPTERS if ADAPTERS.load(name).per_item])
 def test_every_adapter_with_rows_by_sparse_adam(tiny_run: Callable[..., Run], adapter: str) -> None:
-    """MoRec and WhitenRec train nothing that has a row for every item."""
+    """MoRec and WhitenRec train no tensor with one row per item."""
     check(tiny_run(adapter, "sasrec", train={"epochs": 1, "optimiser": "sparse_adam"}))
 
 
 @pytest.mark.parametrize(("backbone", "loss"), [*((name, "info_nce") for name in BACKBONES), ("sasrec", "cross_entropy")])
 def test_training_learns_a_walk_through_the_catalogue(tiny_run: Callable[..., Run], backbone: str, loss: str) -> None:
-    """Whoever goes from item to item in order is predicted far better than at random, where NDCG@20 is 7.04 / 60."""
+    """Users who visit items in order are predicted far better than at random, where NDCG@20 is 7.04 / 60."""
     run = tiny_run("base", backbone, train={"epochs": 60, "patience": 60, "learning_rate": 0.01, "loss": loss})
     summary = json.loads((trained(run) / "training.json").read_text())
     assert summary["validation"]["NDCG@20"] > 3 * 7.04 / 60
@@ -136,7 +136,7 @@ def test_an_epoch_of_cloze_goes_over_the_users_as_often_as_asked(
 
 
 def poison(monkeypatch: pytest.MonkeyPatch, step: int, value: float) -> None:
-    """Make the loss of one step, counted from 1 over the whole run, not finite."""
+    """Make the loss of one step not finite; steps are counted from 1 over the whole run."""
     calls = []
     original = Recommender.loss
 
@@ -180,16 +180,16 @@ def test_a_loss_that_is_not_finite_in_the_first_epoch_leaves_nothing(
 def test_a_checkpoint_of_another_run_is_refused(
     tiny_run: Callable[..., Run], spectrum: Spectrum, other: dict, names: str
 ) -> None:
-    place = trained(tiny_run("base", "sasrec"))
+    directory = trained(tiny_run("base", "sasrec"))
     with pytest.raises(UserError, match=f"holds a checkpoint with {names} "):
-        load_checkpoint(place, tiny_run(**({"adapter": "base", "backbone": "sasrec"} | other)), spectrum)
+        load_checkpoint(directory, tiny_run(**({"adapter": "base", "backbone": "sasrec"} | other)), spectrum)
 
 
 def test_a_checkpoint_of_another_dataset_is_refused(tiny_run: Callable[..., Run], spectrum: Spectrum) -> None:
     run = tiny_run("base", "sasrec")
-    place = trained(run)
+    directory = trained(run)
     elsewhere = Run("other", *(getattr(run, name) for name in ("encoder", "backbone", "adapter", "dim", "seed", "settings")))
     config = run.config() | {"dataset": "other", "fingerprint": ""}
     object.__setattr__(elsewhere, "config", lambda: config)
     with pytest.raises(UserError, match=r"checkpoint with dataset 'tiny', params\.yaml says 'other'"):
-        load_checkpoint(place, elsewhere, spectrum)
+        load_checkpoint(directory, elsewhere, spectrum)

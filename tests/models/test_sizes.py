@@ -1,4 +1,4 @@
-"""Trainable parameters against closed formulas, and against the paper's Table 5 where its reading is known."""
+"""Numbers of trainable parameters, compared with formulas and, where its counting is known, with the paper's Table 5."""
 
 import re
 from collections.abc import Callable
@@ -72,7 +72,7 @@ def test_trainable_parameters_are_the_closed_formula(
 
 @pytest.fixture(scope="module")
 def toys() -> Spectrum:
-    """Shapes of Toys with LLaMA3-8B, without numbers: a model's size needs none."""
+    """The shapes of Toys with LLaMA3-8B, without values, which sizes do not depend on."""
 
     def of(rank: int, twin: Callable[[], Spectrum] | None) -> Spectrum:
         shapes = ((11_757, rank), (rank,), (4096, rank), (4096,))
@@ -103,7 +103,7 @@ def toys() -> Spectrum:
 def test_sizes_on_toys_are_those_of_the_papers_readings(
     make: Make, toys: Spectrum, adapter: str, options: dict, padding_row: int, printed: int
 ) -> None:
-    """The published counts hold a row for padding in each ID table; ours own exactly N rows."""
+    """The published counts include a row for padding in each ID table; ours has exactly N rows."""
     model = make(adapter, on=toys, dim=128, max_history=10, **options)
     assert model.n_trainable() == printed - padding_row
 
@@ -143,7 +143,7 @@ def test_an_ablation_loses_exactly_the_parameters_of_its_part(make: Make, varian
     ("fusion", "size"), [("add", 60 * 8 + 8 * (8 + 24)), ("none", 8 * (8 + 24)), ("concat", 60 * 4 + 4 * (4 + 24))]
 )
 def test_fusion_decides_the_size_of_spectrans_ids_and_attention(make: Make, fusion: str, size: int) -> None:
-    """IDs of N x d_s and Q, K of d_s (d_s + r), beside lambda and four coefficients."""
+    """IDs have N x d_s parameters, Q and K have d_s (d_s + r), and there are lambda and four coefficients."""
     assert sum(p.numel() for p in make("spectran", fusion=fusion).adapter.parameters()) == size + 1 + 4
 
 

@@ -1,4 +1,4 @@
-"""A causal model small enough to embed with in every test."""
+"""A causal model that is small enough for every test."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A LLaMA with random weights; its tokenizer puts a BOS in front and knows no padding, as Meta's."""
+    """A LLaMA with random weights, whose tokenizer adds a BOS and has no padding token, like Meta's."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerFast

@@ -1,4 +1,4 @@
-"""params.yaml is typed; every mistake in it is one line that names the place and the nearest valid name."""
+"""params.yaml is typed; every mistake in it is one line that names the parameter and the nearest valid name."""
 
 import datetime
 import re
@@ -24,9 +24,9 @@ REGISTRIES = {"adapters": ADAPTERS, "backbones": BACKBONES}
 SECTIONS = [(section, name) for section, registry in REGISTRIES.items() for name in registry]
 
 
-def with_value(place: str, value: Any) -> dict[str, Any]:
+def with_value(parameter: str, value: Any) -> dict[str, Any]:
     values = yaml.safe_load(yaml.safe_dump(REPOSITORY))
-    *path, last = place.split(".")
+    *path, last = parameter.split(".")
     section = values
     for part in path:
         section = section[part]
@@ -71,7 +71,7 @@ def test_every_option_is_described(section: str, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "found", "nearest"),
+    ("parameter", "found", "nearest"),
     [
         ("datset", "datset", "dataset"),
         ("train.epoch", "epoch", "epochs"),
@@ -88,14 +88,14 @@ def test_every_option_is_described(section: str, name: str) -> None:
         ("adapters.spectrann", "spectrann", "spectran"),
     ],
 )
-def test_an_unknown_key_is_refused_with_the_nearest_name(place: str, found: str, nearest: str) -> None:
-    message = complaint(with_value(place, {}))
+def test_an_unknown_key_is_refused_with_the_nearest_name(parameter: str, found: str, nearest: str) -> None:
+    message = complaint(with_value(parameter, {}))
     assert f"'{found}'" in message
     assert f"did you mean '{nearest}'?" in message
 
 
 @pytest.mark.parametrize(
-    ("place", "value", "nearest"),
+    ("parameter", "value", "nearest"),
     [
         ("dataset", "demoo", "demo"),
         ("encoder", "minilmm", "minilm"),
@@ -109,8 +109,8 @@ def test_an_unknown_key_is_refused_with_the_nearest_name(place: str, found: str,
         ("grid.dimensions.adapters", ["spectra"], "spectran"),
     ],
 )
-def test_an_unknown_choice_is_refused_with_the_nearest_name(place: str, value: Any, nearest: str) -> None:
-    message = complaint(with_value(place, value))
+def test_an_unknown_choice_is_refused_with_the_nearest_name(parameter: str, value: Any, nearest: str) -> None:
+    message = complaint(with_value(parameter, value))
     assert f"did you mean '{nearest}'?" in message
     assert (value if isinstance(value, str) else list(value)[-1]) in message
 
@@ -139,9 +139,9 @@ def test_the_papers_lists_take_the_place_of_the_grids_and_nothing_else(tmp_path:
 def test_lists_that_are_no_grid_leave_the_parameters_alone(tmp_path: Path) -> None:
     file, lists = tmp_path / "params.yaml", tmp_path / "mine.yaml"
     file.write_text((ROOT / "params.yaml").read_text())
-    for text, says in (("grids: {}\n", "mine.yaml: grid: "), ("grid: {dims: 3}\n", "unknown parameter 'dims'")):
+    for text, expected in (("grids: {}\n", "mine.yaml: grid: "), ("grid: {dims: 3}\n", "unknown parameter 'dims'")):
         lists.write_text(text)
-        with pytest.raises(UserError, match=says):
+        with pytest.raises(UserError, match=expected):
             choose_grid(lists, file)
         assert file.read_text() == (ROOT / "params.yaml").read_text()
     with pytest.raises(UserError, match=r"none.yaml not found"):
@@ -157,14 +157,14 @@ def test_where_no_name_is_near_all_are_listed() -> None:
 def test_an_unknown_option_of_an_adapter_or_backbone_is_refused_by_its_class(section: str, name: str) -> None:
     config = REGISTRIES[section].load(name).Config
     option, *_ = [*sorted(config.model_fields), "option"]
-    says = f"did you mean '{option}'" if config.model_fields else "valid: none"
-    with pytest.raises(UserError, match=f"{section}.{name}: unknown parameter '{option}s'; {says}") as caught:
+    expected = f"did you mean '{option}'" if config.model_fields else "valid: none"
+    with pytest.raises(UserError, match=f"{section}.{name}: unknown parameter '{option}s'; {expected}") as caught:
         config.parse({option + "s": 1}, f"params.yaml: {section}.{name}")
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("place", "value", "says"),
+    ("parameter", "value", "expected"),
     [
         ("dim", 0, "dim: .*greater than or equal to 1, found 0"),
         ("dim", -3, "dim: .*found -3"),
@@ -199,7 +199,7 @@ def test_an_unknown_option_of_an_adapter_or_backbone_is_refused_by_its_class(sec
         ("sources.demo", None, "sources.demo: a source needs a kind; .*found None"),
         ("sources.demo.items", 3, "sources.demo.items: .*greater than or equal to 50, found 3"),
         ("sources.toys", {"kind": "amazon2014"}, "sources.toys.name: .*required"),
-        ("templates.toys", "no field", "templates.toys: a template names at least one field, as in '{title}', found 'no field'"),
+        ("templates.toys", "no field", "templates.toys: a template has at least one field, as in '{title}', found 'no field'"),
         ("templates.toys", "{title", "templates.toys: .*expected '}'"),
         ("templates.toys", None, "templates.toys: .*string.*found None"),
         ("encoders.minilm.batch_tokens", 0, "encoders.minilm.batch_tokens: .*found 0"),
@@ -207,9 +207,9 @@ def test_an_unknown_option_of_an_adapter_or_backbone_is_refused_by_its_class(sec
         ("encoders.minilm.pooling", "max", "encoders.minilm.pooling: .*'mean', 'last' or 'cls'.*found 'max'"),
     ],
 )
-def test_an_impossible_value_names_its_place_and_what_was_found(place: str, value: Any, says: str) -> None:
-    message = complaint(with_value(place, value))
-    assert re.search(says, message), message
+def test_an_impossible_value_names_its_place_and_what_was_found(parameter: str, value: Any, expected: str) -> None:
+    message = complaint(with_value(parameter, value))
+    assert re.search(expected, message), message
 
 
 def test_a_missing_section_is_named() -> None:
@@ -225,7 +225,7 @@ def test_a_missing_file_says_where_to_run(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "expected"),
     [
         (b"", "holds no parameters"),
         (b"# only a comment\n", "holds no parameters"),
@@ -236,17 +236,17 @@ def test_a_missing_file_says_where_to_run(tmp_path: Path, monkeypatch: pytest.Mo
         (b"dataset: \x00demo\n", "not valid YAML"),
     ],
 )
-def test_a_broken_file_is_one_line(tmp_path: Path, content: bytes, says: str) -> None:
+def test_a_broken_file_is_one_line(tmp_path: Path, content: bytes, expected: str) -> None:
     file = tmp_path / "params.yaml"
     file.write_bytes(content)
-    with pytest.raises(UserError, match=says) as caught:
+    with pytest.raises(UserError, match=expected) as caught:
         load_params(file)
     assert "\n" not in str(caught.value)
     assert str(file) in str(caught.value)
 
 
 def test_a_section_of_sources_is_what_its_kind_wants_and_is_dumped_whole() -> None:
-    """The dump is part of the sidecar of what is downloaded."""
+    """The dump is part of the sidecar of the downloaded files."""
     sources = load_params(ROOT / "params.yaml").sources
     assert {name: source.model_dump(exclude={"ties"}) for name, source in sources.items()} == REPOSITORY["sources"]
     for kind in SOURCES:
@@ -275,7 +275,7 @@ def test_own_files_keep_the_order_of_their_rows_unless_their_section_says_otherw
 
 
 def test_no_name_of_a_shipped_encoder_has_a_dot() -> None:
-    """DVC splits a parameter's name at dots: `encoders.a.b` is looked for as b inside a."""
+    """DVC splits the names of parameters at dots, so it looks up `encoders.a.b` as b in a."""
     assert [name for name in load_params(ROOT / "params.yaml").encoders if "." in name] == []
 
 
@@ -283,7 +283,7 @@ def test_no_name_of_a_shipped_encoder_has_a_dot() -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "value", "says"),
+    ("parameter", "value", "expected"),
     [
         ("dim", True, "dim: expected a number, found true"),
         ("train.epochs", True, "train: epochs: expected a number, found true"),
@@ -305,8 +305,8 @@ def test_no_name_of_a_shipped_encoder_has_a_dot() -> None:
         ("evaluate", None, "evaluate: Input should be a valid dictionary"),
     ],
 )
-def test_a_value_of_another_type_or_size_is_refused(place: str, value: Any, says: str) -> None:
-    assert says in complaint(with_value(place, value))
+def test_a_value_of_another_type_or_size_is_refused(parameter: str, value: Any, expected: str) -> None:
+    assert expected in complaint(with_value(parameter, value))
 
 
 @pytest.mark.parametrize("adapter", ["base", "spectran"])
@@ -315,9 +315,9 @@ def test_an_option_of_an_adapter_is_no_boolean_either(adapter: str) -> None:
         ADAPTERS.load(adapter).Config.parse({"id_std": True}, "here")
 
 
-@pytest.mark.parametrize(("place", "value"), [("seed", 2**63 - 1), ("dim", 2**16), ("encoders.minilm.normalise", True)])
-def test_the_largest_values_and_real_booleans_are_taken(place: str, value: Any) -> None:
-    Params.parse(with_value(place, value), "params.yaml")
+@pytest.mark.parametrize(("parameter", "value"), [("seed", 2**63 - 1), ("dim", 2**16), ("encoders.minilm.normalise", True)])
+def test_the_largest_values_and_real_booleans_are_taken(parameter: str, value: Any) -> None:
+    Params.parse(with_value(parameter, value), "params.yaml")
 
 
 @pytest.mark.parametrize("name", sorted({*REPOSITORY} - {"download"}))

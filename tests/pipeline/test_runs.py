@@ -1,4 +1,4 @@
-"""What a run's fingerprint covers is what DVC's stages depend on, in both directions; and it is all code that decides numbers."""
+"""A run's fingerprint and DVC's stages cover the same code, which is all code that decides numbers."""
 
 import ast
 from pathlib import Path
@@ -40,7 +40,7 @@ def stage(file: str, name: str) -> dict[str, Any]:
 
 
 def code_of(stage: dict[str, Any]) -> set[str]:
-    """Code that a stage depends on, placeholders as they are; `item.` and `train.` are only where a value comes from."""
+    """Return the code that a stage depends on, with placeholders, but without their prefixes `item.` and `train.`."""
     deps = {dep.replace("item.", "").replace("train.", "") for dep in stage.get("deps", [])}
     return {dep for dep in deps if dep.startswith(("models/", "pipeline/"))}
 
@@ -60,7 +60,7 @@ def test_evaluate_depends_on_its_code() -> None:
 
 
 def imports(file: str) -> set[str]:
-    """Files of the project that a file imports, anywhere in it."""
+    """Return the project's files that a file imports, anywhere in it."""
     found: set[str] = set()
     for node in ast.walk(ast.parse((ROOT / file).read_text(encoding="utf-8"))):
         names: list[str] = []
@@ -76,7 +76,7 @@ def imports(file: str) -> set[str]:
 
 
 def reached(start: list[str]) -> set[str]:
-    """All files that are imported from `start`, directly or not."""
+    """Return all files that `start` imports, directly or indirectly."""
     seen: set[str] = set()
     waiting = list(start)
     while waiting:
@@ -88,7 +88,7 @@ def reached(start: list[str]) -> set[str]:
 
 
 def test_no_module_that_training_or_evaluation_imports_is_outside() -> None:
-    """A module that decides numbers and is in no list would leave results that stand for older code."""
+    """If a module that decides numbers were in no list, results of older code would count as current."""
     start = python_files(ROOT, [*TRAINING_CODE, *EVALUATION_CODE, "models/adapters", "models/backbones", "models/losses"])
     listed = set(start)
     outside = {file for file in reached(start) - listed if not file.startswith(tuple(HARMLESS))}

@@ -1,4 +1,4 @@
-"""What is embedded of an item."""
+"""The texts of items."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""`make doctor`: a page that is true, and an exit status that says whether the selected run can go on."""
+"""`make doctor`: its page is correct, and its exit status says whether this machine can run the selected run."""
 
 import json
 import shutil
@@ -23,52 +23,52 @@ SetParams = Callable[[dict[str, Any]], None]
 
 @pytest.fixture
 def examined(project: Path) -> Callable[[], tuple[dict[str, str], list[str]]]:
-    """The page of the tiny project, line by line, and what stands in the way."""
+    """The page of the tiny project, line by line, and its problems."""
     subprocess.run(["git", "init", "--quiet"], check=True)
     subprocess.run(["dvc", "init", "--quiet"], check=True)
 
     def examine() -> tuple[dict[str, str], list[str]]:
         examination = Examination(load_params())
         page = dict(line.split(maxsplit=1) for line in examination.page().splitlines())
-        return page, examination.troubles
+        return page, examination.problems
 
     return examine
 
 
 def test_a_run_whose_data_is_here_needs_neither_model_nor_remote(examined: Callable) -> None:
-    page, troubles = examined()
-    assert troubles == []
-    assert page["data"].endswith("are here: nothing is embedded")
+    page, problems = examined()
+    assert problems == []
+    assert page["data"].endswith("exist, so nothing is embedded")
     assert "Python package 'no_such_package' is not installed" in page["model"]
     assert page["remote"].startswith("none;")
     assert page["device"].split()[0].rstrip(",:") in ("cpu", "cuda")
 
 
-def test_data_that_nothing_can_bring_stands_in_the_way(examined: Callable) -> None:
+def test_data_that_nothing_can_bring_is_a_problem(examined: Callable) -> None:
     shutil.rmtree("data/spectrum/tiny/random")
-    page, troubles = examined()
-    assert "data/spectrum/tiny/random not here" in page["data"]
-    assert len(troubles) == 1
+    page, problems = examined()
+    assert "data/spectrum/tiny/random missing" in page["data"]
+    assert len(problems) == 1
 
 
-def test_a_secret_stands_in_the_way(examined: Callable) -> None:
+def test_a_secret_is_a_problem(examined: Callable) -> None:
     subprocess.run(["dvc", "remote", "add", "-q", "-d", "team", "https://ada:hunter2@127.0.0.1:9/x"], check=True)
-    page, troubles = examined()
-    assert len(troubles) == 1
-    assert "hunter2" not in str(page) + str(troubles)
+    page, problems = examined()
+    assert len(problems) == 1
+    assert "hunter2" not in str(page) + str(problems)
 
 
-def test_a_full_disk_stands_in_the_way(examined: Callable, set_params: SetParams, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_a_problem(examined: Callable, set_params: SetParams, monkeypatch: pytest.MonkeyPatch) -> None:
     set_params({"encoder": "minilm"})
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
-    page, troubles = examined()
+    page, problems = examined()
     items = json.loads(Path("data/sequences/tiny/statistics.json").read_text())["items"]
     assert f"{items} items x 384" in page["disk"]
-    assert any("GiB of disk" in trouble for trouble in troubles)
+    assert any("GiB of disk" in problem for problem in problems)
 
 
 def test_the_estimate_is_the_size_of_what_is_there(project: Path) -> None:
-    """Embeddings and both spectra of the tiny project: 24 wide, rank 24 (23 centred); no weights (dim 0)."""
+    """For embeddings and both spectra of the tiny project: 24 columns, rank 24 (23 centred); without weights (dim 0)."""
     files = [*Path("data/embeddings").rglob("*.npy"), *Path("data/spectrum").rglob("*.npy")]
     there = sum(file.stat().st_size - 128 for file in files)
     items = json.loads(Path("data/sequences/tiny/statistics.json").read_text())["items"]
@@ -76,7 +76,7 @@ def test_the_estimate_is_the_size_of_what_is_there(project: Path) -> None:
 
 
 @pytest.mark.parametrize("layers", [None, [0, 3]])
-def test_an_embedding_of_another_state_of_its_model_stands_in_the_way(
+def test_an_embedding_of_another_state_of_its_model_is_a_problem(
     examined: Callable, set_params: SetParams, layers: list[int] | None
 ) -> None:
     section = load_params().encoders["minilm"].model_copy(update={"layers": layers})
@@ -84,9 +84,9 @@ def test_an_embedding_of_another_state_of_its_model_stands_in_the_way(
     folder = Path("data/embeddings/tiny/minilm")
     for made_from, stale in ((TextEncoder(section).identity, False), ("0123456789abcdef", True)):
         write_json(folder / "sidecar.json", {"model": made_from})
-        page, troubles = examined()
-        assert any("`dvc repro -f -s data/dvc.yaml:embed@tiny` embeds anew" in trouble for trouble in troubles) is stale
-        assert page["embedding"].endswith("was made from this model") is not stale
+        page, problems = examined()
+        assert any("`dvc repro -f -s data/dvc.yaml:embed@tiny` embeds again" in problem for problem in problems) is stale
+        assert page["embedding"].endswith("was embedded by this model") is not stale
     assert f"items x {384 * len(layers or [6])}" in page["disk"]
 
 
@@ -99,14 +99,14 @@ def test_weights_that_do_not_fit_are_found_before_the_run(examined: Callable, se
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     set_params({"encoder": "minilm", "encoders.minilm.model": str(folder)})
     shutil.rmtree("data/spectrum/tiny/random")
-    page, troubles = examined()
+    page, problems = examined()
     assert "its weights do not fit its configuration: 16 missing (encoder.layer.5." in page["model"]
-    assert len(troubles) == 1
+    assert len(problems) == 1
 
 
 def test_a_gguf_file_of_the_hub_that_is_not_here_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(UserError, match=r"`hf download no-one/no-model some\.gguf` brings it"):
+    with pytest.raises(UserError, match=r"`hf download no-one/no-model some\.gguf` downloads it"):
         offline_folder(Encoder(model="no-one/no-model/some.gguf"))
     (tmp_path / "mine.gguf").touch()
     assert offline_folder(Encoder(model=str(tmp_path / "mine.gguf"))) == tmp_path / "mine.gguf"

@@ -14,7 +14,7 @@ SCRIPTS = sorted(file.stem for file in (ROOT / "stages").glob("*.py") if file.st
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_help_says_what_a_script_does_and_starts_nothing(tmp_path: Path, name: str) -> None:
-    """Where no params.yaml is: a script that started would be refused."""
+    """There is no params.yaml, so a script that starts its work fails."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-X", "importtime", "-m", f"stages.{name}", "--help"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)

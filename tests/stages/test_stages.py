@@ -40,20 +40,20 @@ def tree_of(folder: str) -> dict[str, bytes]:
 
 
 def save_embeddings(array: np.ndarray) -> None:
-    """Put other embeddings in place, as the embed stage would."""
+    """Replace the embeddings, as the embed stage would."""
     with atomic_directory(Path("data/embeddings/tiny/random"), {"dataset": "tiny"}) as directory:
         np.save(directory / "embeddings.npy", array)
 
 
-def refused(command: str, *says: str) -> None:
-    """The stage ends with status 1 and one line that holds all of `says`; nothing on disk has changed."""
+def refused(command: str, *message: str) -> None:
+    """Assert that a stage ends with status 1 and one line that contains all of `message`, and changes nothing on disk."""
     before = tree()
     done = stage(command)
     assert done.returncode == 1, done.stdout + done.stderr
     lines = done.stderr.splitlines()
     assert len(lines) == 1, done.stderr
     assert lines[0].startswith(f"{command.split()[0]}: ")
-    for text in says:
+    for text in message:
         assert text in lines[0], lines[0]
     assert tree() == before
 
@@ -80,7 +80,7 @@ def test_an_unknown_name_on_the_command_line(command: str, nearest: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         ({"dataset": "tinyy"}, "unknown dataset 'tinyy'; did you mean 'tiny'?"),
         ({"encoder": "randon"}, "unknown encoder 'randon'; did you mean 'random'?"),
@@ -91,9 +91,9 @@ def test_an_unknown_name_on_the_command_line(command: str, nearest: str) -> None
         ({"adpter": "base"}, "params.yaml: unknown parameter 'adpter'; did you mean 'adapter'?"),
     ],
 )
-def test_a_mistake_in_the_parameters(set_params: SetParams, change: dict[str, Any], says: str) -> None:
+def test_a_mistake_in_the_parameters(set_params: SetParams, change: dict[str, Any], message: str) -> None:
     set_params(change)
-    refused("train", says)
+    refused("train", message)
 
 
 @pytest.mark.parametrize(
@@ -105,13 +105,13 @@ def test_every_stage_checks_the_parameters(set_params: SetParams, name: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("content", "says"), [(None, "params.yaml not found in"), (b"", "holds no parameters"), (b"a: [", "not valid YAML")]
+    ("content", "message"), [(None, "params.yaml not found in"), (b"", "holds no parameters"), (b"a: [", "not valid YAML")]
 )
-def test_a_broken_parameters_file(project: Path, content: bytes | None, says: str) -> None:
+def test_a_broken_parameters_file(project: Path, content: bytes | None, message: str) -> None:
     (project / "params.yaml").unlink()
     if content is not None:
         (project / "params.yaml").write_bytes(content)
-    refused("train", says)
+    refused("train", message)
 
 
 def test_a_misspelt_option_of_the_selected_adapter(set_params: SetParams) -> None:
@@ -124,7 +124,7 @@ def test_a_misspelt_option_of_the_selected_adapter(set_params: SetParams) -> Non
 
 @pytest.fixture
 def mirror(project: Path, set_params: SetParams) -> Path:
-    """A folder with a category of 30 users and 10 items, as the mirror of the dataset `mini`."""
+    """Return a folder with a category of 30 users and 10 items, the mirror of the dataset `mini`."""
     folder = project / "mirror"
     folder.mkdir()
     reviews = [{"reviewerID": f"u{u}", "asin": f"A{i}", "unixReviewTime": 1_400_000_000} for u in range(30) for i in range(10)]
@@ -230,7 +230,7 @@ def test_stages_whose_inputs_are_not_there_name_the_stage_that_makes_them(projec
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "message"),
     [
         (None, "embeddings.npy is missing; it is made by `python -m stages.embed tiny random`"),
         (b"", "embeddings.npy is damaged"),
@@ -238,12 +238,12 @@ def test_stages_whose_inputs_are_not_there_name_the_stage_that_makes_them(projec
         ("cut", "embeddings.npy is damaged"),
         ("nan", "row 7 of the embeddings holds NaN or infinity; embed again (item 7 of items.parquet)"),
         ("equal", "the embeddings are all equal"),
-        (np.ones(7, dtype=np.float32), "embeddings.npy holds float32 of shape (7,), not a matrix of floats"),
-        (np.ones((7, 3), dtype=np.int64), "embeddings.npy holds int64 of shape (7, 3), not a matrix of floats"),
-        (np.ones((0, 3), dtype=np.float32), "embeddings.npy holds float32 of shape (0, 3), not a matrix of floats"),
+        (np.ones(7, dtype=np.float32), "embeddings.npy has type float32 and shape (7,), expected a matrix of floats"),
+        (np.ones((7, 3), dtype=np.int64), "embeddings.npy has type int64 and shape (7, 3), expected a matrix of floats"),
+        (np.ones((0, 3), dtype=np.float32), "embeddings.npy has type float32 and shape (0, 3), expected a matrix of floats"),
     ],
 )
-def test_embeddings_that_cannot_be_decomposed(project: Path, content: bytes | str | np.ndarray | None, says: str) -> None:
+def test_embeddings_that_cannot_be_decomposed(project: Path, content: bytes | str | np.ndarray | None, message: str) -> None:
     file = project / "data/embeddings/tiny/random/embeddings.npy"
     embeddings = np.load(file)
     if content is None:
@@ -258,7 +258,7 @@ def test_embeddings_that_cannot_be_decomposed(project: Path, content: bytes | st
         embeddings[7:] = np.nan if content == "nan" else 0
         embeddings[:7] = 0 if content == "equal" else embeddings[:7]
         save_embeddings(embeddings)
-    refused("svd tiny random", says)
+    refused("svd tiny random", message)
 
 
 @pytest.mark.usefixtures("project")
@@ -310,7 +310,7 @@ def test_svd_on_a_full_disk() -> None:
 
 
 def launch(*command: str) -> subprocess.CompletedProcess[str]:
-    """Run a module or script by `accelerate launch` in two processes."""
+    """Run a module or script in two processes with `accelerate launch`."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}
     launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
     return subprocess.run([sys.executable, *launcher, *command], env=environment, capture_output=True, text=True, check=False)
@@ -318,7 +318,7 @@ def launch(*command: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(params=[(3000, 24), (90, 130)], ids=["tall", "wide"])
 def shared_rows(request: pytest.FixtureRequest, project: Path) -> Path:
-    """Embeddings of several blocks."""
+    """The embeddings have several blocks."""
     rng = np.random.default_rng(0)
     embeddings = rng.normal(size=request.param) / (1 + np.arange(request.param[1]))
     save_embeddings(embeddings.astype(np.float32))
@@ -433,7 +433,7 @@ def test_the_selected_run_from_training_to_its_table(set_params: SetParams) -> N
     set_params({"evaluate.cutoffs": [5]})
     refused("compare", "metrics/evaluation.json", "HR@5")
     set_params({"evaluate.cutoffs": [10, 20], "dim": 8})
-    refused("compare", "metrics/evaluation.json is of another run than the one that params.yaml selects; `dvc repro`")
+    refused("compare", "metrics/evaluation.json belongs to another run than the one that params.yaml selects; run `dvc repro`")
     refused("evaluate", "holds a checkpoint with dim 16, params.yaml says 8; `dvc repro` trains it again")
 
 
@@ -494,7 +494,7 @@ def test_cells_of_other_settings_are_left_out_of_the_report_and_named(set_params
 
 
 def test_the_grid_brings_the_table_of_the_selected_run_up_to_date(set_params: SetParams) -> None:
-    """Cells are no dependency of it: DVC would train the whole grid for one run."""
+    """DVC does not do it, because with cells as dependencies it would train the whole grid for one run."""
     set_params({"grid.adapters": ["base"], "grid.seeds": [0]})
     for command in ("train", "evaluate", "compare"):
         assert stage(command).returncode == 0
@@ -522,7 +522,7 @@ def test_metrics_that_were_changed_by_hand_are_refused(project: Path) -> None:
 
 
 def test_variants_and_dims_from_cells_to_tables(set_params: SetParams) -> None:
-    """Their tables take what Table 2 has, and say what they lack."""
+    """Their tables take rows from Table 2, and name the missing ones."""
     set_params(
         {
             "train.epochs": 1,
@@ -559,7 +559,7 @@ def test_variants_and_dims_from_cells_to_tables(set_params: SetParams) -> None:
 
 
 def test_tuning_from_the_trials_to_the_report_and_into_git(set_params: SetParams) -> None:
-    """Table 2 comes again for each loss, and the first paragraph says what the stronger loss does."""
+    """There is a Table 2 for each loss, and the first section compares the losses."""
     shutil.copytree(ROOT / "grid", "grid", ignore=shutil.ignore_patterns("cells", "tuned"))
     tuning = {"datasets": ["tiny"], "backbones": ["sasrec"], "losses": ["info_nce", "cross_entropy"]}
     set_params({"train.epochs": 2, "grid.seeds": [0], "grid.tuning": tuning | {"trials": 2, "seed": 0}})
@@ -581,8 +581,8 @@ def test_tuning_from_the_trials_to_the_report_and_into_git(set_params: SetParams
         assert Path(f"metrics/tables/{name}.md").is_file()
     full = pl.read_csv("grid/cells/tiny-sasrec-base-cross_entropy-tuned/metrics.csv")
     shown = pl.read_csv("metrics/tables/table2-cross_entropy.csv")
-    mine = shown.filter((pl.col("adapter") == "base") & (pl.col("metric") == "NDCG@20"))
-    assert mine["mean"].to_list() == pytest.approx(full["NDCG@20"].to_list())
+    base_rows = shown.filter((pl.col("adapter") == "base") & (pl.col("metric") == "NDCG@20"))
+    assert base_rows["mean"].to_list() == pytest.approx(full["NDCG@20"].to_list())
     report = Path("metrics/report.md").read_text()
     assert "tuned Base goes from an NDCG@20 of 0." in report
     assert "(average over 1 pair)" in report
@@ -595,7 +595,7 @@ def test_tuning_from_the_trials_to_the_report_and_into_git(set_params: SetParams
 @pytest.mark.usefixtures("mirror")
 @pytest.mark.parametrize("command", ["download mini", "preprocess tiny", "svd tiny random"])
 def test_where_nothing_can_be_written(command: str) -> None:
-    """A regular file where the folder should be stops root too."""
+    """A regular file in the place of the folder is an error for root too."""
     folder = {"download": "raw", "preprocess": "sequences", "svd": "spectrum"}[command.split()[0]]
     if folder != "raw":
         shutil.rmtree(f"data/{folder}")
@@ -622,7 +622,7 @@ def test_a_stage_that_cannot_write_its_run_says_where() -> None:
 
 
 def test_stages_that_need_no_torch_do_not_import_it(project: Path) -> None:
-    """Half a second each, instead of three."""
+    """Importing takes half a second instead of three."""
     code = (
         "import runpy, sys; sys.argv[1:] = ['tiny']; "
         "runpy.run_module('stages.{}', run_name='__main__'); print('torch' in sys.modules)"
@@ -647,7 +647,7 @@ def test_a_python_without_the_packages_is_one_line() -> None:
 
 
 def test_a_log_of_ones_own_keeps_its_order_through_the_stages(project: Path, set_params: SetParams) -> None:
-    """Everything happened on one day: only the rows' order says what came first."""
+    """All interactions are of one day, so only the order of rows tells which came first."""
     order = ["i3", "i0", "i4", "i2", "i1"]
     lines = [f"u{user},{item},1400000000" for item in order for user in range(6)]
     (project / "log.csv").write_text("\n".join(["user_id,item_id,timestamp", *lines]) + "\n")

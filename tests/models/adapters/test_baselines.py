@@ -1,4 +1,4 @@
-"""The eight baselines against closed forms, float64 references and their authors' own routes."""
+"""The eight baselines, compared with closed forms, float64 references and the authors' computations."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -44,7 +44,7 @@ def test_spectrum_gives_the_embeddings_back(spectrum: Spectrum, embeddings: np.n
 
 @pytest.mark.parametrize("adapter", ["morec", "unisrec", "rlmrec", "llm_esr"])
 def test_layers_on_the_text_read_entries_of_root_mean_square_one(make: Make, embeddings: np.ndarray, adapter: str) -> None:
-    """Unit rows of width 24 have entries of root mean square 1 / sqrt(24)."""
+    """Entries of unit rows with 24 columns have a root mean square of 1 / sqrt(24)."""
     read = numbers(make(adapter).adapter.E)
     np.testing.assert_allclose(read, np.sqrt(24) * embeddings, atol=1e-5)
     assert np.sqrt((read**2).mean()) == pytest.approx(1, rel=1e-5)
@@ -105,7 +105,7 @@ def test_unisrec_noise_and_dropout_act_in_training_only(make: Make) -> None:
 
 @pytest.mark.parametrize(("weight", "deviation"), [(0.0, np.log(2) + 0.01), (-1e3, 0.01)])
 def test_unisrec_gate_noise_has_the_authors_deviation(make: Make, spectrum: Spectrum, weight: float, deviation: float) -> None:
-    """Logits start as pure noise of deviation ln 2 + 0.01; where x W_n is far below zero, 0.01 is left."""
+    """Logits are initially noise with standard deviation ln 2 + 0.01; if x W_n is far below zero, it is 0.01."""
     adapter = make("unisrec").adapter.train()
     with torch.no_grad():
         adapter.gate_noise.copy_(weight * spectrum.centred.mean[:, None].expand(-1, 8))
@@ -158,15 +158,15 @@ def test_rlmrec_can_reconstruct_the_text_from_the_ids(make: Make, embeddings: np
     first, _, second = adapter.reconstruction
     assert [tuple(layer.weight.shape) for layer in (first, second)] == [((24 + width) // 2, width), (24, (24 + width) // 2)]
     inner = numbers(adapter.id_embedding) @ numbers(first.weight).T + numbers(first.bias)
-    made = np.where(inner > 0, inner, 0.01 * inner) @ numbers(second.weight).T + numbers(second.bias)
-    cosines = (made * embeddings).sum(1) / np.linalg.norm(made, axis=1)
+    projected = np.where(inner > 0, inner, 0.01 * inner) @ numbers(second.weight).T + numbers(second.bias)
+    cosines = (projected * embeddings).sum(1) / np.linalg.norm(projected, axis=1)
     adapter.table()
     assert adapter.auxiliary_loss().item() == pytest.approx(1 - cosines.mean(), abs=1e-6)
     assert adapter.report()["misalignment"] == pytest.approx(1 - cosines.mean(), abs=1e-6)
 
 
 def test_rlmrec_reconstruction_improves_by_its_own_loss(make: Make) -> None:
-    """IDs of 8 columns can tell 60 items apart; the loss is to fall far below that of any one direction for all items."""
+    """IDs with 8 columns can distinguish 60 items, so the loss must fall far below that of one direction for all items."""
     adapter = make("rlmrec", objective="gen", fusion="id", beta=1.0).adapter.train()
     optimiser = torch.optim.Adam(adapter.parameters(), lr=1e-2)
     centre = numbers(adapter.E).mean(0)
@@ -203,12 +203,14 @@ def test_rlmrec_loss_is_zero_where_ids_point_along_the_text_and_two_where_agains
 
 
 def test_rlmrec_without_its_loss_and_without_fusion_is_base(make: Make, sequences: torch.Tensor) -> None:
-    ours, base = make("rlmrec", fusion="id", beta=0.0), make("base")
-    for model in (ours, base):
+    actual, base = make("rlmrec", fusion="id", beta=0.0), make("base")
+    for model in (actual, base):
         steps(model, sequences)
-    assert torch.equal(ours.adapter.table(), base.adapter.table())
-    for (name, mine), (_, theirs) in zip(ours.backbone.named_parameters(), base.backbone.named_parameters(), strict=True):
-        assert torch.equal(mine, theirs), name
+    assert torch.equal(actual.adapter.table(), base.adapter.table())
+    for (name, parameter), (_, reference) in zip(
+        actual.backbone.named_parameters(), base.backbone.named_parameters(), strict=True
+    ):
+        assert torch.equal(parameter, reference), name
 
 
 def test_rlmrec_loss_is_weighted_and_added(make: Make, sequences: torch.Tensor) -> None:
@@ -225,13 +227,13 @@ def test_rlmrec_loss_is_weighted_and_added(make: Make, sequences: torch.Tensor) 
 
 def test_llm_esr_ids_start_as_principal_component_scores(make: Make, embeddings: np.ndarray) -> None:
     scores = PCA(4, svd_solver="full").fit_transform(embeddings)
-    ours = numbers(make("llm_esr").adapter.id_embedding)
-    np.testing.assert_allclose(np.abs(ours), np.abs(scores), atol=1e-6)
-    np.testing.assert_allclose(np.abs(np.sign(ours * scores).sum(0)), len(scores))
+    actual = numbers(make("llm_esr").adapter.id_embedding)
+    np.testing.assert_allclose(np.abs(actual), np.abs(scores), atol=1e-6)
+    np.testing.assert_allclose(np.abs(np.sign(actual * scores).sum(0)), len(scores))
 
 
 def test_llm_esr_semantic_view_is_linear_of_rank_half_dim(make: Make, embeddings: np.ndarray, decompose: Decompose) -> None:
-    """f(a + b) - f(b) = f(a) - f(0), and the two layers are one matrix of rank d / 2 at most."""
+    """f(a + b) - f(b) = f(a) - f(0), and the two layers are one matrix of rank at most d / 2."""
     adapter = make("llm_esr").adapter
 
     def f(x: np.ndarray) -> np.ndarray:
@@ -256,7 +258,7 @@ def test_llm_esr_without_cross_attention_is_a_plain_concatenation(make: Make, se
 
 
 def test_llm_esr_mixes_by_two_cross_attentions_without_a_residual(make: Make) -> None:
-    """Views times sqrt(d / 2) plus positions, against a float64 softmax written out; hidden positions have no weight."""
+    """Views times sqrt(d / 2) plus positions, compared with a float64 softmax in which hidden positions have no weight."""
     adapter = make("llm_esr").adapter.eval()
     torch.manual_seed(0)
     x = torch.randn(3, 8)
@@ -287,7 +289,7 @@ def test_llm_esr_has_a_position_for_every_token_of_the_backbone(make: Make, sequ
 
 @pytest.mark.parametrize("packed", [True, False])
 def test_llm_esr_cross_attention_knows_the_order_of_the_items(make: Make, packed: bool) -> None:
-    """The last of three rows depends on the order of the two before it; not where all positions are alike."""
+    """The last of three rows depends on the order of the two before it, unless all positions are equal."""
     adapter = make("llm_esr").adapter.eval()
     layout = Layout(torch.ones(1, 3, dtype=torch.bool), causal=True, packed=packed)
     x = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
@@ -299,7 +301,7 @@ def test_llm_esr_cross_attention_knows_the_order_of_the_items(make: Make, packed
 
 
 def test_llm_esr_takes_positions_from_the_right_end_of_a_padded_sequence(make: Make) -> None:
-    """Two items after three paddings stand at positions 3 and 4; adding to position 0 changes nothing."""
+    """Two items after three paddings are at positions 3 and 4, so a change of position 0 has no effect."""
     model = make("llm_esr").eval()
     history = torch.tensor([[60, 60, 60, 3, 4]])
     table = model.adapter.table()
@@ -341,7 +343,7 @@ def test_whitenrec_input_has_mean_zero_and_identity_covariance(make: Make, spect
 
 
 def test_whitenrec_input_is_zca_up_to_a_rotation(make: Make, embeddings: np.ndarray) -> None:
-    """Same inner products between items as X P Lambda^(-1/2) P^T of the covariance's eigenvectors."""
+    """The inner products between items are those of X P Lambda^(-1/2) P^T, with the eigenvectors P of the covariance."""
     values, vectors = np.linalg.eigh(np.cov(embeddings, rowvar=False))
     zca = (embeddings - embeddings.mean(0)) @ (vectors / np.sqrt(values)) @ vectors.T
     whitened = numbers(make("whitenrec", whiten_rank=24).adapter.whitened)
@@ -351,16 +353,16 @@ def test_whitenrec_input_is_zca_up_to_a_rotation(make: Make, embeddings: np.ndar
 def test_whitenrec_input_does_not_depend_on_the_scale_of_the_embeddings(
     make: Make, embeddings: np.ndarray, decompose: Decompose
 ) -> None:
-    mine = make("whitenrec").adapter.whitened
+    actual = make("whitenrec").adapter.whitened
     scaled = make("whitenrec", on=decompose(embeddings * 40)).adapter.whitened
-    np.testing.assert_allclose(numbers(scaled), numbers(mine), atol=1e-4)
+    np.testing.assert_allclose(numbers(scaled), numbers(actual), atol=1e-4)
 
 
 @pytest.mark.parametrize(("items", "rank"), [(60, 24), (49, 24), (48, 12), (20, 5), (3, 1)])
 def test_whitenrec_keeps_the_centred_rank_but_a_quarter_of_a_small_catalogue(
     make: Make, embeddings: np.ndarray, decompose: Decompose, items: int, rank: int
 ) -> None:
-    """Embeddings are 24 wide: 49 items are more than twice as many, 48 are not."""
+    """Embeddings have 24 columns: 49 items are more than twice as many, 48 are not."""
     assert make("whitenrec", on=decompose(embeddings[:items])).adapter.report() == {"whiten_rank": rank}
 
 
@@ -397,7 +399,7 @@ def test_llminit_starts_as_the_most_variable_columns_in_order(make: Make, embedd
 def test_llminit_can_take_variances_over_the_most_popular_items(
     make: Make, spectrum: Spectrum, embeddings: np.ndarray, share: float, count: int
 ) -> None:
-    """The most popular are, by hand, those of the highest ids; numpy's variances over them choose the columns."""
+    """The most popular items have the highest ids; numpy's variances over them choose the columns."""
     popular = replace(spectrum, load_popularity=lambda: torch.arange(60))
     columns = make("llminit", on=popular, popular_share=share).adapter.columns.tolist()
     variance = embeddings[60 - count :].var(0)
@@ -431,14 +433,14 @@ def test_llminit_trains_its_whole_table(make: Make, sequences: torch.Tensor) -> 
 
 
 def test_alphafuse_semantics_are_the_authors_standardised_components(make: Make, embeddings: np.ndarray) -> None:
-    """(X - mean) P Lambda^(-1/2) of X = 40 E by the SVD of np.cov, columnwise up to sign."""
+    """Compared with (X - mean) P Lambda^(-1/2) of X = 40 E by the SVD of np.cov, up to the signs of columns."""
     x = 40 * embeddings
     vectors, values, _ = np.linalg.svd(np.cov(x, rowvar=False))
-    theirs = (x - x.mean(0)) @ vectors[:, :8] / np.sqrt(values[:8])
-    ours = numbers(make("alphafuse").adapter.semantics)
-    correlation = np.corrcoef(ours, theirs, rowvar=False)[:8, 8:].diagonal()
+    reference = (x - x.mean(0)) @ vectors[:, :8] / np.sqrt(values[:8])
+    actual = numbers(make("alphafuse").adapter.semantics)
+    correlation = np.corrcoef(actual, reference, rowvar=False)[:8, 8:].diagonal()
     np.testing.assert_allclose(np.abs(correlation), 1, atol=1e-6)
-    np.testing.assert_allclose(ours * np.sign(correlation), theirs, atol=1e-4)
+    np.testing.assert_allclose(actual * np.sign(correlation), reference, atol=1e-4)
 
 
 def test_alphafuse_semantics_have_identity_covariance_and_mean_zero(make: Make) -> None:

@@ -1,4 +1,4 @@
-"""SpecTran against the paper's equations, its ablations, and what its learned threshold must do."""
+"""SpecTran, compared with the paper's equations; its ablations; and its learned threshold."""
 
 from collections.abc import Callable
 
@@ -20,7 +20,7 @@ def numbers(tensor: torch.Tensor) -> np.ndarray:
 
 
 def test_forward_is_equations_7_to_11(make: Make, spectrum: Spectrum) -> None:
-    """Written out in float64 with a threshold that cuts some entries and not others."""
+    """Compared with a float64 computation, with a threshold that sets some entries to zero."""
     adapter = make("spectran", order=2).adapter
     with torch.no_grad():
         adapter.threshold.fill_(0.02)
@@ -40,7 +40,7 @@ def test_forward_is_equations_7_to_11(make: Make, spectrum: Spectrum) -> None:
 def test_without_added_ids_the_text_is_the_table_or_its_right_half(
     make: Make, spectrum: Spectrum, fusion: str, width: int
 ) -> None:
-    """Equations 7 to 11 for `width` columns, in float64; the threshold cuts some entries."""
+    """Return E_s by Equations 7 to 11 for `width` columns, in float64; the threshold sets some entries to zero."""
     adapter = make("spectran", fusion=fusion).adapter
     with torch.no_grad():
         adapter.threshold.fill_(0.01)
@@ -110,7 +110,7 @@ def test_soft_shrinkage_is_torchs(make: Make) -> None:
 
 
 def test_threshold_has_a_gradient_at_zero(make: Make) -> None:
-    """d sum(phi * G) / d lambda = -sum(sign(P) G) where nothing is cut."""
+    """d sum(phi * G) / d lambda = -sum(sign(P) G) if no entry is set to zero."""
     adapter = make("spectran").adapter.train()
     weight = torch.randn(8, 24)
     (adapter.attention() * weight).sum().backward()
@@ -156,7 +156,7 @@ def test_weight_decay_spares_threshold_and_alpha(make: Make) -> None:
 
 
 def test_weight_decay_can_act_on_threshold_and_alpha_too(make: Make) -> None:
-    """One step of Adam on a zero gradient moves a parameter if and only if it is decayed."""
+    """With a zero gradient, one step of Adam changes a parameter if and only if it has weight decay."""
     for decay_all in (False, True):
         model = make("spectran", decay_all=decay_all)
         learned = (model.adapter.threshold, model.adapter.alpha)
@@ -184,12 +184,12 @@ def test_encoding_at_the_start(make: Make, spectrum: Spectrum) -> None:
 def test_flipped_singular_vectors_with_flipped_weights_give_the_same_table(make: Make, spectrum: Spectrum) -> None:
     signs = torch.from_numpy(np.random.default_rng(0).choice([-1.0, 1.0], size=24)).float()
     flipped = Spectrum(spectrum.U * signs, spectrum.sigma, spectrum.V * signs, spectrum.mean, spectrum.load_centred)
-    ours, theirs = make("spectran").adapter, make("spectran", on=flipped).adapter
+    original, adapted = make("spectran").adapter, make("spectran", on=flipped).adapter
     with torch.no_grad():
-        theirs.key.copy_(ours.key * signs[:, None])
-    principal = torch.nn.functional.pad(ours.principal().diag(), (0, 16))
-    weights = theirs.attention() + principal * signs
-    torch.testing.assert_close(flipped.U @ weights.T, ours.semantic_table(), rtol=1e-5, atol=1e-6)
+        adapted.key.copy_(original.key * signs[:, None])
+    principal = torch.nn.functional.pad(original.principal().diag(), (0, 16))
+    weights = adapted.attention() + principal * signs
+    torch.testing.assert_close(flipped.U @ weights.T, original.semantic_table(), rtol=1e-5, atol=1e-6)
 
 
 def test_centred_spectrum_is_read_where_it_is_asked_for(make: Make, spectrum: Spectrum) -> None:
@@ -216,7 +216,7 @@ def test_report_gives_the_weights_of_table_6(make: Make) -> None:
 
 
 def test_initial_attention_has_the_papers_size(make: Make, decompose: Decompose) -> None:
-    """Entries of Q K^T have deviation 0.01 sqrt(d); their mean size is sqrt(2 / pi) of it."""
+    """Entries of Q K^T have standard deviation 0.01 sqrt(d), and their mean absolute value is sqrt(2 / pi) times that."""
     rows = np.random.default_rng(0).normal(size=(400, 300))
     phi = make("spectran", on=decompose(rows), dim=128).adapter.attention()
     assert float(phi.detach().std()) == pytest.approx(0.01 * 128**0.5, rel=0.05)

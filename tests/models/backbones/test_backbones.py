@@ -1,4 +1,4 @@
-"""Backbones against torch's own transformer layers, closed forms, and counted masks."""
+"""Backbones, compared with torch's transformer layers, closed forms and counts of masks."""
 
 from collections.abc import Callable
 
@@ -21,12 +21,12 @@ def numbers(tensor: torch.Tensor) -> np.ndarray:
     return tensor.detach().double().numpy()
 
 
-def copy_attention(theirs: nn.MultiheadAttention, ours: Attention) -> None:
+def copy_attention(reference: nn.MultiheadAttention, module: Attention) -> None:
     with torch.no_grad():
-        theirs.in_proj_weight.copy_(torch.cat([ours.query.weight, ours.key_value.weight]))
-        theirs.in_proj_bias.copy_(torch.cat([ours.query.bias, ours.key_value.bias]))
-        theirs.out_proj.weight.copy_(ours.output.weight)
-        theirs.out_proj.bias.copy_(ours.output.bias)
+        reference.in_proj_weight.copy_(torch.cat([module.query.weight, module.key_value.weight]))
+        reference.in_proj_bias.copy_(torch.cat([module.query.bias, module.key_value.bias]))
+        reference.out_proj.weight.copy_(module.output.weight)
+        reference.out_proj.bias.copy_(module.output.bias)
 
 
 HIDDEN = ~torch.ones(4, 4, dtype=torch.bool).tril()  # torch's masks say what is not seen
@@ -34,43 +34,43 @@ HIDDEN = ~torch.ones(4, 4, dtype=torch.bool).tril()  # torch's masks say what is
 
 @pytest.fixture(params=[True, False], ids=["packed", "dense"])
 def layout(request: pytest.FixtureRequest) -> Layout:
-    """Three sequences of four tokens without padding, in both of the ways in which they are computed."""
+    """Three sequences of four tokens without padding, packed and dense."""
     return Layout(torch.ones(3, 4, dtype=torch.bool), causal=True, packed=request.param)
 
 
 @pytest.mark.parametrize("heads", [1, 2])
 def test_attention_is_torchs_multi_head_attention(layout: Layout, heads: int) -> None:
     torch.manual_seed(0)
-    ours = Attention(8, heads)
-    theirs = nn.MultiheadAttention(8, heads, batch_first=True)
-    copy_attention(theirs, ours)
+    module = Attention(8, heads)
+    reference = nn.MultiheadAttention(8, heads, batch_first=True)
+    copy_attention(reference, module)
     query, x = torch.randn(3, 4, 8), torch.randn(3, 4, 8)
-    expected, _ = theirs(query, x, x, attn_mask=HIDDEN)
-    torch.testing.assert_close(ours(layout.rows(query), layout.rows(x), layout), layout.rows(expected))
+    expected, _ = reference(query, x, x, attn_mask=HIDDEN)
+    torch.testing.assert_close(module(layout.rows(query), layout.rows(x), layout), layout.rows(expected))
 
 
 def test_bert4rec_block_is_torchs_post_norm_encoder_layer(layout: Layout) -> None:
     torch.manual_seed(0)
-    ours = bert4rec.Block(8, 2, 0.0)
-    theirs = nn.TransformerEncoderLayer(8, 2, 32, 0.0, "gelu", layer_norm_eps=1e-12, batch_first=True, norm_first=False)
-    copy_attention(theirs.self_attn, ours.attention)
-    for mine, other in ((ours.inner, theirs.linear1), (ours.outer, theirs.linear2)):
-        other.load_state_dict(mine.state_dict())
-    for norm in (ours.norm_attention, ours.norm_feed_forward):
+    module = bert4rec.Block(8, 2, 0.0)
+    reference = nn.TransformerEncoderLayer(8, 2, 32, 0.0, "gelu", layer_norm_eps=1e-12, batch_first=True, norm_first=False)
+    copy_attention(reference.self_attn, module.attention)
+    for layer, other in ((module.inner, reference.linear1), (module.outer, reference.linear2)):
+        other.load_state_dict(layer.state_dict())
+    for norm in (module.norm_attention, module.norm_feed_forward):
         nn.init.normal_(norm.weight)
-    theirs.norm1.load_state_dict(ours.norm_attention.state_dict())
-    theirs.norm2.load_state_dict(ours.norm_feed_forward.state_dict())
+    reference.norm1.load_state_dict(module.norm_attention.state_dict())
+    reference.norm2.load_state_dict(module.norm_feed_forward.state_dict())
     x = torch.randn(3, 4, 8)
-    expected = layout.rows(theirs(x, src_mask=HIDDEN))
-    torch.testing.assert_close(ours(layout.rows(x), layout), expected, rtol=1e-4, atol=1e-5)
+    expected = layout.rows(reference(x, src_mask=HIDDEN))
+    torch.testing.assert_close(module(layout.rows(x), layout), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("residual", ["normalised", "plain"])
 def test_sasrec_block_has_the_chosen_residual_layout(layout: Layout, residual: str) -> None:
     """q = LN(x); z = q + MHA(q, x, x); y = LN(z); then y + W_2 ReLU(W_1 y), or z + W_2 ReLU(W_1 y); in float64 by numpy."""
     torch.manual_seed(0)
-    ours = sasrec.Block(8, 1, 0.0, residual)
-    for norm in (ours.norm_attention, ours.norm_feed_forward):
+    module = sasrec.Block(8, 1, 0.0, residual)
+    for norm in (module.norm_attention, module.norm_feed_forward):
         nn.init.normal_(norm.weight)
         nn.init.normal_(norm.bias)
     x = torch.randn(3, 4, 8)
@@ -82,15 +82,15 @@ def test_sasrec_block_has_the_chosen_residual_layout(layout: Layout, residual: s
         scaled = (z - z.mean(-1, keepdims=True)) / np.sqrt(z.var(-1, keepdims=True) + 1e-8)
         return scaled * numbers(layer.weight) + numbers(layer.bias)
 
-    q = norm(ours.norm_attention, numbers(x))
-    key, value = np.split(linear(ours.attention.key_value, numbers(x)), 2, axis=-1)
-    products = linear(ours.attention.query, q) @ key.transpose(0, 2, 1) / np.sqrt(8)
+    q = norm(module.norm_attention, numbers(x))
+    key, value = np.split(linear(module.attention.key_value, numbers(x)), 2, axis=-1)
+    products = linear(module.attention.query, q) @ key.transpose(0, 2, 1) / np.sqrt(8)
     weights = np.where(HIDDEN.numpy(), 0, np.exp(products))
     attended = weights / weights.sum(-1, keepdims=True) @ value
-    z = q + linear(ours.attention.output, attended)
-    y = norm(ours.norm_feed_forward, z)
-    expected = (y if residual == "normalised" else z) + linear(ours.outer, np.maximum(linear(ours.inner, y), 0))
-    actual = numbers(ours(layout.rows(x), layout))
+    z = q + linear(module.attention.output, attended)
+    y = norm(module.norm_feed_forward, z)
+    expected = (y if residual == "normalised" else z) + linear(module.outer, np.maximum(linear(module.inner, y), 0))
+    actual = numbers(module(layout.rows(x), layout))
     np.testing.assert_allclose(actual, numbers(layout.rows(torch.from_numpy(expected))), rtol=1e-4, atol=1e-5)
 
 
@@ -102,7 +102,7 @@ def test_sasrec_gives_every_block_its_residual_layout(make: Make, residual: str)
 
 @pytest.mark.parametrize("packed", [True, False])
 def test_hstu_block_on_two_tokens_is_the_closed_form(packed: bool) -> None:
-    """One head, no bias: y = W_o (u * LN(sum_j silu(q_i k_j) / n v_j)) + x, in float64."""
+    """With one head and no bias: y = W_o (u * LN(sum_j silu(q_i k_j) / n v_j)) + x, in float64."""
     torch.manual_seed(0)
     block = hstu.Block(2, 1, 0.0, positions=2, relative_bias=False)
     with torch.no_grad():
@@ -145,7 +145,7 @@ def test_hstu_relative_bias_belongs_to_distances(packed: bool) -> None:
 
 @pytest.mark.parametrize(("scaled", "factor"), [(True, 8**0.5), (False, 1.0)])
 def test_hstu_reads_item_vectors_times_root_d_plus_positions(make: Make, scaled: bool, factor: float) -> None:
-    """With output maps of zero, blocks add nothing: the states are the input."""
+    """With output layers of zero, blocks add nothing, so the states are the input."""
     model = make("base", "hstu", backbone_options={"scale_input": scaled}).eval()
     with torch.no_grad():
         for block in model.backbone.blocks:
@@ -189,7 +189,7 @@ def test_the_amount_of_left_padding_does_not_matter(make: Make, backbone: str) -
 def test_rows_without_padding_and_with_it_give_the_same_loss_and_gradients(
     make: Make, sequences: torch.Tensor, monkeypatch: pytest.MonkeyPatch, adapter: str, backbone: str, heads: int
 ) -> None:
-    """Without padding as on a CPU, with it as on a GPU; negatives are fixed, for each draws as many as it has rows."""
+    """Packed as on a CPU, dense as on a GPU. Negatives are fixed, because the two draw different numbers of them."""
     monkeypatch.setattr("models.losses.info_nce.draw_negatives", lambda t, n, m, g: (t[:, None] + torch.arange(1, 1 + m)) % n)
     found = []
     for packed in (True, False):
@@ -236,7 +236,7 @@ def long_sequences() -> torch.Tensor:
 def test_items_are_masked_at_the_asked_ratio_and_at_least_one(
     make: Make, long_sequences: torch.Tensor, generator: torch.Generator, ratio: float
 ) -> None:
-    """Expected share per sequence of n items: p + (1 - p)^n / n, the second for sequences that would have had none."""
+    """The expected share for n items is p + (1 - p)^n / n; the second term is for sequences without any masked item."""
     model = make("base", "bert4rec", backbone_options={"mask_ratio": ratio, "last_only_share": 0.0}).backbone
     tokens, targets = model.training_examples(long_sequences, generator)
     masked = tokens == MASK
@@ -248,8 +248,8 @@ def test_items_are_masked_at_the_asked_ratio_and_at_least_one(
     for rows, n in ((masked[:2000, 4:], 2), (masked[2000:], 6)):
         expected = ratio + (1 - ratio) ** n / n
         assert float(rows.float().mean()) == pytest.approx(expected, abs=4 * (expected / rows.numel()) ** 0.5)
-    by_place = masked[2000:].float().mean(0)
-    assert float(by_place.max() - by_place.min()) < 0.06, "every place is masked as often"
+    by_position = masked[2000:].float().mean(0)
+    assert float(by_position.max() - by_position.min()) < 0.06, "every position is masked equally often"
 
 
 def test_a_share_of_the_samples_has_its_last_item_masked_only(

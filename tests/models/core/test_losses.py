@@ -1,4 +1,4 @@
-"""Negatives, losses and ranks against counts, closed forms and float64."""
+"""Negatives, losses and ranks, compared with counts, closed forms and float64."""
 
 import math
 
@@ -39,7 +39,7 @@ def test_equal_logits_cost_the_logarithm_of_65(generator: torch.Generator) -> No
 
 
 def test_loss_is_cross_entropy_of_cosines(generator: torch.Generator) -> None:
-    """Against float64 written out; duplicates among the negatives count twice."""
+    """Compared with a float64 computation; duplicates among the negatives count twice."""
     states, table = torch.randn(7, 8, generator=generator), 3 * torch.randn(30, 8, generator=generator)
     targets = torch.randint(30, (7,), generator=generator)
     negatives = draw_negatives(targets, 30, 64, generator)
@@ -66,7 +66,7 @@ def test_gradients_of_the_loss_are_those_of_a_dense_one(generator: torch.Generat
 def test_full_softmax_and_its_gradients_are_torchs(
     generator: torch.Generator, monkeypatch: pytest.MonkeyPatch, chunk: int
 ) -> None:
-    """In chunks of 64 targets and at once; weights as of a mean over some of the targets."""
+    """In chunks of 64 targets and in one chunk; some targets have weight 0."""
     monkeypatch.setattr("models.losses.cross_entropy.LOGITS_AT_ONCE", chunk)
     states, table = (3 * torch.randn(n, 8, generator=generator) for n in (150, 30))
     targets = torch.randint(30, (150,), generator=generator)

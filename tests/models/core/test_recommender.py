@@ -1,4 +1,4 @@
-"""Rows of the item table made alone, for catalogues much larger than a batch, against the whole table."""
+"""Building only some rows of the item table, as for catalogues much larger than a batch, compared with the whole table."""
 
 from collections.abc import Callable
 from typing import Any
@@ -33,7 +33,7 @@ OPTIONS: list[tuple[str, dict[str, Any]]] = [
 
 
 def trained_by(model: Recommender, sequences: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """The loss of a batch without noise, and every gradient, dense."""
+    """Return the loss of a batch without noise, and all gradients as dense tensors."""
     model.eval()
     model.zero_grad(set_to_none=True)
     loss, _ = model.loss(sequences, torch.Generator().manual_seed(3))
@@ -51,12 +51,12 @@ def test_an_adapter_with_a_loss_over_all_items_has_no_rows() -> None:
 
 @pytest.mark.parametrize(("adapter", "options"), OPTIONS)
 def test_rows_are_those_of_the_table(make: Make, spectrum: Spectrum, adapter: str, options: dict[str, Any]) -> None:
-    made = make(adapter, **options).eval().adapter
-    tensors = dict([*made.named_parameters(), *made.named_buffers()])
+    built = make(adapter, **options).eval().adapter
+    tensors = dict([*built.named_parameters(), *built.named_buffers()])
     with_rows = {name for name, tensor in tensors.items() if tensor.ndim and len(tensor) == spectrum.n_items}
-    assert with_rows == set(made.per_item) & set(tensors), "a tensor with a row for every item that is not named stays whole"
+    assert with_rows == set(built.per_item) & set(tensors), "a tensor with a row for every item that is not named stays whole"
     items = torch.tensor([7, 0, spectrum.n_items - 1, 7])
-    torch.testing.assert_close(made.rows(items, sparse=False), made.table()[items], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(built.rows(items, sparse=False), built.table()[items], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("adapter", BY_ROW)

@@ -1,4 +1,4 @@
-"""Sampled products and weighted_sums, and dropout, against dense arithmetic and counts."""
+"""Sampled products, weighted sums and dropout, compared with dense arithmetic and counts."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from models.core.sampled import products, weighted_sums
 
 @pytest.fixture
 def index(generator: torch.Generator) -> torch.Tensor:
-    """Some table rows chosen twice by one row, some by nobody."""
+    """Some table rows are chosen twice by one row, some by none."""
     return torch.randint(9, (6, 5), generator=generator) * 2
 
 

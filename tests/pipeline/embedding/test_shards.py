@@ -1,4 +1,4 @@
-"""Shards: any number of processes, killed anywhere, give the bytes of one process that nobody disturbed."""
+"""Shards: any number of processes, interrupted at any point, give the same bytes as one process."""
 
 import errno
 import json
@@ -49,8 +49,8 @@ def shards(options: Encoder, some: list[str] | None = None) -> Shards:
     return Shards(some or texts(100), options, Processes())
 
 
-def saved(made: Shards, path: Path) -> bytes:
-    made.save(path)
+def saved(current: Shards, path: Path) -> bytes:
+    current.save(path)
     return path.read_bytes()
 
 
@@ -58,23 +58,23 @@ def saved(made: Shards, path: Path) -> bytes:
 
 
 def test_shards_together_are_what_encode_makes_in_memory(options: Encoder, tmp_path: Path) -> None:
-    made = shards(options)
-    seen = made.embed()
-    assert seen["shards"] == seen["embedded_now"]["shards"] > 3
-    assert made.save(tmp_path / "e.npy") == (100, 16)
+    current = shards(options)
+    record = current.embed()
+    assert record["shards"] == record["embedded_now"]["shards"] > 3
+    assert current.save(tmp_path / "e.npy") == (100, 16)
     expected, counted = encode(texts(100), options)
     np.testing.assert_array_equal(np.load(tmp_path / "e.npy"), expected)
-    assert seen["tokens"] == seen["embedded_now"]["tokens"] == counted["tokens"]
-    made.remove()
-    assert not made.directory.exists()
+    assert record["tokens"] == record["embedded_now"]["tokens"] == counted["tokens"]
+    current.remove()
+    assert not current.directory.exists()
 
 
 @pytest.mark.parametrize("damage", [None, b"", b"\x93NUMPY", "short", "flip", "swap"])
 def test_only_missing_and_damaged_shards_are_made_again(options: Encoder, tmp_path: Path, damage: bytes | str | None) -> None:
-    made = shards(options)
-    made.embed()
-    whole = saved(made, tmp_path / "first.npy")
-    victim = sorted(made.directory.iterdir())[2]
+    current = shards(options)
+    current.embed()
+    whole = saved(current, tmp_path / "first.npy")
+    victim = sorted(current.directory.iterdir())[2]
     if damage is None:
         victim.unlink()
     elif damage == "short":
@@ -84,31 +84,31 @@ def test_only_missing_and_damaged_shards_are_made_again(options: Encoder, tmp_pa
         content[len(content) // 2] ^= 1
         victim.write_bytes(content)
     elif damage == "swap":
-        shutil.copyfile(next(path for path in sorted(made.directory.iterdir()) if path != victim), victim)
+        shutil.copyfile(next(path for path in sorted(current.directory.iterdir()) if path != victim), victim)
     else:
         victim.write_bytes(damage)
-    before = {path.name: path.stat().st_mtime_ns for path in made.directory.iterdir() if path != victim}
+    before = {path.name: path.stat().st_mtime_ns for path in current.directory.iterdir() if path != victim}
     again = shards(options)
     assert again.embed()["embedded_now"]["shards"] == 1
-    assert {path.name: path.stat().st_mtime_ns for path in made.directory.iterdir() if path != victim} == before
+    assert {path.name: path.stat().st_mtime_ns for path in current.directory.iterdir() if path != victim} == before
     assert saved(again, tmp_path / "second.npy") == whole
 
 
 def test_a_shard_that_is_damaged_before_it_is_put_together_is_one_line(options: Encoder, tmp_path: Path) -> None:
-    made = shards(options)
-    made.embed()
-    victim = sorted(made.directory.iterdir())[1]
+    current = shards(options)
+    current.embed()
+    victim = sorted(current.directory.iterdir())[1]
     victim.write_bytes(victim.read_bytes()[:-1] + b"?")
     with pytest.raises(UserError, match="is damaged, its checksum is not that at its end"):
-        made.save(tmp_path / "e.npy")
+        current.save(tmp_path / "e.npy")
 
 
 def test_a_full_disk_is_an_error_that_names_it_and_no_crash(
     options: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The room is asked for before anything is written to the memory map."""
-    made = shards(options)
-    made.embed()
+    """The file is allocated before anything is written to its memory map."""
+    current = shards(options)
+    current.embed()
     asked: list[int] = []
 
     def full(_: int, start: int, length: int) -> None:
@@ -117,7 +117,7 @@ def test_a_full_disk_is_an_error_that_names_it_and_no_crash(
 
     monkeypatch.setattr("pipeline.embedding.shards.os.posix_fallocate", full)
     with pytest.raises(OSError, match=r"No space left on device: .*e\.npy"):
-        made.save(tmp_path / "e.npy")
+        current.save(tmp_path / "e.npy")
     assert asked == [128 + 100 * 16 * 4]
 
 
@@ -147,7 +147,7 @@ def test_shards_of_other_settings_are_never_used(options: Encoder, change: dict[
 def test_shards_of_other_texts_or_weights_or_code_are_never_used(
     options: Encoder, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = {shards(options).directory, shards(options, [*texts(99), "red"]).directory}
+    record = {shards(options).directory, shards(options, [*texts(99), "red"]).directory}
     for change in ("model.safetensors", "tokenizer_config.json"):
         folder = tmp_path / change
         folder.mkdir()
@@ -162,45 +162,45 @@ def test_shards_of_other_texts_or_weights_or_code_are_never_used(
             weights = load_file(folder / change)
             weights["norm.weight"] = weights["norm.weight"] * 2
             save_file(weights, folder / change, metadata={"format": "pt"})
-        seen.add(shards(options.model_copy(update={"model": str(folder)})).directory)
+        record.add(shards(options.model_copy(update={"model": str(folder)})).directory)
     identity = TextEncoder(options).identity
     monkeypatch.setattr("pipeline.embedding.shards.file_sha256", lambda path: "other code")
-    seen.add(shards(options).directory)
-    assert len(seen) == 5
+    record.add(shards(options).directory)
+    assert len(record) == 5
     assert TextEncoder(options).identity == identity
 
 
 def test_shards_that_another_run_of_the_same_embedding_removes_are_made_again(
     options: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two people start the same embedding; the first to finish tidies up."""
+    """Two people run the same embedding, and the first to finish removes the shards."""
     reference = shards(options)
     reference.embed()
     whole = saved(reference, tmp_path / "first.npy")
     reference.remove()
-    made, make, removed = shards(options), Shards._make, []
+    current, make, removed = shards(options), Shards._compute, []
 
     def make_and_lose(self: Shards, share: list[int]) -> None:
         make(self, share)
         if not removed:
             removed.append(self.remove())
 
-    monkeypatch.setattr(Shards, "_make", make_and_lose)
-    made.embed()
-    assert saved(made, tmp_path / "second.npy") == whole
+    monkeypatch.setattr(Shards, "_compute", make_and_lose)
+    current.embed()
+    assert saved(current, tmp_path / "second.npy") == whole
 
 
 def test_a_device_map_is_refused_with_several_processes(options: Encoder) -> None:
     processes = Processes()
     processes.count = 2
-    with pytest.raises(UserError, match="device_map: auto spreads one model over all GPUs: start one process, found 2"):
+    with pytest.raises(UserError, match="device_map: auto spreads one model over all GPUs, so start one process, found 2"):
         Shards(texts(3), options.model_copy(update={"device_map": "auto"}), processes)
 
 
 def test_out_of_memory_in_one_shard_leaves_the_others_as_they_are(
     options: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Halves are forgotten at a shard's end: what one shard went through does not show in the next."""
+    """Batches are halved only within a shard, so running out of memory in one shard does not change the next."""
     forward = TextEncoder._forward
     sizes: list[int] = []
 
@@ -210,18 +210,18 @@ def test_out_of_memory_in_one_shard_leaves_the_others_as_they_are(
             raise encoder_module.torch.OutOfMemoryError("CUDA out of memory.")
         return forward(self, tokens, batch)
 
-    def rows(made: Shards) -> list[np.ndarray]:
-        made.embed()
-        found = [np.load(path) for path in sorted(made.directory.iterdir())]
-        made.remove()
+    def rows(current: Shards) -> list[np.ndarray]:
+        current.embed()
+        found = [np.load(path) for path in sorted(current.directory.iterdir())]
+        current.remove()
         return found
 
     expected = rows(shards(options))
     monkeypatch.setattr(TextEncoder, "_forward", tight)
     found = rows(shards(options))
     np.testing.assert_allclose(found[0], expected[0], atol=1e-5)
-    for mine, usual in zip(found[1:], expected[1:], strict=True):
-        np.testing.assert_array_equal(mine, usual)
+    for actual, reference_rows in zip(found[1:], expected[1:], strict=True):
+        np.testing.assert_array_equal(actual, reference_rows)
     assert sizes[1] == -(-sizes[0] // 2)
 
 
@@ -230,7 +230,7 @@ def test_out_of_memory_in_one_shard_leaves_the_others_as_they_are(
 
 @pytest.fixture
 def run(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., subprocess.Popen]:
-    """Start `stages.embed mine tiny` on 3,000 texts in a project of its own, by python or by accelerate in two processes.
+    """Start `stages.embed mine tiny` on 3,000 texts in a separate project, by python or by accelerate in two processes.
 
     Without a GPU, `--multi_gpu` starts processes that take the CPU; `--cpu` alone would start one.
     """
@@ -268,7 +268,7 @@ def finish(process: subprocess.Popen) -> str:
 
 
 def kill(process: subprocess.Popen, rank: int | None = None) -> None:
-    """Kill -9 the process, or one rank of several, when some of its shards are there; wait for the end."""
+    """Kill the process, or one of several, after some of its shards are written; wait for the end."""
     scratch = Path(os.environ["SPECTRAN_SCRATCH"]) / "embeddings"
     deadline = time.monotonic() + 120
     while len(list(scratch.glob("*/[0-9]*.npy"))) < 10:
@@ -287,7 +287,7 @@ def kill(process: subprocess.Popen, rank: int | None = None) -> None:
 
 
 def taken() -> dict[str, bytes]:
-    """The artifact; gone from its place afterwards."""
+    """Return the content of the artifact, and remove it."""
     folder = Path("data/embeddings/mine/tiny")
     content = {path.name: path.read_bytes() for path in folder.iterdir()}
     shutil.rmtree(folder)

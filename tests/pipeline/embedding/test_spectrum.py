@@ -1,4 +1,4 @@
-"""The spectrum against numpy's SVD in float64 and scikit-learn."""
+"""The spectrum, compared with numpy's SVD in float64 and with scikit-learn."""
 
 import hashlib
 import subprocess
@@ -22,13 +22,13 @@ ROOT = Path(__file__).parents[3]
 
 
 def anisotropic(n_items: int, width: int, decades: float, seed: int = 0) -> np.ndarray:
-    """Rows around a common direction, singular values that fall by `decades` powers of ten, as language models give."""
+    """Rows around a common direction whose singular values fall by `decades` powers of ten, like those of language models."""
     rng = np.random.default_rng(seed)
     left, _ = np.linalg.qr(rng.normal(size=(n_items, min(n_items, width))))
     right, _ = np.linalg.qr(rng.normal(size=(width, min(n_items, width))))
     sigma = 10 ** np.linspace(0, -decades, min(n_items, width)) * n_items**0.5
-    made = left * sigma @ right.T + 0.3 * rng.normal(size=width)
-    return (made / np.linalg.norm(made, axis=1, keepdims=True)).astype(np.float32)
+    result = left * sigma @ right.T + 0.3 * rng.normal(size=width)
+    return (result / np.linalg.norm(result, axis=1, keepdims=True)).astype(np.float32)
 
 
 CASES = {
@@ -47,14 +47,14 @@ def embeddings(request: pytest.FixtureRequest) -> np.ndarray:
 
 
 def measure(embeddings: np.ndarray, rank_rtol: float | None = None) -> tuple[Decomposition, list[Spectrum]]:
-    """What `decompose` says of itself, and the plain and the centred spectrum that it wrote."""
+    """Return the result of `decompose`, and the plain and the centred spectrum that it wrote."""
     with tempfile.TemporaryDirectory() as name:
         np.save(Path(name, "embeddings.npy"), embeddings)
-        made = module.decompose(Path(name, "embeddings.npy"), Path(name, "spectrum"), rank_rtol)
+        result = module.decompose(Path(name, "embeddings.npy"), Path(name, "spectrum"), rank_rtol)
         sign(Path(name, "spectrum"))
         read = load_spectrum(Path(name, "spectrum"))
         parts = [[getattr(side, field).clone() for field in FILES] for side in (read, read.centred)]
-    return made, [Spectrum(*part) for part in parts]
+    return result, [Spectrum(*part) for part in parts]
 
 
 def decompose(embeddings: np.ndarray, rank_rtol: float | None = None) -> list[Spectrum]:
@@ -82,18 +82,18 @@ def test_leading_subspaces_are_numpys(embeddings: np.ndarray, centred: bool, lea
     matrix = embeddings.astype(np.float64)
     u, _, vt = np.linalg.svd(matrix - centred * matrix.mean(0), full_matrices=False)
     found = decompose(embeddings)[centred]
-    for mine, theirs in ((found.U, u), (found.V, vt.T)):
-        cosines = np.linalg.svd(mine[:, :leading].double().numpy().T @ theirs[:, :leading], compute_uv=False)
+    for actual, reference in ((found.U, u), (found.V, vt.T)):
+        cosines = np.linalg.svd(actual[:, :leading].double().numpy().T @ reference[:, :leading], compute_uv=False)
         np.testing.assert_allclose(cosines, 1, atol=1e-6)
 
 
 def test_factors_are_orthonormal_and_give_the_embeddings_back(embeddings: np.ndarray) -> None:
-    for made in decompose(embeddings):
-        for factor in (made.U, made.V):
+    for result in decompose(embeddings):
+        for factor in (result.U, result.V):
             gram = factor.double().T @ factor.double()
             np.testing.assert_allclose(gram.numpy(), np.eye(len(gram)), atol=2e-6)
-        assert np.linalg.norm(whole(made) - embeddings) / np.linalg.norm(embeddings) < 1e-6
-        np.testing.assert_allclose(made.embeddings().numpy(), whole(made), atol=1e-6)
+        assert np.linalg.norm(whole(result) - embeddings) / np.linalg.norm(embeddings) < 1e-6
+        np.testing.assert_allclose(result.embeddings().numpy(), whole(result), atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["tall", "wide", "steep", "panels"])
@@ -102,9 +102,9 @@ def test_principal_components_are_scikit_learns(name: str) -> None:
     plain, centred = decompose(embeddings)
     pca = PCA(svd_solver="full").fit(embeddings.astype(np.float64))
     truncated = TruncatedSVD(5, algorithm="arpack").fit(embeddings.astype(np.float64))
-    for mine, theirs, leading in ((centred, pca, 10), (plain, truncated, 5)):
-        np.testing.assert_allclose(mine.sigma[:leading], theirs.singular_values_[:leading], rtol=1e-6)
-        cosines = (mine.V[:, :leading].double().numpy().T * theirs.components_[:leading]).sum(1)
+    for actual, reference, leading in ((centred, pca, 10), (plain, truncated, 5)):
+        np.testing.assert_allclose(actual.sigma[:leading], reference.singular_values_[:leading], rtol=1e-6)
+        cosines = (actual.V[:, :leading].double().numpy().T * reference.components_[:leading]).sum(1)
         np.testing.assert_allclose(np.abs(cosines), 1, atol=1e-6)
     items = pca.transform(embeddings.astype(np.float64))[:, :10] / pca.singular_values_[:10]
     np.testing.assert_allclose(np.abs(centred.U[:, :10].numpy()), np.abs(items), atol=2e-6)
@@ -113,15 +113,15 @@ def test_principal_components_are_scikit_learns(name: str) -> None:
 @pytest.mark.parametrize("name", ["tall", "wide", "blocks"])
 @pytest.mark.parametrize("share", [None, 0.1])
 def test_what_it_says_of_its_quality_is_what_can_be_measured(name: str, share: float | None) -> None:
-    """Norms seen by random vectors: right to some ten per cent."""
-    made, spectra = measure(CASES[name], share)
-    for said, spectrum in zip((made.plain, made.centred), spectra, strict=True):
+    """Norms that are estimated by random vectors are accurate to some ten per cent."""
+    result, spectra = measure(CASES[name], share)
+    for quality, spectrum in zip((result.plain, result.centred), spectra, strict=True):
         U = spectrum.U.double()
-        assert said.rank == spectrum.rank
+        assert quality.rank == spectrum.rank
         missed = np.linalg.norm(whole(spectrum) - CASES[name]) / np.linalg.norm(CASES[name] - spectrum.mean.numpy())
-        assert said.residual == pytest.approx(missed, rel=0.5)
-        assert said.orthogonality == pytest.approx(float((U.T @ U - torch.eye(said.rank)).norm()), rel=0.5)
-        assert said.orthogonality < 1e-6
+        assert quality.residual == pytest.approx(missed, rel=0.5)
+        assert quality.orthogonality == pytest.approx(float((U.T @ U - torch.eye(quality.rank)).norm()), rel=0.5)
+        assert quality.orthogonality < 1e-6
 
 
 def test_a_wrong_decomposition_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,16 +138,16 @@ def test_a_wrong_decomposition_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for wrong in (swapped, skewed):
         monkeypatch.setattr(module, "_from_gram", wrong)
-        made, _ = measure(CASES["tall"])
-        assert made.plain.orthogonality > 5e-4
+        result, _ = measure(CASES["tall"])
+        assert result.plain.orthogonality > 5e-4
     monkeypatch.setattr(module, "_from_gram", lambda gram: (right(gram)[0], right(gram)[1] * 1.001))
     assert measure(CASES["tall"])[0].plain.residual > 5e-4
 
 
 def test_the_same_file_gives_the_same_bytes(tmp_path: Path) -> None:
     np.save(tmp_path / "embeddings.npy", CASES["panels"])
-    made = [module.decompose(tmp_path / "embeddings.npy", tmp_path / name) for name in "ab"]
-    assert made[0].measured() == made[1].measured()
+    result = [module.decompose(tmp_path / "embeddings.npy", tmp_path / name) for name in "ab"]
+    assert result[0].measured() == result[1].measured()
     files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*.npy"))
     assert len(files) == 8
     for file in files:
@@ -183,15 +183,15 @@ def test_blocks_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_the_largest_entry_of_every_direction_is_positive(embeddings: np.ndarray) -> None:
-    for made in (*decompose(embeddings), *decompose(-embeddings)):
-        V = made.V.numpy()
+    for result in (*decompose(embeddings), *decompose(-embeddings)):
+        V = result.V.numpy()
         assert (V[np.abs(V).argmax(0), np.arange(V.shape[1])] > 0).all()
 
 
 def test_flipping_the_embeddings_flips_the_items_and_not_the_directions() -> None:
-    mine, flipped = decompose(CASES["tall"])[0], decompose(-CASES["tall"])[0]
-    np.testing.assert_allclose(flipped.V.numpy(), mine.V.numpy(), atol=1e-6)
-    np.testing.assert_allclose(flipped.U.numpy(), -mine.U.numpy(), atol=1e-6)
+    actual, flipped = decompose(CASES["tall"])[0], decompose(-CASES["tall"])[0]
+    np.testing.assert_allclose(flipped.V.numpy(), actual.V.numpy(), atol=1e-6)
+    np.testing.assert_allclose(flipped.U.numpy(), -actual.U.numpy(), atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(300, 40), (40, 300)])
@@ -222,7 +222,7 @@ def test_the_rank_can_be_cut_by_a_share_of_the_first_value() -> None:
 @pytest.mark.parametrize("shape", [(1, 8), (1, 1), (20, 8), (5, 8), (500, 64)])
 @pytest.mark.parametrize("value", [0.0, 1.0, 0.1, 1 / 3])
 def test_rows_that_are_all_equal_are_one_line(shape: tuple[int, int], value: float) -> None:
-    """Their plain spectrum is one direction, their centred one is nothing but rounding."""
+    """The plain spectrum has one direction, and the centred one consists of rounding errors."""
     rows = np.tile((value * np.linspace(1, 2, shape[1])).astype(np.float32), (shape[0], 1))
     with pytest.raises(UserError, match="the embeddings are all equal") as caught:
         decompose(rows)
@@ -254,15 +254,15 @@ def test_other_precisions_are_read_as_they_are(dtype: type) -> None:
 def test_directions_that_rounding_makes_are_counted_and_dropped(
     dtype: type, within: tuple[float, float], shape: tuple[int, int]
 ) -> None:
-    """A product of inner dimension 7 has no eighth direction; rounded to half precision it seems to have all."""
+    """A product of inner dimension 7 has rank 7; rounded to half precision, it appears to have full rank."""
     rng = np.random.default_rng(0)
     product = (rng.normal(size=(shape[0], 7)) @ rng.normal(size=(7, shape[1]))).astype(dtype)
-    made, _ = measure(product)
-    assert (made.plain.rank, made.plain.below_precision) == (7, min(shape) - 7)
-    assert within[0] <= made.precision <= within[1]
+    result, _ = measure(product)
+    assert (result.plain.rank, result.plain.below_precision) == (7, min(shape) - 7)
+    assert within[0] <= result.precision <= within[1]
     # Not far above what rounding does: a direction ten times as large is kept.
     eighth = rng.normal(size=(shape[0], 1)) @ rng.normal(size=(1, shape[1]))
-    eighth *= 10 * made.precision * np.linalg.norm(product.astype(np.float64), 2) / np.linalg.norm(eighth)
+    eighth *= 10 * result.precision * np.linalg.norm(product.astype(np.float64), 2) / np.linalg.norm(eighth)
     assert measure((product + eighth).astype(dtype))[0].plain.rank == 8
 
 
@@ -270,9 +270,9 @@ def test_a_steep_spectrum_stays_orthogonal_down_to_the_precision() -> None:
     rng = np.random.default_rng(0)
     left, right = (np.linalg.qr(rng.normal(size=(n, 120)))[0] for n in (400, 120))
     sigma = np.geomspace(1, 1e-8, 120)
-    made, (plain, _) = measure(left * sigma @ right.T)
-    assert made.plain.rank == (sigma > 1e-6).sum()
-    assert made.plain.orthogonality < 1e-4
+    result, (plain, _) = measure(left * sigma @ right.T)
+    assert result.plain.rank == (sigma > 1e-6).sum()
+    assert result.plain.orthogonality < 1e-4
     np.testing.assert_allclose(plain.sigma, sigma[: plain.rank], rtol=2e-5)
     relevant = sigma > 1e-5
     np.testing.assert_allclose(plain.sigma[: relevant.sum()], sigma[relevant], rtol=1e-6)
@@ -295,13 +295,13 @@ def test_new_items_get_the_coordinates_that_they_would_have(name: str, centred: 
 
 
 def test_new_items_from_another_encoder_are_refused() -> None:
-    with pytest.raises(UserError, match="embeddings are 7 wide, the spectrum's 48"):
+    with pytest.raises(UserError, match="embeddings have 7 columns, the spectrum's 48"):
         coordinates(decompose(CASES["tall"])[0], torch.ones(2, 7))
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_memory_does_not_grow_with_the_items(tmp_path: Path, dtype: type) -> None:
-    """300,000 x 128: both U are 300 MB together, E as float32 half of that."""
+    """300,000 x 128: both U have 300 MB together, and E in float32 half of that."""
     script = """
 import resource, sys
 from pathlib import Path
@@ -341,7 +341,7 @@ def saved(tmp_path: Path) -> Path:
 
 
 def test_writing_to_a_loaded_spectrum_leaves_its_files_alone(saved: Path) -> None:
-    """DVC's cache may be the same bytes on disk."""
+    """DVC's cache may share these bytes on disk."""
 
     def checksums() -> dict[str, str]:
         return {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in saved.rglob("*.npy")}

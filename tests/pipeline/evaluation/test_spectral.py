@@ -1,4 +1,4 @@
-"""Spectral figures against numpy and closed forms."""
+"""Spectral measures, compared with numpy and closed forms."""
 
 from collections.abc import Callable
 
@@ -45,7 +45,7 @@ def test_equal_rows_have_no_direction() -> None:
 
 
 def test_alphafuse_semantics_are_flat(make: Callable[..., Recommender]) -> None:
-    """Standardised components have equal variances: effective rank d, a share of m / d in m of them."""
+    """Standardised components have equal variances, so the effective rank is d and m components have a share of m / d."""
     analysis = analyse(make("alphafuse", dim=16))
     assert analysis["effective_rank"] == pytest.approx(16, rel=1e-4)
     assert analysis["top10_share"] == pytest.approx(10 / 16, rel=1e-4)

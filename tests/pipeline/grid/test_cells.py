@@ -10,13 +10,13 @@ import pytest
 from common.errors import UserError
 from pipeline.artifacts import atomic_directory
 from pipeline.grid.cells import RUN_FILES, Cell, listed_cells, move_unlisted_cells, read_cells
-from pipeline.grid.tasks import unfinished
+from pipeline.grid.tasks import unfinished_tasks
 from pipeline.params import load_params
 from tests.pipeline.grid.lists import grid
 
 
 def write_cell(cell: Cell, *more: dict[str, Any], **values: float) -> None:
-    """A cell of one seed, of whose files only metrics.csv has content."""
+    """Write a cell of one seed, in which only metrics.csv has content."""
     names = {"dataset": cell.dataset, "backbone": cell.backbone, "adapter": cell.adapter, "seed": 0}
     with atomic_directory(cell.directory, {"cell": cell.name}) as directory:
         pl.DataFrame([names | values | row for row in more or ({},)]).write_csv(directory / "metrics.csv")
@@ -61,7 +61,7 @@ def test_variants_dims_and_tuned_cells_are_cells_of_their_own() -> None:
 
 @pytest.mark.usefixtures("project")
 def test_a_run_that_several_cells_need_is_one_run(set_params: Any) -> None:
-    """SpecTran's full variant and the grid's own dim are the runs of Table 2, to the fingerprint."""
+    """SpecTran's full variant and the grid's dim have the same fingerprints as the runs of Table 2."""
     set_params(
         {
             "grid.ablations": {"datasets": ["tiny"], "backbones": ["sasrec"], "variants": ["full", "without_encoding"]},
@@ -75,7 +75,7 @@ def test_a_run_that_several_cells_need_is_one_run(set_params: Any) -> None:
     assert [len(found) for found in fingerprints.values()] == [2, 2, 4, 4]
     assert main < fingerprints["tiny-sasrec-spectran-variants"]
     assert main < fingerprints["tiny-sasrec-spectran-dims"]
-    names = [run.name for run in unfinished(params)]
+    names = [run.name for run in unfinished_tasks(params)]
     assert len(names) == len(set(names)) == 2 + 2 + 2 + 2, "each once, and no two share a log"
     assert "tiny-sasrec-spectran without_encoding dim 16 seed 1" in names
 

@@ -1,4 +1,4 @@
-"""The grid's tasks on a real Ray cluster: node processes of their own, which share this machine and nothing else."""
+"""The grid's tasks on a real Ray cluster, whose nodes are processes on this machine."""
 
 import hashlib
 import os
@@ -18,7 +18,7 @@ from common.errors import UserError
 from pipeline.grid import cluster, execution, parcels
 from pipeline.grid.cells import Cell
 from pipeline.grid.cluster import Cluster
-from pipeline.grid.tasks import Local, Task, grid_lock, run_all, training
+from pipeline.grid.tasks import Local, Task, grid_lock, run_all, training_task
 from pipeline.params import Resources, load_params
 from tests.clone import Project, copy_repository, write_params
 
@@ -49,7 +49,7 @@ sys.exit(int(status))
 
 
 class Stand:
-    """A project with an input, tasks that read it, and what they noted."""
+    """A project with an input, tasks that read it, and the notes that they write."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -71,7 +71,7 @@ class Stand:
         return Task(name, command, (Path("data/sequences/big"),), self.root / ".scratch/runs" / name)
 
     def noted(self, what: str) -> list[list[str]]:
-        """[name, node, process] of every note of one kind, in order."""
+        """Return [name, node, process] of all notes of one kind, in order."""
         lines = self.diary.read_text().splitlines() if self.diary.exists() else []
         return [line.split()[1:] for line in lines if line.startswith(what)]
 
@@ -88,15 +88,15 @@ def until(true: Callable[[], object], seconds: float = 60) -> None:
 
 @pytest.fixture
 def stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stand:
-    made = Stand(tmp_path / "project")
-    monkeypatch.setattr(cluster, "ROOT", made.root)
-    monkeypatch.chdir(made.root)
+    built = Stand(tmp_path / "project")
+    monkeypatch.setattr(cluster, "ROOT", built.root)
+    monkeypatch.chdir(built.root)
     monkeypatch.delenv("SPECTRAN_SCRATCH", raising=False)
-    return made
+    return built
 
 
 class Nodes:
-    """A head without cores, which the driver joins, and nodes of a core each."""
+    """A head without cores, which the driver joins, and nodes with one core each."""
 
     def __init__(self, folder: Path, count: int, **head: object) -> None:
         from ray.cluster_utils import Cluster as Processes
@@ -116,9 +116,9 @@ class Nodes:
 
 @pytest.fixture(scope="module")
 def two_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
-    made = Nodes(tmp_path_factory.mktemp("nodes"), 2)
-    yield made
-    made.processes.shutdown()
+    built = Nodes(tmp_path_factory.mktemp("nodes"), 2)
+    yield built
+    built.processes.shutdown()
 
 
 @pytest.fixture
@@ -142,13 +142,13 @@ def test_inputs_reach_each_node_once_and_results_come_back(
         assert task.log.read_text() == f"{task.name} says goodbye\n"
     nodes = {node for _, node, _ in stand.noted("starts")}
     assert nodes == {"node0", "node1"}
-    sizes = [size for (_, place), size in engine.received.items() if place == Path("data/sequences/big")]
+    sizes = [size for (_, path), size in engine.received.items() if path == Path("data/sequences/big")]
     assert len(sizes) == 2
     assert all(3_000_000 < size < 3_100_000 for size in sizes), "each node received the input, once"
     assert capsys.readouterr().out.count("received") == 2
     assert run_all([stand.task("later")], engine) == []
     assert sum(engine.received.values()) == sum(sizes) + sum(
-        size for (_, place), size in engine.received.items() if place != Path("data/sequences/big")
+        size for (_, path), size in engine.received.items() if path != Path("data/sequences/big")
     ), "a later round sends nothing again"
     diary = [line.split()[:3:2] for line in stand.diary.read_text().splitlines()]
     for node in nodes:
@@ -172,22 +172,22 @@ def test_a_run_on_a_node_is_the_run_of_this_machine_to_the_last_digit(
     joined: Nodes, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))  # for the local engine: the tiny project has no code
-    made = {}
+    built = {}
     for name, engine in (("local", Local(os.cpu_count() or 1)), ("ray", Cluster(Resources(cores=1, memory=0.5)))):
         monkeypatch.setenv("SPECTRAN_SCRATCH", str(tmp_path / name))
         params = load_params()
         cells = [Cell("tiny", "sasrec", adapter) for adapter in ("base", "spectran")]
-        tasks = [training(cell.runs(params)[0], cell, params) for cell in cells]
+        tasks = [training_task(cell.runs(params)[0], cell, params) for cell in cells]
         assert run_all(tasks, engine) == []
-        made[name] = {
+        built[name] = {
             f"{task.name} {file.name}": file.read_bytes()
             for task in tasks
             for file in task.result.iterdir()
             if file.name not in ("run.json", "analysis.json", "sidecar.json")  # they hold seconds, or checksums of them
         }
-        assert all(execution.tested(task.result) for task in tasks)
-    assert len(made["local"]) >= 10
-    assert made["ray"] == made["local"]
+        assert all(execution.is_tested(task.result) for task in tasks)
+    assert len(built["local"]) >= 10
+    assert built["ray"] == built["local"]
 
 
 def test_a_task_that_no_node_can_hold_is_refused_in_one_line(joined: Nodes, stand: Stand) -> None:
@@ -215,10 +215,10 @@ def test_a_killed_node_loses_its_running_task_and_no_other(stand: Stand, tmp_pat
     try:
         driver.start()
         until(lambda: len(stand.noted("starts")) == 2)
-        (done, _, _), (lost, place, process) = stand.noted("starts")
+        (done, _, _), (lost, path, process) = stand.noted("starts")
         gates[done].touch()
         until(lambda: len(stand.noted("starts")) == 3)  # the third, on the core of the one that is done
-        nodes.processes.remove_node(nodes.workers[int(place.removeprefix("node"))], allow_graceful=False)
+        nodes.processes.remove_node(nodes.workers[int(path.removeprefix("node"))], allow_graceful=False)
         until(lambda: not Path("/proc", process).exists(), 10)
         for gate in gates.values():
             gate.touch()
@@ -255,7 +255,7 @@ with grid_lock():
 def test_a_killed_driver_takes_its_tasks_along_and_the_next_one_keeps_what_came_back(
     stand: Stand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a Ray of its own: the tasks' processes die with the driver, and so does its lock."""
+    """With its own Ray: when the driver dies, its tasks' processes end and its lock is released."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     command = [sys.executable, "-P", "-c", DRIVER]
@@ -265,7 +265,7 @@ def test_a_killed_driver_takes_its_tasks_along_and_the_next_one_keeps_what_came_
         finishes = stand.noted("starts")[0][0]
         gates[finishes].touch()
         until(lambda: (stand.root / ".scratch/runs" / finishes).exists())
-        with pytest.raises(UserError, match=f"another grid is at work on .*process {driver.pid} on "), grid_lock():
+        with pytest.raises(UserError, match=f"another grid is running in .*process {driver.pid} on "), grid_lock():
             pass
         until(lambda: len(stand.noted("starts")) == 3)
         driver.send_signal(signal.SIGKILL)
@@ -281,7 +281,7 @@ def test_a_killed_driver_takes_its_tasks_along_and_the_next_one_keeps_what_came_
 
 @pytest.mark.slow
 def test_several_tasks_share_a_gpu(stand: Stand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ray takes our word for a GPU: two tasks of half of it run together, the third after them."""
+    """Ray believes the declared GPU: two tasks with half of it run at the same time, the third after them."""
     nodes = Nodes(tmp_path, 0)
     nodes.processes.add_node(num_cpus=4, num_gpus=1, memory=2**32, env_vars={"SPECTRAN_SCRATCH": str(tmp_path / "node0")})
     monkeypatch.setenv("RAY_ADDRESS", nodes.processes.address)
@@ -314,7 +314,7 @@ def test_several_tasks_share_a_gpu(stand: Stand, tmp_path: Path, monkeypatch: py
 def test_a_full_object_store_spills_or_is_named_in_one_line(
     stand: Stand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disk: str
 ) -> None:
-    """Inputs of 300 MB through stores of 80 MB, the driver's and the node's."""
+    """Inputs of 300 MB pass through object stores of 80 MB on the driver and the node."""
     stand.fill(300_000_000)
     stand.gate.touch()
     full = {"RAY_local_fs_capacity_threshold": "0.001"} if disk == "full" else {}
@@ -337,7 +337,7 @@ def test_a_full_object_store_spills_or_is_named_in_one_line(
 
 @pytest.mark.slow
 def test_the_grid_of_a_checkout_on_ray(tmp_path: Path) -> None:
-    """`stages.grid --engine ray` is `stages.grid`: the same choices and cells, taken over by DVC.
+    """`stages.grid --engine ray` gives the same choices and cells as `stages.grid`, and DVC has them.
 
     Of two at once, the second is refused.
     """
@@ -362,7 +362,7 @@ def test_the_grid_of_a_checkout_on_ray(tmp_path: Path) -> None:
                 break
         refused = there.run(*command, fails=True)
         printed = first.stdout.read()
-    assert re.fullmatch(rf"grid: another grid is at work on .*\(process {first.pid} on .*\); wait for it, or stop it\n", refused)
+    assert re.fullmatch(rf"grid: another grid is running in .*\(process {first.pid} on .*\); wait for it, or stop it\n", refused)
     assert first.returncode == 0
     assert "[6/6]" in printed
     for name in ("demo-sasrec-base-info_nce", "demo-sasrec-spectran-info_nce"):
@@ -380,5 +380,5 @@ def test_the_grid_of_a_checkout_on_ray(tmp_path: Path) -> None:
             if file.name not in ("metrics.csv", "run.json", "analysis.json", "sidecar.json"):  # seconds
                 assert (there.root / file).read_bytes() == (here.root / file).read_bytes(), file
     assert (there.root / "metrics/tables/table2.md").read_text() == (here.root / "metrics/tables/table2.md").read_text()
-    assert "everything was in place" in there.run(*command), "no cluster is started for nothing"
+    assert "all cells and tables were up to date" in there.run(*command), "no cluster is started for nothing"
     assert "--jobs is for this machine" in there.run(*command, "--jobs", "2", fails=True)

@@ -1,4 +1,4 @@
-"""From the driver to a node and back, with a list for the object store; and what a grid refuses before there is a cluster."""
+"""Parcels from the driver to a node and back, with a list as the object store; and errors before a cluster starts."""
 
 import subprocess
 import sys
@@ -11,8 +11,8 @@ import pytest
 from common.errors import UserError
 from pipeline.grid import cluster, parcels
 from pipeline.grid.cluster import Cluster
-from pipeline.grid.node import Parcel, fetch, packed, put, unpack
-from pipeline.grid.parcels import checksum, pack, place_of
+from pipeline.grid.node import Parcel, fetch, install, tar_of, unpack
+from pipeline.grid.parcels import checksum, pack, path_in_task
 from pipeline.grid.tasks import grid_lock
 from pipeline.params import Resources
 
@@ -25,8 +25,8 @@ def small_pieces(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def sent(path: Path) -> Parcel:
-    place = place_of(path)
-    return pack(path, place, checksum(path, place), lambda piece: piece.copy())
+    target = path_in_task(path)
+    return pack(path, target, checksum(path, target), lambda piece: piece.copy())
 
 
 def content(directory: Path) -> dict[str, bytes]:
@@ -39,7 +39,7 @@ def test_a_spectrum_arrives_in_pieces_as_it_was(tmp_path: Path) -> None:
     assert len(parcel.pieces) > 2
     assert sum(piece.nbytes for piece in parcel.pieces) == parcel.bytes
     assert fetch(parcel, tmp_path / "inputs", np.asarray)
-    put(parcel, tmp_path / "inputs", tmp_path / "task")
+    install(parcel, tmp_path / "inputs", tmp_path / "task")
     assert content(tmp_path / "task/data/spectrum/tiny/random") == content(spectrum)
 
 
@@ -85,7 +85,7 @@ def test_a_parcel_whose_sending_was_cut_off_is_sent_for_again(tmp_path: Path) ->
     assert content(tmp_path / parcel.checksum / "tiny") == content(Path("data/sequences/tiny"))
 
 
-def test_a_checksum_changes_with_the_content_and_the_place() -> None:
+def test_a_checksum_changes_with_the_content_and_the_path() -> None:
     here, there = Path("models"), Path("pipeline")
     here.mkdir()
     (here / "a.py").write_text("1")
@@ -103,22 +103,22 @@ def test_a_checksum_changes_with_the_content_and_the_place() -> None:
 
 
 def test_an_input_in_scratch_is_the_tasks_own_copy(tmp_path: Path) -> None:
-    """A tuning's directory may be read and written; what the next task finds is what was sent."""
+    """A task may write to its copy of a tuning's directory; the next task gets the original."""
     tuning = Path(".scratch/tuning/one").absolute()
     tuning.mkdir(parents=True)
     (tuning / "trials.csv").write_text("1")
     fetch(parcel := sent(tuning), tmp_path / "inputs", np.asarray)
     for task in ("first", "second"):
-        put(parcel, tmp_path / "inputs", tmp_path / task)
+        install(parcel, tmp_path / "inputs", tmp_path / task)
         trials = tmp_path / task / ".scratch/tuning/one/trials.csv"
         assert trials.read_text() == "1"
         trials.write_text("2")
-        put(parcel, tmp_path / "inputs", tmp_path / task)
+        install(parcel, tmp_path / "inputs", tmp_path / task)
         assert trials.read_text() == "2", "a task that was cut off goes on with its own"
 
 
 def test_a_result_comes_back_as_it_was(tmp_path: Path) -> None:
-    result = packed(Path("data/spectrum/tiny/random"))
+    result = tar_of(Path("data/spectrum/tiny/random"))
     unpack([result], tmp_path / "back")
     assert content(tmp_path / "back") == content(Path("data/spectrum/tiny/random"))
 
@@ -129,7 +129,7 @@ def test_of_two_grids_on_one_scratch_the_second_is_refused_until_the_first_is_go
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={"PYTHONPATH": str(ROOT)}) as first:
         assert first.stdout
         first.stdout.readline()
-        with pytest.raises(UserError, match=f"another grid is at work on .*process {first.pid} on "), grid_lock():
+        with pytest.raises(UserError, match=f"another grid is running in .*process {first.pid} on "), grid_lock():
             pass
         first.kill()
     with grid_lock():
@@ -145,5 +145,5 @@ def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
 def test_gpus_come_in_shares_of_one_or_whole() -> None:
     assert Resources(gpus=0.25).gpus == 0.25
     assert Resources(gpus=2).gpus == 2
-    with pytest.raises(UserError, match="params: gpus: a share of one GPU, or a whole number of them"):
+    with pytest.raises(UserError, match="params: gpus: expected a fraction of one GPU, or a whole number of GPUs"):
         Resources.parse({"gpus": 1.5}, "params")

@@ -1,4 +1,4 @@
-"""Results in git: what is published is what the cells hold, and is enough for tables, tests and for going on elsewhere."""
+"""Published results contain what the cells do, and suffice for tables, significance tests and for continuing elsewhere."""
 
 import shutil
 import subprocess
@@ -13,9 +13,9 @@ from common.errors import UserError
 from pipeline.artifacts import SIDECAR, read_json, sha256, verify, write_signed
 from pipeline.grid import published as module
 from pipeline.grid.cells import Cell, listed_cells, read_cells
-from pipeline.grid.execution import build_cell, ready
+from pipeline.grid.execution import build_cell, evaluated_directory
 from pipeline.grid.published import publish, published_run, restore
-from pipeline.grid.tasks import unfinished
+from pipeline.grid.tasks import unfinished_tasks
 from pipeline.grid.tuning import SPACE, listed_tunings, tune, write_choice
 from pipeline.params import Params, load_params
 from pipeline.report import publishing
@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture
 def cells(project: Path, set_params: Callable[..., None]) -> list[Cell]:
-    """Three cells, one over dims, made and published."""
+    """Three cells, one over dims, built and published."""
     lists = {"datasets": ["tiny"], "backbones": ["sasrec"], "adapters": ["spectran"], "dims": [8]}
     set_params({"train.epochs": 1, "grid.dimensions": lists})
     params = load_params()
@@ -63,7 +63,7 @@ def test_tables_and_tests_come_out_the_same_from_what_is_published(cells: list[C
 
 
 def test_results_published_with_one_ranking_alone_are_still_read(cells: list[Cell]) -> None:
-    """As those of docs/results that were made before: ranks among all items, and no word of others."""
+    """Older results in docs/results have only ranks among all items."""
     before = compared(cells)
     for file in FOLDER.glob("tiny-*.parquet"):
         table = pl.read_parquet(file)
@@ -87,7 +87,7 @@ def test_a_published_run_is_not_trained_again(cells: list[Cell], monkeypatch: py
     before = pl.read_csv(cells[0].directory / "metrics.csv")
     shutil.rmtree("grid/cells")
     shutil.rmtree(".scratch")
-    assert unfinished(params) == []
+    assert unfinished_tasks(params) == []
     monkeypatch.setenv("SPECTRAN_NO_TRAINING", "1")
     for cell in cells:
         build_cell(cell, params)
@@ -100,7 +100,7 @@ def test_a_run_of_other_settings_or_other_evaluation_is_not_what_is_published(
 ) -> None:
     (run, *_) = cells[0].runs(load_params())
     shutil.rmtree(".scratch")
-    assert published_run(run) == ready(run) is not None
+    assert published_run(run) == evaluated_directory(run) is not None
     with monkeypatch.context() as patch:
         patch.setattr(module, "evaluation_code", lambda: "another")
         assert published_run(run) is None
@@ -119,7 +119,7 @@ def test_cells_of_other_settings_are_refused(cells: list[Cell], set_params: Call
 
 
 def test_choices_are_published_with_their_cells_and_come_back(project: Path, set_params: Callable[..., None]) -> None:
-    """The budget that a tuned cell had stays known; a choice that is there already stays as it is."""
+    """The budget of a tuned cell is restored; an existing choice is not overwritten."""
     (project / "grid").mkdir(exist_ok=True)
     shutil.copyfile(ROOT / SPACE, project / SPACE)
     set_params({"train.epochs": 1, "grid.adapters": ["base"], "grid.seeds": [0]})
@@ -201,7 +201,7 @@ def test_cells_tested_by_other_code_are_refused(cells: list[Cell], monkeypatch: 
 def test_the_report_that_is_published_is_of_the_cells_that_are(
     cells: list[Cell], set_params: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A report of older cells lies there; cells of other settings are named."""
+    """There is a report of older cells; cells with other settings are named in the error."""
     monkeypatch.setattr(publishing, "committed_code", lambda: "0123456789")
     Path("metrics").mkdir()
     Path("metrics/report.md").write_text("of older cells")
@@ -243,7 +243,7 @@ def test_results_are_restored_under_the_preprocessing_and_encoder_that_they_were
 
 @pytest.mark.parametrize("name", ["archive-office", "archive-toys"])
 def test_the_results_in_git_can_be_tabulated_after_options_have_come_and_gone(project: Path, name: str) -> None:
-    """Their runs were made when `train.exclude_history` was an option and others were not."""
+    """Their runs are from a version with the option `train.exclude_history` and without newer options."""
     folder = Path("docs/results") / name
     shutil.copytree(ROOT / folder, folder)
     lines = pl.read_csv(folder / "runs.csv").filter(over="seeds")

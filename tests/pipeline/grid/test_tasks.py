@@ -1,4 +1,4 @@
-"""The grid on this machine: a run's threads, and so its numbers, do not depend on how many runs there are beside it."""
+"""The grid on this machine: a run's number of threads, and so its numbers, do not depend on the runs in parallel."""
 
 import os
 import shutil
@@ -9,8 +9,8 @@ import pytest
 
 from common.errors import UserError
 from pipeline.grid.cells import listed_cells
-from pipeline.grid.execution import evaluated_together, threads_per_run
-from pipeline.grid.tasks import Local, run_all, unfinished
+from pipeline.grid.execution import evaluated_in_parallel, threads_per_run
+from pipeline.grid.tasks import Local, run_all, unfinished_tasks
 from pipeline.params import load_params
 
 ROOT = Path(__file__).parents[3]
@@ -38,19 +38,19 @@ def weights() -> dict[str, bytes]:
 def test_one_job_and_two_give_the_same_weights(
     project: Path, set_params: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the user's OMP_NUM_THREADS, by the grid's jobs and by a cell that trains its seeds side by side."""
+    """With OMP_NUM_THREADS set, trained by the grid's jobs and by a cell that trains its seeds in parallel."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     set_params({"grid.adapters": ["base"], "train.epochs": 2})
     found = []
     for jobs in (1, 2):
         shutil.rmtree(".scratch", ignore_errors=True)
-        assert run_all(unfinished(load_params()), Local(jobs)) == []
+        assert run_all(unfinished_tasks(load_params()), Local(jobs)) == []
         assert {file.read_text().split('"threads": ')[1][0] for file in Path(".scratch/runs").rglob("run.json")} == {"1"}
         found.append(weights())
     shutil.rmtree(".scratch")
     (cell,) = listed_cells(load_params().grid)
-    evaluated_together(cell.runs(load_params()))
+    evaluated_in_parallel(cell.runs(load_params()))
     assert len(found[0]) == 2
     assert found[0] == found[1] == weights()
     assert project.is_dir()

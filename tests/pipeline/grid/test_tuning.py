@@ -1,4 +1,4 @@
-"""Tuning: validation alone decides, every method has the same budget, and what was cut off goes on to the same choice."""
+"""Tuning: only validation decides, every method has the same budget, and an interrupted tuning resumes to the same choice."""
 
 import json
 from collections.abc import Callable
@@ -12,9 +12,10 @@ from common.errors import UserError
 from models.adapters import ADAPTERS
 from models.backbones import BACKBONES
 from pipeline.artifacts import SIDECAR
+from pipeline.grid import sampler
 from pipeline.grid import tuning as module
 from pipeline.grid.cells import Cell
-from pipeline.grid.tasks import unfinished
+from pipeline.grid.tasks import unfinished_tasks
 from pipeline.grid.tuning import SPACE, Tuning, finalists, listed_tunings, tune, write_choice
 from pipeline.params import Params, load_params
 from pipeline.runs import Run
@@ -34,7 +35,7 @@ def params(project: Path, set_params: Callable[..., None]) -> Params:
 
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
-    """Runs are not trained but listed here, and their validation follows from their settings."""
+    """The list of runs to train; none is trained, and validation is computed from the settings."""
     runs: list[Run] = []
 
     def validation(run: Run) -> dict[str, Any]:
@@ -51,12 +52,12 @@ def tuning(params: Params, adapter: str = "base", loss: str = "info_nce") -> Tun
 
 
 def tuned(params: Params, **names: str) -> dict[str, Any]:
-    """Tune and write the choice; the file."""
-    made = tuning(params, **names)
-    tune(made)
-    write_choice(made)
-    assert "&id" not in made.file.read_text(encoding="utf-8")
-    return dict(yaml.safe_load(made.file.read_text(encoding="utf-8")))
+    """Tune and write the choice; return the content of its file."""
+    subject = tuning(params, **names)
+    tune(subject)
+    write_choice(subject)
+    assert "&id" not in subject.file.read_text(encoding="utf-8")
+    return dict(yaml.safe_load(subject.file.read_text(encoding="utf-8")))
 
 
 def test_the_first_trial_is_what_params_yaml_says_and_none_is_made_twice(params: Params) -> None:
@@ -69,11 +70,11 @@ def test_the_first_trial_is_what_params_yaml_says_and_none_is_made_twice(params:
 
 
 def test_a_trial_is_a_full_run_and_the_test_set_is_not_looked_at(params: Params) -> None:
-    """Trained by the budget of every run, in scratch as that run; the recorded validation is that run's best epoch."""
-    made = tuning(params)
+    """A trial has the budget and the directory of an ordinary run, and records the validation of its best epoch."""
+    subject = tuning(params)
     found = tuned(params)
     for trial in found["trials"]:
-        run = made.run(trial["setting"])
+        run = subject.run(trial["setting"])
         assert run.settings["train"]["epochs"] == params.train.epochs
         assert run.settings["train"]["patience"] == params.train.patience
         history = (run.scratch / "history.csv").read_text().splitlines()
@@ -126,13 +127,13 @@ def test_a_finalist_that_diverges_under_the_second_seed_is_not_chosen(
     params: Params, trained: list[Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     best = max(tuned(params)["finalists"], key=lambda one: one["validation"][0])
-    made = tuning(params)
+    subject = tuning(params)
     for number in range(4):
-        made.second_run(number).unlink(missing_ok=True)
+        subject.second_run(number).unlink(missing_ok=True)
     validation = module._validation
 
     def diverging(run: Run) -> dict[str, Any]:
-        if run.settings == made.run(best["setting"]).settings:
+        if run.settings == subject.run(best["setting"]).settings:
             return {"state": "failed", "epochs": 0, "validation": None, "error": "the loss is nan"}
         return validation(run)
 
@@ -146,50 +147,52 @@ def test_a_finalist_that_diverges_under_the_second_seed_is_not_chosen(
 def test_every_method_has_the_same_budget(params: Params, trained: list[Run]) -> None:
     for adapter in ("base", "spectran"):
         tuned(params, adapter=adapter)
-        mine = [run for run in trained if run.adapter == adapter]
-        assert [run.seed for run in mine] == [0] * 4 + [1] * 3
-        assert len({run.settings["train"]["epochs"] for run in mine}) == 1
+        runs = [run for run in trained if run.adapter == adapter]
+        assert [run.seed for run in runs] == [0] * 4 + [1] * 3
+        assert len({run.settings["train"]["epochs"] for run in runs}) == 1
 
 
-def test_what_was_cut_off_goes_on_to_the_same_choice(params: Params, set_params: Callable[..., None], trained: list[Run]) -> None:
-    """Wherever it was cut off: what is over is not done again, and the rest comes out as it would have."""
+def test_an_interrupted_tuning_resumes_to_the_same_choice(
+    params: Params, set_params: Callable[..., None], trained: list[Run]
+) -> None:
+    """After any number of trials: finished ones are not repeated, and the others are the same as without the interruption."""
     set_params({"grid.tuning.trials": 12})
     params = load_params()
-    made = tuning(params)
-    whole = tuned(params)
-    kept = {file.name: file.read_text() for file in made.scratch.iterdir()}
+    subject = tuning(params)
+    complete = tuned(params)
+    texts = {file.name: file.read_text() for file in subject.scratch.iterdir()}
     order = [f"trial-{number}.json" for number in range(12)]
-    order += [made.second_run(one["trial"]).name for one in whole["finalists"]]
-    assert set(order) == set(kept)
+    order += [subject.second_run(one["trial"]).name for one in complete["finalists"]]
+    assert set(order) == set(texts)
     for cut in (0, 1, 5, 10, 12, 13, 15):
-        for file in made.scratch.iterdir():
+        for file in subject.scratch.iterdir():
             file.unlink()
         for name in order[:cut]:
-            (made.scratch / name).write_text(kept[name])
-        made.file.unlink()
-        assert made.trials_done == (cut == 15)
+            (subject.scratch / name).write_text(texts[name])
+        subject.file.unlink()
+        assert subject.trials_done == (cut == 15)
         trained.clear()
-        assert tuned(params) == whole
+        assert tuned(params) == complete
         assert len(trained) == 15 - cut
 
 
 def test_a_run_that_is_in_scratch_is_not_trained_again(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = tuned(params)
-    made = tuning(params)
-    for file in made.scratch.iterdir():
+    complete = tuned(params)
+    subject = tuning(params)
+    for file in subject.scratch.iterdir():
         file.unlink()
     monkeypatch.setattr("pipeline.training.loop.train_run", lambda run: pytest.fail("trained again"))
-    assert tuned(params) == whole
+    assert tuned(params) == complete
 
 
-def test_more_trials_go_on_with_those_there_are(params: Params, set_params: Callable[..., None], trained: list[Run]) -> None:
+def test_more_trials_reuse_the_finished_ones(params: Params, set_params: Callable[..., None], trained: list[Run]) -> None:
     before = tuned(params)["trials"]
     set_params({"grid.tuning.trials": 6})
     assert tuned(load_params())["trials"][:4] == before
 
 
 def test_the_sampler_learns_from_the_validations(params: Params, set_params: Callable[..., None], trained: list[Run]) -> None:
-    """Validation here grows with weight decay and dropout: what is drawn last is better than what is drawn at first."""
+    """Validation here grows with weight decay and dropout, so the last trials are better than the first."""
     set_params({"grid.tuning.trials": 24})
     values = [trial["validation"] for trial in tuned(load_params())["trials"]]
     assert sum(values[16:]) / 8 > sum(values[:8]) / 8
@@ -212,21 +215,21 @@ def test_if_all_diverge_nothing_is_chosen(params: Params, set_params: Callable[.
 
 @pytest.mark.parametrize("attempts", [0, 1, 100])
 def test_a_small_space_is_tried_once(params: Params, trained: list[Run], monkeypatch: pytest.MonkeyPatch, attempts: int) -> None:
-    monkeypatch.setattr(module, "ATTEMPTS", attempts)
+    monkeypatch.setattr(sampler, "ATTEMPTS", attempts)
     SPACE.write_text("adapters:\n  base:\n    id_std: [0.1]\n")
     assert [trial["setting"] for trial in tuned(params)["trials"]] == [{"adapter.id_std": 0.02}, {"adapter.id_std": 0.1}]
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
-        ("train:\n  weigth_decay: [0.1]\n", "train weigth_decay is no option"),
-        ("adapters:\n  base:\n    id_std: 0.1\n", "adapter id_std wants a list of values, found 0.1"),
+        ("train:\n  weigth_decay: [0.1]\n", "train weigth_decay is not an option"),
+        ("adapters:\n  base:\n    id_std: 0.1\n", "adapter id_std must be a list of values, found 0.1"),
     ],
 )
-def test_a_space_that_cannot_be_used_is_one_line(params: Params, text: str, says: str) -> None:
+def test_a_space_that_cannot_be_used_is_one_line(params: Params, text: str, message: str) -> None:
     SPACE.write_text(text)
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=message):
         tune(tuning(params))
 
 
@@ -243,7 +246,7 @@ def test_a_cell_is_trained_with_the_choice_and_its_loss(params: Params) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "says"),
+    ("name", "value", "message"),
     [
         ("grid.dim", 8, "dim"),
         ("grid.tuning.trials", 2, "trials"),
@@ -254,14 +257,14 @@ def test_a_cell_is_trained_with_the_choice_and_its_loss(params: Params) -> None:
     ],
 )
 def test_a_choice_made_under_other_conditions_is_refused(
-    params: Params, set_params: Callable[..., None], trained: list[Run], name: str, value: Any, says: str
+    params: Params, set_params: Callable[..., None], trained: list[Run], name: str, value: Any, message: str
 ) -> None:
     tuned(params)
     assert tuning(params).has_choice
     set_params({name: value})
     changed = tuning(load_params())
     assert not changed.has_choice
-    with pytest.raises(UserError, match=rf"another value of {says} than params.yaml.* `python -m stages.tune tiny"):
+    with pytest.raises(UserError, match=rf"another value of {message} than that of params.yaml.* `python -m stages.tune tiny"):
         _ = changed.chosen
 
 
@@ -283,42 +286,44 @@ def test_a_choice_made_on_other_data_is_refused(params: Params, trained: list[Ru
 
 
 @pytest.mark.parametrize(
-    ("changed", "says"),
+    ("changed", "message"),
     [
         ({"train.weight_decay": 99.0}, r"train\.weight_decay 99\.0 is not in grid/space\.yaml"),
-        ({"train.learning_rate": 99.0}, r"does not choose a value for each option of grid/space\.yaml"),
+        ({"train.learning_rate": 99.0}, r"does not have a value for each option of grid/space\.yaml"),
         ({"backbone.dropout": 0.0}, "does not choose its best finalist"),
     ],
 )
-def test_a_choice_edited_by_hand_is_refused(params: Params, trained: list[Run], changed: dict[str, float], says: str) -> None:
+def test_a_choice_edited_by_hand_is_refused(params: Params, trained: list[Run], changed: dict[str, float], message: str) -> None:
     found = tuned(params)
-    made = tuning(params)
+    subject = tuning(params)
     assert found["chosen"]["backbone.dropout"] != 0.0
-    made.file.write_text(yaml.safe_dump(found | {"chosen": found["chosen"] | changed}))
-    assert not made.has_choice
-    with pytest.raises(UserError, match=rf"^grid/tuned/tiny-sasrec-base-info_nce\.yaml:? ?{says}; `python -m stages\.tune tiny"):
-        _ = made.chosen
-    write_choice(made)
-    assert made.chosen == found["chosen"]
+    subject.file.write_text(yaml.safe_dump(found | {"chosen": found["chosen"] | changed}))
+    assert not subject.has_choice
+    with pytest.raises(
+        UserError, match=rf"^grid/tuned/tiny-sasrec-base-info_nce\.yaml:? ?{message}; `python -m stages\.tune tiny"
+    ):
+        _ = subject.chosen
+    write_choice(subject)
+    assert subject.chosen == found["chosen"]
 
 
 @pytest.mark.parametrize("content", ["chosen: [1]\n", "chosen: {}\nconditions: 3\n", "[1, 2]\n", "a: b: c\n"])
 def test_a_broken_choice_is_one_line(params: Params, content: str) -> None:
-    made = tuning(params)
-    made.file.parent.mkdir(parents=True)
-    made.file.write_text(content)
+    subject = tuning(params)
+    subject.file.parent.mkdir(parents=True)
+    subject.file.write_text(content)
     with pytest.raises(UserError) as refused:
-        _ = made.chosen
+        _ = subject.chosen
     assert "\n" not in str(refused.value)
 
 
 def test_finalists_that_are_missing_or_broken_are_one_line(params: Params, trained: list[Run]) -> None:
-    made = tuning(params)
+    subject = tuning(params)
     found = tuned(params)
     for broken in (None, [], [{}], "all", [{"mean": "high"}]):
-        made.file.write_text(yaml.safe_dump(found | {"finalists": broken}))
+        subject.file.write_text(yaml.safe_dump(found | {"finalists": broken}))
         with pytest.raises(UserError, match="does not choose its best finalist"):
-            _ = made.chosen
+            _ = subject.chosen
 
 
 def test_a_missing_choice_is_one_line(params: Params) -> None:
@@ -326,13 +331,13 @@ def test_a_missing_choice_is_one_line(params: Params) -> None:
         _ = tuning(params).chosen
 
 
-def test_tunings_come_first_then_the_runs_that_they_decide(params: Params) -> None:
-    """What no tuning decides is not kept waiting."""
+def test_tunings_come_first_then_the_runs_that_depend_on_them(params: Params) -> None:
+    """Runs that depend on no tuning do not wait."""
     tasks = [f"tiny-sasrec-{adapter}-info_nce tuning" for adapter in ("base", "spectran")]
     plain = [f"tiny-sasrec-{adapter} dim 16 seed {seed}" for adapter in ("base", "spectran") for seed in (0, 1)]
-    assert [task.name for task in unfinished(params)] == tasks + plain
+    assert [task.name for task in unfinished_tasks(params)] == tasks + plain
     tune(tuning(params))
-    after = [task.name for task in unfinished(params)]
+    after = [task.name for task in unfinished_tasks(params)]
     assert tasks[0] not in after
     assert tasks[1] in after
     assert tuning(params).has_choice
@@ -343,15 +348,15 @@ def test_tunings_come_first_then_the_runs_that_they_decide(params: Params) -> No
 
 
 def test_another_budget_is_tuned_again(params: Params, set_params: Callable[..., None], trained: list[Run]) -> None:
-    """A stale choice is no choice: the grid lists the tuning as a task, whatever lies in grid/tuned."""
+    """With a stale choice in grid/tuned, the tuning is a task of the grid again."""
     tuned(params)
-    assert "tiny-sasrec-base-info_nce tuning" not in [task.name for task in unfinished(params)]
+    assert "tiny-sasrec-base-info_nce tuning" not in [task.name for task in unfinished_tasks(params)]
     set_params({"grid.tuning.trials": 5})
-    assert "tiny-sasrec-base-info_nce tuning" in [task.name for task in unfinished(load_params())]
+    assert "tiny-sasrec-base-info_nce tuning" in [task.name for task in unfinished_tasks(load_params())]
 
 
 def test_every_adapter_and_backbone_has_a_space_and_every_value_of_it_is_valid() -> None:
-    """A method without one would be tuned less than the others, in silence."""
+    """A method without a space would silently be tuned less than the others."""
     space = yaml.safe_load((ROOT / SPACE).read_text(encoding="utf-8"))
     params = load_params(ROOT / "params.yaml")
     for section, registry, defaults in (

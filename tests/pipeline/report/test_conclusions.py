@@ -67,7 +67,7 @@ MIXED = [1, 10] * (USERS // 2)
 
 @pytest.mark.usefixtures("project")
 def test_a_clear_leader_is_called_best() -> None:
-    """Every user is better off with MoRec: no sign-flip is as extreme, so that p is 1 / 10,001, twice that after Holm."""
+    """MoRec is better for every user, so no sign vector is as extreme: p is 1 / 10,001, and twice that after Holm."""
     (text,) = opening(runs({("toys", "sasrec", name): [ranks] * 2 for name, ranks in METHODS.items()}))
     assert text.startswith("MoRec is best (NDCG@20 1.0000, 55.2 % above the runner-up, SpecTran: 95 % interval +")
     assert "p = 0.0002 over users, Holm-adjusted; 2 seeds)." in text
@@ -79,7 +79,7 @@ METHODS = {"base": POOR, "spectran": MIXED, "morec": GOOD}
 
 @pytest.mark.usefixtures("project")
 def test_a_tie_is_called_a_tie_and_the_rest_is_below() -> None:
-    """MoRec and SpecTran serve one half of the users each, MoRec one user more; Base serves none."""
+    """MoRec and SpecTran are each better for about half of the users, MoRec for one user more; Base for none."""
     ahead = [1, 10] * (USERS // 2 - 1) + [1, 1]
     behind = [10, 1] * (USERS // 2)
     (text,) = opening(runs({("toys", "sasrec", n): [r] * 2 for n, r in (("base", POOR), ("spectran", behind), ("morec", ahead))}))
@@ -100,7 +100,7 @@ def test_no_method_is_treated_apart(leader: str) -> None:
 
 @pytest.mark.usefixtures("project")
 def test_a_tie_with_the_third_is_named() -> None:
-    """The runner-up is steadily a little below; the third is far better for some users and far worse for others."""
+    """The runner-up is always slightly worse; the third is far better for some users and far worse for others."""
     steady = [2] * USERS
     scattered = [1] * 126 + [30] * 74
     leader = [1] * 30 + [2] * 170
@@ -134,7 +134,7 @@ def test_with_one_seed_chance_in_training_is_unknown() -> None:
 
 @pytest.mark.usefixtures("project")
 def test_a_difference_within_the_spread_over_seeds_is_a_tie_whatever_the_test_over_users_says() -> None:
-    """Averaged over seeds MoRec is ahead for every user, but its seeds differ by more than that."""
+    """Averaged over seeds, MoRec is better for every user, but its seeds differ by more than that."""
     (text,) = opening(runs({("toys", "sasrec", "morec"): [GOOD, POOR], ("toys", "sasrec", "base"): [[3] * USERS] * 2}))
     assert text.startswith("Tie: MoRec, Base (ID only) (MoRec leads, NDCG@20 0.6445, 28.9 % above")
     assert "p = 0.0001" in text
@@ -146,12 +146,12 @@ def test_a_difference_within_the_spread_over_seeds_is_a_tie_whatever_the_test_ov
 @pytest.mark.parametrize(
     ("values", "reason"),
     [
-        ({"epochs": 30, "best_epoch": 25}, "runs reached the last epoch while still improving"),
+        ({"epochs": 30, "best_epoch": 25}, "runs reached the last epoch and might have improved further"),
         ({"epochs": 11, "best_epoch": 1}, "runs were best at their first epoch"),
     ],
 )
 def test_nothing_is_concluded_from_runs_that_were_cut_off_or_never_learned(values: dict[str, int], reason: str) -> None:
-    """With a cap of 30 epochs and a patience of 10. MoRec has the highest figures, and one unusable run of two."""
+    """With at most 30 epochs and a patience of 10. MoRec has the highest metrics, and one of its two runs is unusable."""
     rows = runs({("toys", "sasrec", name): [ranks] * 2 for name, ranks in METHODS.items()})
     one_run = (pl.col("adapter") == "morec") & (pl.col("seed") == 1)
     changed = rows.with_columns(pl.when(one_run).then(value).otherwise(name).alias(name) for name, value in values.items())
@@ -168,7 +168,7 @@ def test_nothing_is_concluded_from_runs_that_were_cut_off_or_never_learned(value
 
 @pytest.mark.usefixtures("project")
 def test_over_several_pairs_the_mean_decides_and_each_pair_has_its_line() -> None:
-    """MoRec is best on Toys, SpecTran on Beauty, where it gains more; HSTU counts the same users again."""
+    """MoRec is best on Toys, SpecTran on Beauty with a larger gain; the pair with HSTU has the same users as that with SASRec."""
     ranks = {
         ("toys", "sasrec", "morec"): [GOOD],
         ("toys", "sasrec", "spectran"): [[2] * USERS],
@@ -191,7 +191,7 @@ def test_over_several_pairs_the_mean_decides_and_each_pair_has_its_line() -> Non
 
 @pytest.mark.usefixtures("project")
 def test_the_comparison_over_pairs_is_the_mean_of_the_pairs() -> None:
-    """Recomputed from the pairs' own comparisons, for datasets of different sizes."""
+    """Recomputed from the comparisons of the pairs, for datasets of different sizes."""
     rng = np.random.default_rng(0)
     ranks = {
         (dataset, backbone, adapter): [rng.integers(1, worst, users).tolist() for _ in range(2)]
@@ -271,7 +271,7 @@ def test_runs_from_which_nothing_is_concluded_are_named() -> None:
 
 
 def test_the_full_softmax_is_compared_over_the_cells_of_both_losses() -> None:
-    """Cells may be missing under either."""
+    """Cells may be missing for either loss."""
     sampled = results.ResultSet("info_nce", summary(OFFICE), NOTHING, NOTHING, NO_RUNS)
     strong = {
         ("office", "sasrec", "base"): [0.20],
@@ -289,7 +289,7 @@ def test_the_full_softmax_is_compared_over_the_cells_of_both_losses() -> None:
 
 @pytest.mark.usefixtures("project")
 def test_the_budget_is_stated_for_cells_with_a_valid_choice(set_params: Callable[..., None]) -> None:
-    """Another budget in params.yaml, a lost choice, or runs with other settings: the cell is named instead."""
+    """With another budget in params.yaml, a missing choice, or runs with other settings, the cell is named instead."""
     Path("grid").mkdir()
     SPACE.write_text("backbones:\n  sasrec:\n    dropout: [0.0, 0.5]\n")
     set_params({"grid.tuning": {"datasets": ["tiny"], "backbones": ["sasrec"], "losses": ["info_nce"], "trials": 2, "seed": 4}})

@@ -23,7 +23,7 @@ NO_RUNS = pl.DataFrame(schema={"adapter": pl.String, "why": pl.String})
 
 @pytest.fixture
 def report(project: Path) -> tuple[list[Section], dict[str, formats.Table]]:
-    """The report of two adapters on the tiny dataset, with figures in `figures`."""
+    """The sections and tables of a report of two adapters on the tiny dataset, with figures in `figures`."""
     return tiny_report()
 
 
@@ -51,7 +51,7 @@ def tiny_report() -> tuple[list[Section], dict[str, formats.Table]]:
 
 
 class Page(HTMLParser):
-    """What a browser would see: tags that close, ids, addresses, tables."""
+    """Parses a page: open tags, ids, addresses and tables."""
 
     VOID = ("meta", "link", "br", "img")
 
@@ -130,7 +130,7 @@ def test_a_datasets_name_is_text_not_markup(report: tuple[list[Section], dict[st
 
 
 def test_no_name_is_markup_in_either_report(project: Path) -> None:
-    """Wherever a word may stand: in headings, sentences, lists, heads, cells, notes, captions and summaries."""
+    """A name is escaped in headings, sentences, lists, table headers, cells, notes, captions and summaries."""
     name = '<img src="x" onerror="y">'
     entry = formats.Entry(name)
     block = formats.Block(name, [name, name], [[entry, formats.Entry(name, mark="second")]], [[entry, entry]])

@@ -1,4 +1,4 @@
-"""Tests of significance against scipy, closed forms and simulations under no difference."""
+"""Significance tests, compared with scipy, closed forms and simulations under the null hypothesis."""
 
 import numpy as np
 import pytest
@@ -9,16 +9,16 @@ from pipeline.report.significance import holm, improvement_intervals, sign_flip_
 
 def test_p_values_are_scipys_paired_permutation_test() -> None:
     rng = np.random.default_rng(1)
-    ours, theirs = rng.normal(0.2, 1, 60), rng.normal(0, 1, 60)
+    leader, other = rng.normal(0.2, 1, 60), rng.normal(0, 1, 60)
     expected = permutation_test(
-        (ours, theirs), lambda a, b, axis: np.mean(a - b, axis=axis), permutation_type="samples", n_resamples=20_000, rng=2
+        (leader, other), lambda a, b, axis: np.mean(a - b, axis=axis), permutation_type="samples", n_resamples=20_000, rng=2
     ).pvalue
-    found = sign_flip_p_values((ours - theirs)[:, None], permutations=20_000)
+    found = sign_flip_p_values((leader - other)[:, None], permutations=20_000)
     assert found[0] == pytest.approx(expected, abs=4 * np.sqrt(expected * (1 - expected) / 10_000))
 
 
 def test_a_few_users_have_the_exact_p_value() -> None:
-    """Five differences of one sign: two of the 32 flips are as extreme."""
+    """With five differences of the same sign, two of the 32 sign vectors are as extreme."""
     assert sign_flip_p_values(np.ones((5, 1)), permutations=100_000)[0] == pytest.approx(2 / 32, abs=0.004)
 
 
@@ -35,7 +35,7 @@ def test_columns_are_tested_each_for_itself(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_under_no_difference_five_percent_are_rejected() -> None:
-    """2,000 comparisons of two methods that hit as often; of hits alone fewer are rejected, for their sums take few values."""
+    """2,000 comparisons of two equally good methods. For hits, fewer are rejected, because their sums have few values."""
     rng = np.random.default_rng(3)
     hits = rng.random((2, 400, 2000)) < 0.15
     ndcg = hits / np.log2(1 + rng.integers(1, 21, hits.shape))
@@ -55,13 +55,13 @@ def test_holm_is_the_step_down_procedure() -> None:
 
 
 def test_the_interval_covers_the_true_improvement_as_often_as_it_says() -> None:
-    """Log-normal figures whose means differ by 10 %: 90 % intervals of 300 samples of 200 users."""
+    """Log-normal metrics whose means differ by 10 %: 90 % intervals for 300 samples of 200 users."""
     rng = np.random.default_rng(5)
     covered = 0
     for trial in range(300):
         common = rng.lognormal(0, 0.5, 200)
-        ours, theirs = 1.1 * common * rng.lognormal(0, 0.2, 200), common * rng.lognormal(0, 0.2, 200)
-        ((low, high),) = improvement_intervals(ours, theirs[:, None], level=0.9, seed=trial, resamples=400)
+        leader, other = 1.1 * common * rng.lognormal(0, 0.2, 200), common * rng.lognormal(0, 0.2, 200)
+        ((low, high),) = improvement_intervals(leader, other[:, None], level=0.9, seed=trial, resamples=400)
         covered += low <= 0.1 <= high
     assert covered / 300 == pytest.approx(0.9, abs=0.05)
 
@@ -73,10 +73,10 @@ def test_a_baseline_that_hardly_or_never_hits_does_no_harm() -> None:
 
 
 def test_users_of_one_dataset_are_resampled_together() -> None:
-    """Figures that are equal within each dataset leave nothing to chance, however the datasets differ."""
+    """If metrics are equal within each dataset, the interval has no width, however much the datasets differ."""
     strata = np.repeat([0, 1], [30, 10])
-    ours, theirs = np.where(strata == 0, 2.0, 5.0), np.where(strata == 0, 1.0, 7.0)
-    exact = ours.mean() / theirs.mean() - 1
-    np.testing.assert_allclose(improvement_intervals(ours, theirs[:, None], strata, resamples=50), [[exact, exact]])
-    ((low, high),) = improvement_intervals(ours, theirs[:, None], resamples=50)
+    leader, other = np.where(strata == 0, 2.0, 5.0), np.where(strata == 0, 1.0, 7.0)
+    exact = leader.mean() / other.mean() - 1
+    np.testing.assert_allclose(improvement_intervals(leader, other[:, None], strata, resamples=50), [[exact, exact]])
+    ((low, high),) = improvement_intervals(leader, other[:, None], resamples=50)
     assert low < exact < high

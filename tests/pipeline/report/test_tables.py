@@ -78,7 +78,7 @@ def test_a_table_without_spectran_has_no_improvement() -> None:
 
 
 def test_the_papers_improvement_is_the_one_that_it_states() -> None:
-    """9.17 %, over the best baseline of each dataset, backbone and metric."""
+    """The paper states 9.17 %, over the best baseline of each dataset, backbone and metric."""
     values = [row["improvement"] for row in improvements(paper_values("table2"), "paper").to_dicts()]
     assert len(values) == 4 * 3 * 4
     assert sum(values) / len(values) == pytest.approx(0.0917, abs=5e-5)

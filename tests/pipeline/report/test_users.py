@@ -41,7 +41,7 @@ def ranked(project: Path) -> pl.DataFrame:
 
 
 def per_user(adapter: str) -> dict[str, list[float]]:
-    """NDCG@20 of every user, averaged over seeds, without the code under test."""
+    """Return NDCG@20 of every user and seed, computed without the code under test."""
     found: dict[str, list[float]] = {}
     for row in pl.read_parquet(f"grid/cells/tiny-sasrec-{adapter}/ranks.parquet").iter_rows(named=True):
         found.setdefault(row["user_id"], []).append(1 / math.log2(1 + row["rank"]) if row["rank"] <= 20 else 0.0)
@@ -98,7 +98,7 @@ def test_the_leader_is_whoever_is_ahead(ranked: pl.DataFrame) -> None:
 
 @pytest.mark.usefixtures("project")
 def test_the_groups_are_thirds_of_the_interactions_and_quartiles_of_the_histories() -> None:
-    """Recomputed from the sequences, item by item."""
+    """The groups are recomputed from the sequences, item by item."""
     sequences = pl.read_parquet("data/sequences/tiny/sequences.parquet")
     histories = dict(sequences.select("user_id", "items").rows())
     counts = Counter(item for items in histories.values() for item in items[:-2])

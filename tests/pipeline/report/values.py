@@ -22,7 +22,7 @@ BOTH = OFFICE | {
 
 
 def rows(values: dict[Cell, list[float]]) -> pl.DataFrame:
-    """A row per seed; every metric is the value given, except that NDCG@10 is half of it."""
+    """Return a row per seed; every metric has the given value, except NDCG@10, which has half of it."""
     return pl.DataFrame(
         [
             dict(zip(("dataset", "backbone", "adapter"), cell, strict=True))
@@ -35,7 +35,7 @@ def rows(values: dict[Cell, list[float]]) -> pl.DataFrame:
 
 
 def parsed(markdown: str) -> list[dict[str, str]]:
-    """The rows of every table in a Markdown text, by the header's names."""
+    """Return the rows of all tables in a Markdown text as {column: cell}."""
     tables = re.findall(r"(?m)(?:^\|.*\|$\n?)+", markdown)
     found = []
     for table in tables:

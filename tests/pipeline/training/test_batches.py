@@ -1,4 +1,4 @@
-"""Leave-one-out split and left padding, on users that can be checked by eye."""
+"""The leave-one-out split and left padding, on a few hand-made users."""
 
 from pathlib import Path
 
@@ -57,7 +57,7 @@ def test_the_items_before_the_test_item_are_all_of_them_for_any_users_in_any_ord
 
 
 def test_no_held_out_item_is_trained_on(tmp_path: Path) -> None:
-    """Every interaction has an id of its own: held-out ones must not turn up where the model learns."""
+    """Every interaction has its own item id, so held-out items must not occur in the training data."""
     lengths = [3, 9, 13, 4]
     ids = iter(range(sum(lengths)))
     items = [[next(ids) for _ in range(length)] for length in lengths]

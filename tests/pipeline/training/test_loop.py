@@ -1,4 +1,4 @@
-"""Runs: the same twice, the best epoch's weights, found again by fingerprint, refused where they belong to another."""
+"""Runs: reproducible, with the weights of the best epoch, found by fingerprint, and refused if they belong to another run."""
 
 import json
 import os
@@ -41,7 +41,7 @@ SetParams = Callable[[dict[str, Any]], None]
 
 @pytest.fixture(autouse=True)
 def kernels() -> Iterator[None]:
-    """Training chooses deterministic kernels for its process; other tests keep theirs."""
+    """Restore torch's settings, because training makes its process use deterministic kernels."""
     before = torch.are_deterministic_algorithms_enabled()
     yield
     torch.use_deterministic_algorithms(before)
@@ -49,12 +49,12 @@ def kernels() -> Iterator[None]:
 
 @pytest.fixture
 def selected(project: Path) -> Callable[..., Run]:
-    """The run that the project's params.yaml selects, with changes."""
+    """Return the run that the project's params.yaml selects, with changes."""
     return lambda **choice: Run.of(load_params(), **choice)
 
 
 def files(directory: Path) -> dict[str, bytes]:
-    """What a run leaves, without what depends on the clock."""
+    """Return the files of a run, without values that depend on the clock."""
     clock = ("run.json", "analysis.json", "sidecar.json")  # the sidecar has the checksums of the other two
     return {file.name: file.read_bytes() for file in directory.iterdir() if file.name not in clock}
 
@@ -85,7 +85,7 @@ def test_another_seed_gives_another_run(selected: Callable[..., Run]) -> None:
 
 
 def test_training_learns(selected: Callable[..., Run], set_params: SetParams) -> None:
-    """The loss starts near that of a guess, ln(1 + 8 negatives), and falls."""
+    """The loss starts near that of random guessing, ln(1 + 8 negatives), and decreases."""
     set_params({"train.epochs": 15, "train.patience": 15})
     history = pl.read_csv(trained(selected()) / "history.csv")
     assert history["loss"][-1] < history["loss"][0] - 0.1
@@ -96,7 +96,7 @@ def test_training_learns(selected: Callable[..., Run], set_params: SetParams) ->
 
 
 def scripted(monkeypatch: pytest.MonkeyPatch, ndcg: list[float]) -> None:
-    """Validation finds these values, one an epoch, whatever the model does."""
+    """Make validation return these values, one per epoch."""
     values = iter(ndcg)
     monkeypatch.setattr(training, "metrics", lambda ranks, cutoffs: metrics(ranks, cutoffs) | {"NDCG@20": next(values)})
 
@@ -169,7 +169,7 @@ def test_the_test_set_is_ranked_for_every_user_with_the_kept_weights(selected: C
 
 
 def brute_force(scores: np.ndarray, targets: list[int], without: list[list[int]] | None = None) -> list[int]:
-    """Rank of each target by sorting (score descending, item ascending), items in `without` but the target taken away before."""
+    """Return each target's rank by sorting (score descending, item ascending), without the items of `without`."""
     ranks = []
     for user, (row, target) in enumerate(zip(scores, targets, strict=True)):
         order = np.lexsort((np.arange(len(row)), -row)).tolist()
@@ -182,7 +182,7 @@ def brute_force(scores: np.ndarray, targets: list[int], without: list[list[int]]
 def test_every_ranking_is_that_of_sorted_scores_and_validation_is_by_the_chosen_similarity(
     selected: Callable[..., Run], set_params: SetParams, similarity: str
 ) -> None:
-    """In float64, from the weights and nothing else; items of very different length, so that the similarities disagree."""
+    """Computed in float64 from the weights. Items have very different lengths, so that the similarities give different ranks."""
     set_params({"evaluate.similarity": similarity, "adapters.base.id_std": 1.0, "train.epochs": 2})
     run = selected()
     ranks = pl.read_parquet(evaluated(run) / "ranks.parquet")
@@ -212,14 +212,14 @@ def test_another_similarity_is_trained_again_and_another_choice_of_history_is_no
     selected: Callable[..., Run], set_params: SetParams
 ) -> None:
     run = selected()
-    place = evaluated(run)
+    directory = evaluated(run)
     set_params({"evaluate.exclude_history": True, "evaluate.cutoffs": [5]})
     assert selected().fingerprint == run.fingerprint
     set_params({"evaluate.similarity": "dot"})
     other = selected()
     assert other.fingerprint != run.fingerprint
     with pytest.raises(UserError, match=r"with evaluate.similarity 'cosine', params.yaml says 'dot'; .*trains it again"):
-        training.load_checkpoint(place, other, load_spectrum(run.spectrum))
+        training.load_checkpoint(directory, other, load_spectrum(run.spectrum))
 
 
 def test_a_cell_holds_the_figures_of_every_ranking_and_its_tables_those_that_are_chosen(
@@ -234,9 +234,9 @@ def test_a_cell_holds_the_figures_of_every_ranking_and_its_tables_those_that_are
     after = pl.read_csv(cell.directory / "metrics.csv")
     ranks = pl.read_parquet(cell.directory / "ranks.parquet")
     for row, turned in zip(before.iter_rows(named=True), after.iter_rows(named=True), strict=True):
-        mine = ranks.filter(seed=row["seed"])
+        of_seed = ranks.filter(seed=row["seed"])
         for column, name in (("rank", ""), ("rank_without_history", "without_history_"), ("rank_dot", "dot_")):
-            assert row[f"{name}HR@20"] == pytest.approx((mine[column] <= 20).mean())
+            assert row[f"{name}HR@20"] == pytest.approx((of_seed[column] <= 20).mean())
         assert turned["NDCG@20"] == row["without_history_NDCG@20"] >= turned["with_history_NDCG@20"] == row["NDCG@20"]
         assert (turned["dot_NDCG@20"], turned["similarity"]) == (row["dot_NDCG@20"], "cosine")
     for rows, column in ((before, "rank"), (after, "rank_without_history")):
@@ -263,7 +263,7 @@ def test_a_loss_that_is_not_finite_is_one_line_and_leaves_nothing(
 def test_weights_that_explode_are_one_line_and_never_the_best(
     selected: Callable[..., Run], set_params: SetParams, epochs: int
 ) -> None:
-    """In the last step of an epoch they explode after the loss was seen."""
+    """Weights become infinite in the last step of an epoch, after its loss was computed."""
     set_params({"train.learning_rate": 1e38, "train.batch_size": 1000, "train.epochs": epochs})
     with pytest.raises(UserError, match=r"lower train.learning_rate"):
         trained(selected())
@@ -275,7 +275,7 @@ def test_weights_that_explode_are_one_line_and_never_the_best(
 
 @pytest.fixture
 def trainings(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
-    """The runs that are really trained, in order; quickly."""
+    """The list of runs that are trained, with fast training."""
     seen: list[Run] = []
 
     def train_run(run: Run) -> None:
@@ -416,7 +416,7 @@ def test_an_interrupted_training_leaves_nothing_that_looks_finished(
 
 
 def cut_off(monkeypatch: pytest.MonkeyPatch, run: Run, epochs: int) -> None:
-    """Train a run and stop in the middle of the epoch after `epochs` finished ones."""
+    """Train a run and interrupt it in the epoch after `epochs` finished ones."""
     finished = []
 
     def epoch(*arguments: Any) -> Any:
@@ -497,7 +497,7 @@ def test_a_damaged_state_is_named_and_training_starts_again(
 
 @pytest.mark.slow
 def test_a_killed_process_is_continued_by_the_next(selected: Callable[..., Run], set_params: SetParams) -> None:
-    """kill -9 as soon as an epoch is saved, over and over, until one process gets to the end."""
+    """Kill the process after every saved epoch and restart it, until one process finishes."""
     set_params({"train.epochs": 12, "train.patience": 12})
     run = selected(adapter="spectran")
     command = [sys.executable, "-m", "stages.train"]
@@ -548,24 +548,24 @@ def test_broken_weights_are_one_line(selected: Callable[..., Run], content: byte
 
 
 @pytest.mark.parametrize(
-    ("items", "says"),
+    ("items", "expected"),
     [
         (
             None,
-            "data/spectrum/tiny/random was made from other items than data/sequences/tiny; `dvc repro data/dvc.yaml:svd@tiny`",
+            "data/spectrum/tiny/random was computed for other items than those of data/sequences/tiny; run `dvc repro ",
         ),
         (sha256, "items and .* `dvc repro` makes them agree"),
     ],
 )
 def test_sequences_and_spectrum_of_different_items_are_refused(
-    selected: Callable[..., Run], items: Callable[[Path], str] | None, says: str
+    selected: Callable[..., Run], items: Callable[[Path], str] | None, expected: str
 ) -> None:
     run = selected()
     np.save("fewer.npy", load_spectrum(run.spectrum).embeddings().numpy()[:-1])
     of = items(run.sequences / "items.parquet") if items else "others"
     with atomic_directory(run.spectrum, {"embeddings": {"items": of}}) as directory:
         decompose(Path("fewer.npy"), directory)
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=expected):
         trained(run)
 
 
@@ -580,7 +580,7 @@ def test_the_spectrum_of_another_dataset_is_refused_in_the_place_of_this_ones(se
 
 
 def test_users_of_whom_nothing_can_be_learned_are_one_line(selected: Callable[..., Run]) -> None:
-    """Of three items, the last two are test and validation, and one item alone has no successor to predict."""
+    """Of a user's three items, two are for test and validation, and the remaining one has no next item to predict."""
     run = selected()
     users, items = pl.read_parquet(run.sequences / "sequences.parquet"), (run.sequences / "items.parquet").read_bytes()
     with atomic_directory(run.sequences, {"dataset": "tiny"}) as directory:
@@ -608,7 +608,7 @@ def test_heads_that_do_not_divide_dim_are_one_line(selected: Callable[..., Run],
 
 
 def test_llminit_counts_popularity_in_the_training_part_alone(selected: Callable[..., Run]) -> None:
-    """Interactions counted by hand, without the two that every user is validated and tested with; numpy's variances."""
+    """Popularity is counted without each user's validation and test items; variances are numpy's."""
     run = selected(adapter="llminit", changes={"adapter": {"popular_share": 0.1}})
     histories = pl.read_parquet(run.sequences / "sequences.parquet")["items"].to_list()
     spectrum = load_spectrum(run.spectrum)

@@ -1,4 +1,4 @@
-"""Ranks and metrics against sorting, scikit-learn and closed forms."""
+"""Ranks and metrics, compared with sorting, scikit-learn and closed forms."""
 
 import numpy as np
 import polars as pl
@@ -14,7 +14,7 @@ from pipeline.training.ranking import rank_all, target_ranks
 
 
 def sorted_ranks(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Position of each target after sorting by (score descending, index ascending), from 1."""
+    """Return the position of each target, from 1, after sorting by score (descending) and index (ascending)."""
     ranks = []
     for row, target in zip(scores, targets, strict=True):
         order = np.lexsort((np.arange(len(row)), -row))
@@ -25,7 +25,7 @@ def sorted_ranks(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("seed", range(10))
 @pytest.mark.parametrize("levels", [1, 2, 5, 1000])
 def test_ranks_are_those_of_a_stable_sort(monkeypatch: pytest.MonkeyPatch, seed: int, levels: int) -> None:
-    """Whole-number vectors: scores are exact and, with few levels, full of ties. Items in several blocks."""
+    """Return integer vectors, whose scores are exact and, with few levels, have many ties. Items are in several blocks."""
     monkeypatch.setattr(ranking, "ITEMS", {"cpu": 8 * (1 + seed % 3)})
     rng = np.random.default_rng(seed)
     users, items, dim = rng.integers(1, 40), rng.integers(1, 60), 4
@@ -37,7 +37,7 @@ def test_ranks_are_those_of_a_stable_sort(monkeypatch: pytest.MonkeyPatch, seed:
 
 
 def test_metrics_are_those_of_trec_eval() -> None:
-    """Scores without ties, ranked and averaged by NIST's program."""
+    """Scores without ties, compared with NIST's trec_eval."""
     torch.manual_seed(0)
     states, table = torch.randn(200, 16), torch.randn(80, 16)
     targets = torch.randint(80, (200,))
@@ -54,8 +54,8 @@ def test_metrics_are_those_of_trec_eval() -> None:
         "ndcg_cut_20": "NDCG@20",
         "recip_rank": "MRR",
     }
-    for theirs, ours in names.items():
-        assert found[ours] == pytest.approx(np.mean([user[theirs] for user in judged]), abs=1e-12)
+    for name_in_reference, name in names.items():
+        assert found[name] == pytest.approx(np.mean([user[name_in_reference] for user in judged]), abs=1e-12)
 
 
 def test_constant_scores_rank_by_index() -> None:
@@ -65,7 +65,7 @@ def test_constant_scores_rank_by_index() -> None:
 
 @pytest.mark.parametrize("items", [999, 1025, 3001, 5119])
 def test_equal_items_share_their_score_whatever_their_place(items: int) -> None:
-    """Duplicate titles give duplicate rows: the lower index goes first, and nothing else may decide, no edge either."""
+    """Duplicate titles give duplicate rows. The lower index ranks first, also across the edges of blocks."""
     torch.manual_seed(0)
     table = torch.nn.functional.normalize(torch.randn(1, 128), dim=-1).expand(items, 128).contiguous()
     states = torch.nn.functional.normalize(torch.randn(30, 128), dim=-1)
@@ -87,7 +87,7 @@ def test_ranks_do_not_depend_on_the_size_of_the_chunks(batch_size: int | None) -
 
 @pytest.mark.parametrize(("users", "items"), [(2000, 100), (300, 3000)])
 def test_scores_stay_within_their_memory(monkeypatch: pytest.MonkeyPatch, users: int, items: int) -> None:
-    """Few items at a time for a few users; of those that targets are among, some more are kept until targets are known."""
+    """Blocks of scores stay small; only the blocks that contain targets are kept until the targets' scores are known."""
     kept = 20_000
     for name, value in (("ITEMS", 64), ("USERS", 500), ("HELD", kept)):
         monkeypatch.setattr(ranking, name, {"cpu": value})
@@ -110,7 +110,7 @@ def test_scores_stay_within_their_memory(monkeypatch: pytest.MonkeyPatch, users:
 
 @pytest.mark.parametrize("where", ["table", "states"])
 def test_scores_that_are_not_numbers_are_refused_and_never_a_perfect_rank(where: str) -> None:
-    """NaN is above nothing and equal to nothing: counted naively, a diverged model would rank every target first."""
+    """Comparisons with NaN are false, so without a check a diverged model would rank every target first."""
     states, table = torch.ones(3, 2), torch.ones(5, 2)
     (table if where == "table" else states)[1, 0] = float("nan")
     with pytest.raises(UserError, match="NaN") as caught:
@@ -140,10 +140,10 @@ def test_ndcg_is_scikit_learns(cutoff: int) -> None:
     targets = rng.integers(40, size=200)
     relevance = np.zeros_like(scores)
     relevance[np.arange(200), targets] = 1
-    ours = metrics(sorted_ranks(scores, targets), [cutoff])
-    assert ours[f"NDCG@{cutoff}"] == pytest.approx(ndcg_score(relevance, scores, k=cutoff), abs=1e-12)
+    measured = metrics(sorted_ranks(scores, targets), [cutoff])
+    assert measured[f"NDCG@{cutoff}"] == pytest.approx(ndcg_score(relevance, scores, k=cutoff), abs=1e-12)
     top = np.argsort(-scores, axis=1)[:, :cutoff]
-    assert ours[f"HR@{cutoff}"] == pytest.approx((top == targets[:, None]).any(1).mean(), abs=1e-12)
+    assert measured[f"HR@{cutoff}"] == pytest.approx((top == targets[:, None]).any(1).mean(), abs=1e-12)
 
 
 def test_a_perfect_model_scores_one_and_the_worst_nothing() -> None:
@@ -167,7 +167,7 @@ def test_random_scores_hit_as_often_as_chance() -> None:
 
 @pytest.mark.parametrize("batch_size", [1, 7, None])
 def test_items_that_are_left_out_are_ahead_of_nobody(monkeypatch: pytest.MonkeyPatch, batch_size: int | None) -> None:
-    """A target among them takes part all the same: it may come again. Some are named twice. Items in several blocks."""
+    """A target that is among the excluded items still takes part. Some items are excluded twice. Items are in several blocks."""
     monkeypatch.setattr(ranking, "ITEMS", {"cpu": 8})
     rng = np.random.default_rng(0)
     users, n_items = 60, 30
@@ -212,6 +212,6 @@ def test_metrics_of_every_ranking_have_clear_names_and_the_chosen_one_comes_firs
 
 @pytest.mark.parametrize("items", [1, 7, 8, 2039, 2040, 2041, 5000])
 def test_counts_carry_nothing_from_byte_to_byte(items: int) -> None:
-    """All items ahead of the last one: eight flags a number, 255 numbers a sum."""
+    """All items are ahead of the last one, so that sums of flags reach their limit."""
     ranks = target_ranks(torch.ones(3, 2), torch.ones(items, 2), torch.full((3,), items - 1))
     assert ranks.tolist() == [items] * 3

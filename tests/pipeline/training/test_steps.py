@@ -1,4 +1,4 @@
-"""Steps: each sees the last one's update, and a graph is kept only where replaying it is the same training."""
+"""Steps: each uses the previous update, and a graph is kept only if replaying it is equivalent."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -20,7 +20,7 @@ N_ITEMS, BATCH = 40, 8
 on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no GPU")
 
 
-def made(
+def make_steps(
     capture: Callable[[Steps, Tensor], Step] | None = None,
     device: str = "cpu",
     rate: float = 0.01,
@@ -56,7 +56,7 @@ def users(device: str = "cpu") -> Tensor:
 
 
 def after(steps: Steps, epochs: int = 2) -> tuple[list[Tensor], list[Tensor]]:
-    """Losses of every step of some epochs, and the weights after them."""
+    """Return the losses of every step of some epochs, and the weights after them."""
     device = str(steps.generator.device.type)
     torch.manual_seed(5)
     losses = [steps.epoch(users(device))[0] for _ in range(epochs)]
@@ -64,15 +64,15 @@ def after(steps: Steps, epochs: int = 2) -> tuple[list[Tensor], list[Tensor]]:
 
 
 def test_an_epoch_is_a_step_for_every_batch_and_counts_every_target() -> None:
-    losses, targets = made().epoch(users())
+    losses, targets = make_steps().epoch(users())
     assert len(losses) == len(targets) == 6
     assert targets.sum() == 45 * 5 - 15 * 2
     assert losses.dtype == torch.float64
 
 
 def test_a_step_in_bfloat16_sees_the_update_of_the_step_before() -> None:
-    """Autocast keeps a copy of every weight for as long as its context lasts: one context an epoch trains on old weights."""
-    steps = made(rate=0.1, precision=partial(torch.autocast, "cpu", torch.bfloat16))
+    """Autocast caches copies of the weights until its context ends, so one context per epoch would train on old weights."""
+    steps = make_steps(rate=0.1, precision=partial(torch.autocast, "cpu", torch.bfloat16))
     linear = {id(m.weight) for m in steps.model.backbone.modules() if isinstance(m, torch.nn.Linear)}
     for p in steps.model.parameters():
         p.requires_grad_(id(p) in linear)
@@ -88,7 +88,7 @@ def test_a_step_in_bfloat16_sees_the_update_of_the_step_before() -> None:
 
 
 def same(steps: Steps, example: Tensor) -> Step:
-    """What a graph is meant to be."""
+    """Replace a graph by an ordinary step."""
     assert len(example) == BATCH
     return steps.step
 
@@ -122,7 +122,7 @@ def on_its_example(steps: Steps, example: Tensor) -> Step:
 
 
 def test_a_graph_that_trains_the_same_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
-    plain, steps = made(), made(same)
+    plain, steps = make_steps(), make_steps(same)
     (losses, trained), (found, replayed) = after(plain), after(steps)
     assert steps.replayed is not None
     assert all(torch.equal(a, b) for a, b in zip([*losses, *trained], [*found, *replayed], strict=True))
@@ -141,7 +141,7 @@ def test_a_graph_that_trains_the_same_is_kept(capsys: pytest.CaptureFixture[str]
 def test_a_graph_that_trains_otherwise_is_given_up_and_nothing_of_it_stays(
     capture: Callable[[Steps, Tensor], Step], reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plain, steps = made(), made(capture)
+    plain, steps = make_steps(), make_steps(capture)
     (losses, trained), (found, kept) = after(plain), after(steps)
     assert steps.replayed is None
     assert all(torch.equal(a, b) for a, b in zip([*losses, *trained], [*found, *kept], strict=True))
@@ -161,7 +161,7 @@ def test_a_capture_that_takes_the_random_states_with_it_is_one_line_that_says_ho
         raise RuntimeError("operation not permitted")
 
     with pytest.raises(UserError, match=r"\(operation not permitted\).*SPECTRAN_NO_CUDA_GRAPH=1") as caught:
-        made(broken).epoch(users())
+        make_steps(broken).epoch(users())
     assert "\n" not in str(caught.value)
 
 
@@ -174,8 +174,8 @@ def test_a_capture_that_takes_the_random_states_with_it_is_one_line_that_says_ho
 @pytest.mark.parametrize("loss", ["info_nce", "cross_entropy"])
 def test_a_step_is_captured_and_trains_the_same(backbone: str, adapter: str, loss: str) -> None:
     given = {"device": "cuda", "backbone": backbone, "adapter": adapter, "loss": loss}
-    steps = made(cuda_graph, **given)
-    (losses, trained), (found, replayed) = after(made(**given)), after(steps)
+    steps = make_steps(cuda_graph, **given)
+    (losses, trained), (found, replayed) = after(make_steps(**given)), after(steps)
     assert steps.replayed is not None
     torch.testing.assert_close(found, losses, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(replayed, trained, rtol=1e-3, atol=1e-4)
