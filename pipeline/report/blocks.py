@@ -5,7 +5,8 @@ A block starts with a comment that lists its columns and ends with another comme
     <!-- results: office NDCG@20 "Office" | smollm2/toys NDCG@20 "Toys, SmolLM2" -->
     <!-- end of results -->
 
-A column is a folder of docs/results (followed by `/dataset` if it holds several), a column of its runs.csv, and a heading.
+A column is a folder of docs/results (followed by `/dataset` if it holds several), a column of its runs.csv, and a heading. The
+folder `paper/DATASET/BACKBONE` stands for the published figures in metrics/paper.
 """
 
 import re
@@ -19,6 +20,7 @@ from common.names import check_form
 from models.adapters import ADAPTERS
 from pipeline.artifacts import atomic_file
 from pipeline.grid.published import PUBLISHED, read_runs
+from pipeline.report.paper import paper_table
 
 DOCUMENTS = (Path("README.md"), Path("docs/results.md"))
 BLOCK = re.compile(r"^(<!-- results: (.*) -->\n)(.*?)(^<!-- end of results -->$)", re.MULTILINE | re.DOTALL)
@@ -35,16 +37,22 @@ class Column:
     heading: str
 
     def runs(self) -> pl.DataFrame:
-        """Return the runs, one row each. Raises UserError if there are none or if they mix datasets, backbones or dims."""
-        runs = read_runs(PUBLISHED / check_form("folder", self.folder)).filter(over="seeds")
-        if self.dataset:
-            runs = runs.filter(dataset=self.dataset)
+        """Return the runs, one row each. Raises UserError if there are none or if they mix datasets, backbones or dims.
+
+        Of the paper, a row is an adapter's published figures.
+        """
         where = f"{PUBLISHED / self.folder}: column {self.heading!r}"
+        if self.folder == "paper":
+            dataset, _, backbone = str(self.dataset).partition("/")
+            runs = paper_table("table2").filter(dataset=dataset, backbone=backbone)
+        else:
+            runs = read_runs(PUBLISHED / check_form("folder", self.folder)).filter(over="seeds")
+            runs = runs.filter(dataset=self.dataset) if self.dataset else runs
         if not runs.height:
             raise UserError(f"{where}: no runs{f' of {self.dataset}' if self.dataset else ''}")
         if self.metric not in runs.columns:
-            raise UserError(f"{where}: runs.csv has no {self.metric}; it has {', '.join(runs.columns)}")
-        for key in ("dataset", "backbone", "encoder", "dim"):
+            raise UserError(f"{where}: there is no {self.metric}, only {', '.join(runs.columns)}")
+        for key in {"dataset", "backbone", "encoder", "dim"} & set(runs.columns):
             if runs[key].n_unique() > 1:
                 raise UserError(f"{where} mixes several values of {key}: {', '.join(map(str, runs[key].unique().sort()))}")
         return runs
