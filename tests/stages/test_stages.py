@@ -586,7 +586,7 @@ def test_tuning_from_the_trials_to_the_report_and_into_git(set_params: SetParams
     report = Path("metrics/report.md").read_text()
     assert "tuned Base goes from an NDCG@20 of 0." in report
     assert "(average over 1 pair)" in report
-    assert "2 trials (its settings in params.yaml the first of them), each a full run under seed 0" in report
+    assert "2 trials (the first uses the settings of params.yaml), each a full run with seed 0" in report
 
 
 # --------------------------------------------------------------------------------------------------------------- no permission
