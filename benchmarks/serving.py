@@ -7,11 +7,21 @@ The first draws random unit vectors and prints the memory that ours adds. The se
 shares the cores with the client.
 """
 
+import http.client
+import json
+import random
 import resource
+import socket
+import subprocess
+import sys
+import threading
 import time
 from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
@@ -58,7 +68,72 @@ def of_best(given: Namespace) -> None:
 
 
 def of_load(given: Namespace) -> None:
-    raise SystemExit("not yet")
+    """Send requests at a fixed rate over kept connections, each for ten items after ten random ones; print rate and latencies."""
+    with serving(given.package) as port:
+        answers = requests_at(port, given.package, given.rate, given.seconds)
+    late = np.array([seconds for status, seconds in answers if status == 200])
+    span = given.seconds
+    print(
+        f"{len(answers):,} requests in {span:.0f} s, {len(answers) - len(late)} without an answer of 200; {len(late) / span:.0f} a second"
+    )
+    for share in (50, 95, 99, 100):
+        print(f"p{share:<4}{np.percentile(late, share) * 1000:8.1f} ms")
+
+
+@contextmanager
+def serving(package: Path) -> Iterator[int]:
+    """Start the package's own server in a process of its own; yield its port once it answers; end it afterwards."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = subprocess.Popen([sys.executable, "serve.py", "--port", str(port)], cwd=package, stdout=subprocess.DEVNULL)
+    try:
+        for _ in range(600):
+            with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                break
+            if server.poll() is not None:
+                raise SystemExit(f"the server ended with status {server.returncode}")
+            time.sleep(0.1)
+        yield port
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def requests_at(port: int, package: Path, rate: float, seconds: float, clients: int = 16) -> list[tuple[int, float]]:
+    """Status (0 for none) and seconds of every request, counted from when it was due: waiting for a free client counts."""
+    ids = json.loads((package / "items.json").read_text(encoding="utf-8"))["ids"]
+    draw = random.Random(0)
+    bodies = [json.dumps({"history": draw.sample(ids, 10), "k": K}).encode() for _ in range(int(rate * seconds))]
+    answers: list[tuple[int, float]] = []
+    waiting = iter(enumerate(bodies))
+    turn = threading.Lock()
+    start = time.perf_counter() + 0.5
+
+    def client() -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        while True:
+            with turn:
+                number, body = next(waiting, (None, b""))
+            if number is None:
+                return
+            due = start + number / rate
+            time.sleep(max(0.0, due - time.perf_counter()))
+            try:
+                connection.request("POST", "/recommend", body, {"Content-Type": "application/json"})
+                response = connection.getresponse()
+                complete = len(json.loads(response.read())["items"]) == K
+                answers.append((response.status if complete else 0, time.perf_counter() - due))
+            except (OSError, http.client.HTTPException, ValueError, KeyError):
+                connection.close()
+                answers.append((0, time.perf_counter() - due))
+
+    threads = [threading.Thread(target=client) for _ in range(clients)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return answers
 
 
 if __name__ == "__main__":
