@@ -72,10 +72,8 @@ def of_load(given: Namespace) -> None:
     with serving(given.package) as port:
         answers = requests_at(port, given.package, given.rate, given.seconds)
     late = np.array([seconds for status, seconds in answers if status == 200])
-    span = given.seconds
-    print(
-        f"{len(answers):,} requests in {span:.0f} s, {len(answers) - len(late)} without an answer of 200; {len(late) / span:.0f} a second"
-    )
+    lost = len(answers) - len(late)
+    print(f"{len(answers):,} requests in {given.seconds:.0f} s, {lost} lost; {len(late) / given.seconds:.0f} a second")
     for share in (50, 95, 99, 100):
         print(f"p{share:<4}{np.percentile(late, share) * 1000:8.1f} ms")
 

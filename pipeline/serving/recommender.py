@@ -49,7 +49,7 @@ class Recommender:
         self.max_history: int = run.settings["train"]["max_history"]
         self.similarity: Similarity = run.settings["evaluate"]["similarity"]
         with torch.inference_mode():
-            self.table: Tensor = model.adapter.table().float().contiguous()
+            self.table: Tensor = model.adapter.table().detach().contiguous()
         if not bool(torch.isfinite(self.table).all()):
             raise UserError("the item table holds NaN or infinity; lower train.learning_rate and train again")
         self.interactions = np.bincount(users["items"].explode().to_numpy(), minlength=len(items))  # (N,)
