@@ -12,6 +12,9 @@ from pipeline.serving.recommender import Recommender
 from stages import recommend
 
 
+pytestmark = pytest.mark.xdist_group("serving")
+
+
 @pytest.fixture
 def typed(trained: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     def run(*arguments: str) -> str:

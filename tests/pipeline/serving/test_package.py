@@ -21,6 +21,8 @@ from pipeline.serving.package import PACKAGE, push_to_hub, write_package
 from pipeline.serving.recommender import Recommender
 from pipeline.serving.server import Package, PackageError
 
+pytestmark = pytest.mark.xdist_group("serving")
+
 ROOT = Path(__file__).parents[3]
 
 

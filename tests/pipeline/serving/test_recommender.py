@@ -14,6 +14,9 @@ from pipeline.runs import CHECKPOINT
 from pipeline.serving.recommender import Recommender
 
 
+pytestmark = pytest.mark.xdist_group("serving")
+
+
 @pytest.fixture
 def recommender(trained: Path) -> Recommender:
     return Recommender.load(CHECKPOINT)
