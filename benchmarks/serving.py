@@ -81,9 +81,7 @@ def of_load(given: Namespace) -> None:
 @contextmanager
 def serving(package: Path) -> Iterator[int]:
     """Start the package's own server in a process of its own; yield its port once it answers; end it afterwards."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     server = subprocess.Popen([sys.executable, "serve.py", "--port", str(port)], cwd=package, stdout=subprocess.DEVNULL)
     try:
         for _ in range(600):
@@ -96,6 +94,13 @@ def serving(package: Path) -> Iterator[int]:
     finally:
         server.terminate()
         server.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
 
 
 def requests_at(port: int, package: Path, rate: float, seconds: float, clients: int = 16) -> list[tuple[int, float]]:

@@ -11,7 +11,6 @@ from common.errors import UserError
 from pipeline.serving.recommender import Recommender
 from stages import recommend
 
-
 pytestmark = pytest.mark.xdist_group("serving")
 
 

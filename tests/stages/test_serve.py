@@ -10,7 +10,6 @@ from common.errors import UserError
 from pipeline.serving.package import PACKAGE
 from stages import package, serve
 
-
 pytestmark = pytest.mark.xdist_group("serving")
 
 

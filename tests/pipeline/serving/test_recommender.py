@@ -13,7 +13,6 @@ from pipeline.artifacts import atomic_directory
 from pipeline.runs import CHECKPOINT
 from pipeline.serving.recommender import Recommender
 
-
 pytestmark = pytest.mark.xdist_group("serving")
 
 
