@@ -12,7 +12,6 @@ sidecar.json      the checksum of every file
 """
 
 import contextlib
-import copy
 import io
 import logging
 import warnings
@@ -24,17 +23,14 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from common.errors import UserError
-from models.core.adapter import Adapter
-from models.core.layout import Layout
-from models.core.loss import normalised
 from models.core.recommender import Recommender as Model
 from pipeline.artifacts import atomic_directory, write_json
 from pipeline.serving import server
 from pipeline.serving.card import model_card
+from pipeline.serving.encoder import UserEncoder
 from pipeline.serving.recommender import Recommender
 
 PACKAGE = Path("data/packages/selected")
@@ -57,48 +53,12 @@ CMD ["python", "serve.py", "--host", "0.0.0.0"]
 """
 
 
-class UserEncoder(Model):
-    """From histories and the item table to states, with shapes that do not depend on the data: what is exported.
-
-    It has the backbone, and of the adapter only what `mix` reads: the item table is an input, so the adapter's tensors with a row
-    for every item stay out.
-    """
-
-    def __init__(self, model: Model) -> None:
-        nn.Module.__init__(self)
-        self.backbone = model.backbone
-        self.adapter = _mixer(model.adapter)
-
-    def forward(self, history: Tensor, table: Tensor) -> Tensor:
-        """history: (B, L) item ids, left-padded with N; table: (N, d). Returns states of length 1, (B, d).
-
-        `Recommender.next_item_states` with a dense layout. The backbone says by the ids 0, N and N + 1 what it puts where.
-        """
-        n_items = table.shape[0]
-        marks = self.backbone.inference_tokens(torch.where(history == n_items, self.backbone.padding, 0))  # (B, P)
-        history = F.pad(history, (0, marks.shape[1] - history.shape[1]))
-        tokens = torch.where(marks == 0, history, marks + (n_items - self.backbone.padding))
-        layout = Layout(tokens != n_items, self.backbone.causal, packed=False)
-        return normalised(layout.padded(self.states(tokens, table, layout, layout))[:, -1])
-
-
-def _mixer(adapter: Adapter) -> Adapter:
-    """An adapter with the same `mix`, less the tensors that have a row for every item."""
-    if type(adapter).mix is Adapter.mix:
-        return Adapter(adapter.n_items, adapter.dim)
-    mixer = copy.copy(adapter)
-    for kind in ("_parameters", "_buffers"):
-        kept = {name: tensor for name, tensor in getattr(adapter, kind).items() if name not in adapter.per_item}
-        setattr(mixer, kind, kept)
-    return mixer
-
-
 def export(model: Model, table: Tensor, max_history: int, directory: Path) -> None:
     """Write encoder.pt2 and encoder.onnx, whose batch size is free. table: (N, d)."""
     n_items = len(table)
     example = torch.full((3, max_history), n_items)
     example[0, -1] = example[1, :] = 0
-    encoder = UserEncoder(model).eval()
+    encoder = UserEncoder(model, packed=False)
     with torch.no_grad(), _quiet():
         shapes = {"history": {0: torch.export.Dim("batch")}, "table": None}
         program = torch.export.export(encoder, (example, table), dynamic_shapes=shapes)

@@ -1,5 +1,6 @@
 """Recommendations from a trained checkpoint, in Python: `Recommender.load().recommend([["B001", "B002"]], k=10)`."""
 
+import copy
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import fields
 from functools import cached_property
@@ -19,6 +20,8 @@ from pipeline.data.sources import source_module
 from pipeline.params import Similarity, load_params
 from pipeline.runs import CHECKPOINT, Run
 from pipeline.serving.best import Catalogue, best_items
+from pipeline.serving.encoder import UserEncoder
+from pipeline.serving.new_items import Ids, new_rows
 from pipeline.training.inputs import load_spectrum
 from pipeline.training.loop import CONFIG, WEIGHTS, load_checkpoint
 from pipeline.training.sequences import read_sequences
@@ -42,6 +45,7 @@ class Recommender:
     def __init__(self, model: Model, items: pl.DataFrame, users: pl.DataFrame, run: Run) -> None:
         """items: item_id, title, row i of item i; users: user_id, items (oldest first), as the sequences artifact has them."""
         self.model = model.eval()
+        self.encoder = UserEncoder(model)
         self.run = run
         self.item_ids: list[str] = items["item_id"].to_list()
         self.titles: list[str] = items["title"].to_list()
@@ -54,6 +58,25 @@ class Recommender:
             raise UserError("the item table holds NaN or infinity; lower train.learning_rate and train again")
         self.interactions = np.bincount(users["items"].explode().to_numpy(), minlength=len(items))  # (N,)
         self._index = {item: i for i, item in enumerate(self.item_ids)}
+
+    def with_items(self, items: pl.DataFrame, embeddings: Tensor, ids: Ids = "mean") -> "Recommender":
+        """The recommender with more items, which have no interactions, at the end of its catalogue; nothing is trained.
+
+        items: item_id, title; embeddings: (M, l), by the encoder of the spectrum; ids: see `new_rows`. Raises UserError for an
+        item that is there already, and for an adapter that knows items by their ID alone.
+        """
+        if known := next((item for item in items["item_id"] if item in self._index), None):
+            raise UserError(f"new items: {known!r} is in the catalogue already")
+        options = self.run.settings["adapter"]
+        rows = new_rows(self.model.adapter, options, load_spectrum(self.run.spectrum), embeddings, ids)
+        wider = copy.copy(self)
+        wider.__dict__ = {name: value for name, value in vars(self).items() if name not in ("_catalogue", "_ids_and_titles")}
+        wider.item_ids = [*self.item_ids, *items["item_id"]]
+        wider.titles = [*self.titles, *items["title"]]
+        wider.table = torch.cat([self.table, rows])
+        wider.interactions = np.concatenate([self.interactions, np.zeros(items.height, dtype=np.int64)])
+        wider._index = {item: i for i, item in enumerate(wider.item_ids)}
+        return wider
 
     @classmethod
     def load(cls, directory: Path | str = CHECKPOINT) -> "Recommender":
@@ -141,7 +164,7 @@ class Recommender:
         made = []
         for start in range(0, len(histories), USERS):
             history = torch.from_numpy(padded(histories[start : start + USERS], self.max_history, len(self.item_ids)))
-            made.append(self.model.next_item_states(history, self.table))
+            made.append(self.encoder(history, self.table))
         return torch.cat(made) if made else self.table[:0]
 
     def _by_model(
