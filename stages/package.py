@@ -15,6 +15,7 @@ def main() -> str:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, metavar="DIR", help=f"a trained run ({CHECKPOINT})")
     parser.add_argument("--push-to-hub", metavar="OWNER/NAME", help="upload it to a private model repository of Hugging Face")
+    parser.add_argument("--new-items", type=Path, metavar="FILE", help="CSV or Parquet of items that the training did not know")
     given = parser.parse_args()
 
     from pipeline.serving.card import source_kind
@@ -22,6 +23,8 @@ def main() -> str:
     from pipeline.serving.recommender import Recommender
 
     recommender = Recommender.load(given.checkpoint)
+    if given.new_items:
+        recommender = recommender.with_new_items(given.new_items)
     compared = write_package(recommender, PACKAGE)
     summary = (
         f"{recommender.run.name} in {PACKAGE}; the ten best items of {compared['users']:,} users are the checkpoint's, "

@@ -32,6 +32,7 @@ def main() -> str:
     parser.add_argument("--allow", nargs="+", metavar="ITEM", help="recommend only these")
     parser.add_argument("--deny", nargs="+", metavar="ITEM", default=[], help="recommend none of these")
     parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, metavar="DIR", help=f"a trained run ({CHECKPOINT})")
+    parser.add_argument("--new-items", type=Path, metavar="FILE", help="CSV or Parquet of items that the training did not know")
     given = parser.parse_args()
     if (given.requests is None) != (given.out is None):
         parser.error("--requests and --out go together")
@@ -40,6 +41,8 @@ def main() -> str:
     from pipeline.serving.recommender import POPULARITY, Recommender
 
     recommender = Recommender.load(given.checkpoint)
+    if given.new_items:
+        recommender = recommender.with_new_items(given.new_items)
     if requests is None:
         histories = [recommender.history_of(given.user) if given.user is not None else given.history]
     elif "history" in requests.columns:

@@ -35,7 +35,9 @@ def new_rows(adapter: Adapter, options: dict[str, Any], spectrum: Spectrum, embe
     rows = _Rows(options, spectrum, embeddings, ids)
     tensors = {name: getattr(adapter, name) for name in adapter.per_item if hasattr(adapter, name)}
     name = type(adapter).__name__
-    if set(tensors) == {"id_embedding"} and name != "LLMInit":
+    with torch.inference_mode():
+        has_text = name == "LLMInit" or adapter.semantic_table() is not None
+    if not has_text:
         raise UserError(f"adapter {name} knows items by their ID alone: a new item has no row before it is trained again")
     chosen = {}
     for tensor_name, known in tensors.items():
@@ -105,7 +107,7 @@ def read_new_items(path: Path, run: Run) -> pl.DataFrame:
     items = read_table(path, ITEMS)
     template = _made_from(run).get("template", TITLE)
     check_fields(template, set(items.columns) - {"item_id"}, str(path))
-    missing = items.select(ITEMS).null_count().row(0)
+    missing = items.select(list(ITEMS)).null_count().row(0)
     if any(missing):
         raise UserError(f"{path}: {max(missing)} items lack an item_id or a title")
     if items["item_id"].n_unique() < items.height:

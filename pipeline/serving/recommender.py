@@ -21,7 +21,7 @@ from pipeline.params import Similarity, load_params
 from pipeline.runs import CHECKPOINT, Run
 from pipeline.serving.best import Catalogue, best_items
 from pipeline.serving.encoder import UserEncoder
-from pipeline.serving.new_items import Ids, new_rows
+from pipeline.serving.new_items import Ids, embed, new_rows, read_new_items
 from pipeline.training.inputs import load_spectrum
 from pipeline.training.loop import CONFIG, WEIGHTS, load_checkpoint
 from pipeline.training.sequences import read_sequences
@@ -77,6 +77,11 @@ class Recommender:
         wider.interactions = np.concatenate([self.interactions, np.zeros(items.height, dtype=np.int64)])
         wider._index = {item: i for i, item in enumerate(wider.item_ids)}
         return wider
+
+    def with_new_items(self, path: Path) -> "Recommender":
+        """`with_items` for a CSV or Parquet file of item_id, title and the template's fields, embedded by the run's encoder."""
+        items = read_new_items(path, self.run)
+        return self.with_items(items, embed(items["text"].to_list(), self.run))
 
     @classmethod
     def load(cls, directory: Path | str = CHECKPOINT) -> "Recommender":
