@@ -4,7 +4,9 @@ import contextlib
 import copy
 import os
 import shutil
+import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -94,3 +96,46 @@ def amazon2014() -> Path:
     if not folder.is_dir():
         pytest.skip(f"{folder} is not there; set SPECTRAN_SHARED to the folder that holds data/amazon2014")
     return folder
+
+
+def add_strangers(root: Path) -> None:
+    """Put users into the log whom preprocessing drops: one with two items of the catalogue, one with none."""
+    import polars as pl
+
+    from pipeline.artifacts import atomic_directory
+
+    items = pl.read_parquet(root / "data/sequences/tiny/items.parquet")["item_id"]
+    log = pl.read_parquet(root / "data/raw/tiny/interactions.parquet")
+    rows = [("rare", items[7], 20), ("rare", items[3], 10), ("rare", "not kept", 15), ("gone", "not kept", 1)]
+    catalogue = pl.read_parquet(root / "data/raw/tiny/items.parquet")
+    with contextlib.chdir(root), atomic_directory(Path("data/raw/tiny"), {"source": "tiny"}) as directory:
+        pl.concat([log, pl.DataFrame(rows, log.schema, orient="row")]).write_parquet(directory / "interactions.parquet")
+        catalogue.write_parquet(directory / "items.parquet")
+
+
+@pytest.fixture(scope="session")
+def trained_project(tiny_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny project with a trained checkpoint, as `dvc repro` leaves it, and with users whom the core filter dropped."""
+    root = tmp_path_factory.mktemp("trained") / "project"
+    shutil.copytree(tiny_project, root)
+    add_strangers(root)
+    with contextlib.chdir(root), pytest.MonkeyPatch.context() as patch:
+        patch.delenv("SPECTRAN_SCRATCH", raising=False)
+        params = (root / "params.yaml").read_text()
+        (root / "params.yaml").write_text(
+            params.replace("adapter: base", "adapter: spectran", 1).replace("epochs: 4", "epochs: 2")
+        )
+        for stage in ("train", "evaluate"):
+            patch.setattr(sys, "argv", [stage])
+            import_module(f"stages.{stage}").main()
+    return root
+
+
+@pytest.fixture
+def trained(trained_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the trained project, as the current directory."""
+    root = tmp_path / "project"
+    shutil.copytree(trained_project, root)
+    monkeypatch.chdir(root)
+    monkeypatch.delenv("SPECTRAN_SCRATCH", raising=False)
+    return root

@@ -224,7 +224,7 @@ def test_every_shipped_name_can_be_selected(clone: Project) -> None:
 def test_no_command_of_a_pipeline_file_holds_a_name() -> None:
     """DVC splits a command at newlines even inside quotes, so no quoting is safe: scripts read their names from $DVC_STAGE."""
     root = Path(__file__).parents[1]
-    for file in ("dvc.yaml", "data/dvc.yaml", "grid/dvc.yaml"):
+    for file in ("dvc.yaml", "data/dvc.yaml", "grid/dvc.yaml", "serving/dvc.yaml"):
         stages = yaml.safe_load((root / file).read_text())["stages"]
         for name, stage in stages.items():
             body = stage.get("do", stage)

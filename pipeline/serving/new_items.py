@@ -1,0 +1,140 @@
+"""Rows of the item table for items without interactions, from their texts, without training again."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import polars as pl
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from common.errors import UserError
+from models.core.adapter import Adapter, Spectrum
+from pipeline.artifacts import SIDECAR, read_signed
+from pipeline.data.sources.files import ITEMS, read_table
+from pipeline.embedding.spectrum import coordinates
+from pipeline.params import Encoder
+from pipeline.runs import Run, svd_command
+from pipeline.texts import TITLE, check_fields, fill
+
+Ids = Literal["mean", "zero"]
+
+
+def new_rows(adapter: Adapter, options: dict[str, Any], spectrum: Spectrum, embeddings: Tensor, ids: Ids = "mean") -> Tensor:
+    """Return the rows of T for M new items, (M, d). embeddings: (M, l), by the encoder of the spectrum.
+
+    `table()` runs with every tensor of `per_item` replaced by rows for the new items. The text's rows are projected onto the
+    spectrum, u = (e - mean) V / sigma; an item of the training would get the row that it has. Directions with small sigma amplify
+    what is unlike the training's items, so a row that is longer than the longest of the training's is shortened to that length.
+
+    IDs have no text to come from: they are the mean of the trained ones, or zero. Where they start from the text (LLMInit,
+    LLM-ESR), they are what the item would have started from.
+
+    options: the adapter's, of the run. Raises UserError for an adapter that knows items by their ID alone.
+    """
+    rows = _Rows(options, spectrum, embeddings, ids)
+    tensors = {name: getattr(adapter, name) for name in adapter.per_item if hasattr(adapter, name)}
+    name = type(adapter).__name__
+    with torch.inference_mode():
+        has_text = name == "LLMInit" or adapter.semantic_table() is not None
+    if not has_text:
+        raise UserError(f"adapter {name} knows items by their ID alone: a new item has no row before it is trained again")
+    chosen = {}
+    for tensor_name, known in tensors.items():
+        make = getattr(rows, tensor_name, None)
+        if make is None:
+            raise UserError(f"adapter {name} has rows of items, {tensor_name}, for which there is no rule for new items")
+        chosen[tensor_name] = make(known, adapter).to(known.dtype)
+    with torch.inference_mode():
+        made: Tensor = functional_call(adapter.eval(), chosen, ())
+    return made
+
+
+class _Rows:
+    """Rows for new items of the tensors that adapters name in `per_item`, one method a name. known: the trained rows, (N, …)."""
+
+    def __init__(self, options: dict[str, Any], spectrum: Spectrum, embeddings: Tensor, ids: Ids) -> None:
+        self.options, self.spectrum, self.embeddings, self.ids = options, spectrum, embeddings, ids
+
+    def E(self, known: Tensor, _: Adapter) -> Tensor:  # noqa: N802 - the tensor's name
+        """Embeddings as `Spectrum.inputs` has them: what the kept directions hold, times the input scale."""
+        rows = self.projected()
+        return rows * rows.shape[1] ** 0.5 if self.options.get("input_scale") == "sqrt_width" else rows
+
+    def U(self, known: Tensor, _: Adapter) -> Tensor:  # noqa: N802 - the tensor's name
+        used = self.spectrum.centred if self.options.get("center") else self.spectrum
+        return shortened(coordinates(used, self.embeddings), known)
+
+    def whitened(self, known: Tensor, _: Adapter) -> Tensor:
+        return self._whitened(known)
+
+    def semantics(self, known: Tensor, _: Adapter) -> Tensor:
+        return self._whitened(known)
+
+    def id_embedding(self, known: Tensor, adapter: Adapter) -> Tensor:
+        count = len(self.embeddings)
+        name = type(adapter).__name__
+        if name == "LLMInit":
+            columns: Tensor = adapter.get_buffer("columns")
+            start = self.projected()[:, columns]
+            if self.options.get("std") is not None:
+                start = start * (self.options["std"] / self.spectrum.embeddings()[:, columns].std())
+            return start
+        if name == "LLMESR":
+            centred, width = self.spectrum.centred, known.shape[1]
+            return coordinates(centred, self.embeddings)[:, :width] * centred.sigma[:width]
+        return known.detach().mean(0).expand(count, -1) if self.ids == "mean" else known.new_zeros(count, known.shape[1])
+
+    def projected(self) -> Tensor:
+        """The part of the embeddings that the spectrum's directions hold, (M, l)."""
+        spectrum = self.spectrum
+        return (coordinates(spectrum, self.embeddings) * spectrum.sigma) @ spectrum.V.T + spectrum.mean
+
+    def _whitened(self, known: Tensor) -> Tensor:
+        """sqrt(N - 1) U_c, cut to the width of the known rows."""
+        rows = coordinates(self.spectrum.centred, self.embeddings)[:, : known.shape[1]]
+        return shortened(rows * (len(known) - 1) ** 0.5, known)
+
+
+def shortened(rows: Tensor, known: Tensor) -> Tensor:
+    """Rows whose length is above that of the longest known row, brought to that length. (M, r), (N, r) -> (M, r)"""
+    longest = torch.linalg.vector_norm(known, dim=1).max()
+    return rows * (longest / torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp(min=1e-12)).clamp(max=1)
+
+
+def read_new_items(path: Path, run: Run) -> pl.DataFrame:
+    """New items as item_id, title, text: CSV or Parquet with item_id, title and what else the dataset's template names."""
+    items = read_table(path, ITEMS)
+    template = _made_from(run).get("template", TITLE)
+    check_fields(template, set(items.columns) - {"item_id"}, str(path))
+    missing = items.select(list(ITEMS)).null_count().row(0)
+    if any(missing):
+        raise UserError(f"{path}: {max(missing)} items lack an item_id or a title")
+    if items["item_id"].n_unique() < items.height:
+        raise UserError(f"{path}: item {items['item_id'].filter(items['item_id'].is_duplicated())[0]!r} is listed twice")
+    texts = [
+        fill(template, {name: None if value is None else str(value) for name, value in item.items()})
+        for item in items.iter_rows(named=True)
+    ]
+    return items.select("item_id", "title", text=pl.Series(texts, dtype=pl.String))
+
+
+def embed(texts: list[str], run: Run) -> Tensor:
+    """Embed texts by the encoder of the run's spectrum, (M, l) float32. Raises UserError if that encoder is not the one here."""
+    from pipeline.embedding.encoder import TextEncoder, encode
+
+    made_from = _made_from(run)
+    if "encoder" not in made_from:
+        raise UserError(
+            f"{run.spectrum / SIDECAR} does not say by which encoder it was made; {svd_command(run.dataset)} makes it again"
+        )
+    encoder = Encoder.parse(made_from["encoder"], str(run.spectrum / SIDECAR))
+    if TextEncoder(encoder).identity != made_from.get("model"):
+        raise UserError(f"encoder {encoder.model} is not the version that made {run.spectrum}; embed again: `dvc repro`")
+    return torch.from_numpy(encode(texts, encoder)[0])
+
+
+def _made_from(run: Run) -> dict[str, Any]:
+    """What the embeddings of a run's spectrum were made from: encoder, template, identity of the model."""
+    found: dict[str, Any] = read_signed(run.spectrum / SIDECAR, svd_command(run.dataset)).get("embeddings", {})
+    return found

@@ -1,0 +1,54 @@
+"""Measure how well adapters rank items that were held out of training, by their texts alone: `python -m stages.cold`.
+
+A share of the items is taken out of the selected dataset; every adapter is trained on the rest, with the settings of params.yaml,
+and ranks the last item of the users for whom that is one of those taken out. Writes metrics/cold.csv.
+"""
+
+from argparse import ArgumentParser
+from pathlib import Path
+
+from common.errors import UserError
+from common.names import check_name
+from pipeline.artifacts import atomic_file
+from pipeline.params import load_params
+from stages import run
+
+TABLE = Path("metrics/cold.csv")
+
+
+def main() -> str:
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("adapters", nargs="*", metavar="ADAPTER", help="all that have a text part if left out")
+    parser.add_argument("--share", type=float, default=0.2, help="of the items that is held out (0.2)")
+    parser.add_argument("--seed", type=int, default=0, help="of the draw of these items (0)")
+    given = parser.parse_args()
+    params = load_params()
+    adapters = [check_name("adapter", name, params.adapters) for name in given.adapters]
+    if not 0 < given.share < 1:
+        raise UserError(f"--share is {given.share}; choose one between 0 and 1")
+
+    import polars as pl
+
+    from pipeline.serving.cold import chance, hold_out, measure, nearest_text
+
+    held = hold_out(params, given.share, given.seed)
+    rows = [
+        {"method": "popularity", "ids": "", **chance(held)},
+        {"method": "nearest text", "ids": "", **nearest_text(params, held)},
+    ]
+    for adapter in adapters or [name for name in params.adapters if name != "base"]:
+        by_mean, by_zero = (measure(params, held, adapter, ids) for ids in ("mean", "zero"))
+        if by_mean == by_zero:  # no IDs, or such as start from the text
+            rows.append({"method": adapter, "ids": "", **by_mean})
+        else:
+            rows += [{"method": adapter, "ids": "mean", **by_mean}, {"method": adapter, "ids": "zero", **by_zero}]
+    table = pl.DataFrame(rows)
+    with atomic_file(TABLE) as partial:
+        table.write_csv(partial)
+    print(table.write_csv(float_precision=4), end="")
+    counts = f"{len(held.embeddings):,} of {len(held.embeddings) + len(held.known):,} items held out"
+    return f"{params.dataset}: {counts}, last item of {len(held.targets):,} users, in {TABLE}"
+
+
+if __name__ == "__main__":
+    run(main)

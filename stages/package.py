@@ -1,0 +1,40 @@
+"""Put the trained checkpoint into a folder that runs without this project: `python -m stages.package`.
+
+The folder is compared with the checkpoint in onnxruntime, and kept only if both agree. Needs `pip install '.[package]'`.
+"""
+
+from argparse import ArgumentParser
+from pathlib import Path
+
+from pipeline.artifacts import SIDECAR, read_signed
+from pipeline.runs import CHECKPOINT, preprocess_command
+from stages import run
+
+
+def main() -> str:
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, metavar="DIR", help=f"a trained run ({CHECKPOINT})")
+    parser.add_argument("--push-to-hub", metavar="OWNER/NAME", help="upload it to a private model repository of Hugging Face")
+    parser.add_argument("--new-items", type=Path, metavar="FILE", help="CSV or Parquet of items that the training did not know")
+    given = parser.parse_args()
+
+    from pipeline.serving.card import source_kind
+    from pipeline.serving.package import PACKAGE, push_to_hub, write_package
+    from pipeline.serving.recommender import Recommender
+
+    recommender = Recommender.load(given.checkpoint)
+    if given.new_items:
+        recommender = recommender.with_new_items(given.new_items)
+    compared = write_package(recommender, PACKAGE)
+    summary = (
+        f"{recommender.run.name} in {PACKAGE}; the ten best items of {compared['users']:,} users are the checkpoint's, "
+        f"states differ by {compared['states']:.0e} at most"
+    )
+    if given.push_to_hub:
+        sequences = read_signed(recommender.run.sequences / SIDECAR, preprocess_command(recommender.run.dataset))
+        summary += f"; uploaded to {push_to_hub(PACKAGE, given.push_to_hub, source_kind(sequences))}"
+    return summary
+
+
+if __name__ == "__main__":
+    run(main)

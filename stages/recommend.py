@@ -1,0 +1,112 @@
+"""Recommend items to a user, after a history, or for a file of requests: `python -m stages.recommend --user ID`.
+
+The trained checkpoint answers. A file of requests is Parquet with a column `user_id`, or `history` (lists of item ids, oldest
+first); the answers are Parquet too.
+"""
+
+import sys
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from common.errors import UserError, did_you_mean
+from pipeline.artifacts import atomic_file
+from pipeline.runs import CHECKPOINT
+from stages import run
+
+if TYPE_CHECKING:
+    from pipeline.serving.recommender import Recommender
+
+
+def main() -> str:
+    parser = ArgumentParser(description=__doc__)
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--user", metavar="ID", help="a user of the log")
+    which.add_argument("--history", nargs="+", metavar="ITEM", help="item ids, oldest first")
+    which.add_argument("--requests", type=Path, metavar="FILE", help="Parquet with a column user_id or history; needs --out")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="Parquet to write: a row per request and recommended item")
+    parser.add_argument("-k", type=int, default=10, help="items per request (10)")
+    parser.add_argument("--keep-history", action="store_true", help="recommend items of the history too")
+    parser.add_argument("--allow", nargs="+", metavar="ITEM", help="recommend only these")
+    parser.add_argument("--deny", nargs="+", metavar="ITEM", default=[], help="recommend none of these")
+    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, metavar="DIR", help=f"a trained run ({CHECKPOINT})")
+    parser.add_argument("--new-items", type=Path, metavar="FILE", help="CSV or Parquet of items that the training did not know")
+    given = parser.parse_args()
+    if (given.requests is None) != (given.out is None):
+        parser.error("--requests and --out go together")
+    requests = None if given.requests is None else read_requests(given.requests)
+
+    from pipeline.serving.recommender import POPULARITY, Recommender
+
+    recommender = Recommender.load(given.checkpoint)
+    if given.new_items:
+        recommender = recommender.with_new_items(given.new_items)
+    if requests is None:
+        histories = [recommender.history_of(given.user) if given.user is not None else given.history]
+    elif "history" in requests.columns:
+        histories = requests["history"].to_list()
+    else:
+        histories = [recommender.history_of(user) for user in requests["user_id"]]
+    try:
+        found = recommender.recommend(histories, given.k, not given.keep_history, given.allow, given.deny)
+    except UserError as error:
+        raise UserError(
+            f"{given.requests}: {error}" if given.requests else str(error).replace("history 0", "--history")
+        ) from None
+    strangers = sum(not history for history in histories)
+    if strangers:
+        who = f"user {given.user!r} has" if requests is None else f"{strangers:,} of {len(histories):,} requests have"
+        print(f"recommend: {who} no item of the catalogue in the history: the most popular items instead", file=sys.stderr)
+    if requests is None:
+        print_table(found)
+        source = "popularity" if found["source"].eq(POPULARITY).any() else recommender.run.name
+        return f"{found.height} items by {source}"
+    write_answers(found, requests, given, recommender)
+    return f"{found.height:,} items for {len(histories):,} requests in {given.out}"
+
+
+def read_requests(path: Path) -> pl.DataFrame:
+    """The requests: a column `user_id` (text) or `history` (lists of text). Raises UserError for any other file."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        table = pl.read_parquet(path)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise UserError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from None
+    named = [name for name in ("history", "user_id") if name in table.columns]
+    if len(named) != 1:
+        near = did_you_mean(table.columns[0], ["history", "user_id"]) if table.columns else ""
+        raise UserError(f"{path}: one column user_id or history is needed, found {', '.join(table.columns) or 'none'}{near}")
+    kind: pl.DataType = pl.List(pl.String) if named[0] == "history" else pl.String()
+    column = table[named[0]]
+    # A list of nothing has no type of its own; anything else of another type is a mistake.
+    if column.dtype != kind and column.dtype not in (pl.Null, pl.List(pl.Null)):
+        raise UserError(f"{path}: column {named[0]} holds {column.dtype}, expected {kind}")
+    column = column.cast(kind)
+    missing = column.null_count()
+    if named[0] == "history":
+        missing += int(column.list.eval(pl.element().is_null()).list.sum().sum() or 0)
+    if missing:
+        raise UserError(f"{path}: column {named[0]} has {missing} missing values; write an empty list for no history")
+    return column.to_frame()
+
+
+def write_answers(found: pl.DataFrame, requests: pl.DataFrame, given: Namespace, recommender: "Recommender") -> None:
+    """Write the answers, with the user's id where requests name users."""
+    if "user_id" in requests.columns:
+        users = requests.with_row_index("request").cast({"request": pl.UInt32})
+        found = users.join(found, on="request", maintain_order="right")
+        found = found.select("request", "user_id", "rank", "item_id", "title", "score", "source")
+    with atomic_file(given.out) as partial:
+        found.write_parquet(partial)
+
+
+def print_table(found: pl.DataFrame) -> None:
+    for row in found.iter_rows(named=True):
+        print(f"{row['rank']:4}  {row['item_id']:14}  {row['score']:9.4f}  {' '.join(row['title'].split())}")
+
+
+if __name__ == "__main__":
+    run(main)

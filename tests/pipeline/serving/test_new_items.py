@@ -1,0 +1,196 @@
+"""Rows of the item table for items that the training did not know."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+import yaml
+
+from common.errors import UserError
+from models.adapters import ADAPTERS
+from models.core.adapter import Adapter, Spectrum
+from models.losses import LOSSES
+from pipeline.serving import new_items, recommender
+from pipeline.serving.new_items import new_rows, read_new_items, shortened
+from pipeline.serving.package import PACKAGE, write_package
+from pipeline.serving.recommender import Recommender
+from pipeline.serving.server import Package
+from pipeline.training.inputs import load_spectrum
+from pipeline.training.model import build_recommender
+
+pytestmark = pytest.mark.xdist_group("serving")
+OPTIONS = yaml.safe_load((Path(__file__).parents[3] / "params.yaml").read_text())["adapters"]
+TEXT = [name for name in ADAPTERS if name != "base"]
+
+
+@pytest.fixture
+def spectrum(project: Path) -> Spectrum:
+    return load_spectrum(Path("data/spectrum/tiny/random"))
+
+
+@pytest.fixture
+def known() -> torch.Tensor:
+    """Embeddings of the training's items."""
+    return torch.from_numpy(np.load("data/embeddings/tiny/random/embeddings.npy"))
+
+
+def build(spectrum: Spectrum, name: str, **options: Any) -> tuple[Adapter, dict[str, Any]]:
+    chosen = OPTIONS[name] | options
+    torch.manual_seed(0)
+    model = build_recommender(
+        spectrum,
+        adapter=name,
+        adapter_options=chosen,
+        backbone="sasrec",
+        backbone_options={},
+        dim=16,
+        max_history=5,
+        objective=LOSSES.load("info_nce")(0.07, 7),
+    )
+    return model.adapter.eval(), chosen
+
+
+@pytest.mark.parametrize("name", TEXT)
+def test_the_text_of_a_known_item_gets_the_row_that_it_has(spectrum: Spectrum, known: torch.Tensor, name: str) -> None:
+    """Every item's own row, but for the ID part: there all IDs are made equal first, so that their mean is each of them."""
+    adapter, options = build(spectrum, name)
+    if name not in ("llminit", "llm_esr"):  # their IDs start from the text, so an untrained table is reproduced whole
+        with torch.no_grad():
+            for parameter in [getattr(adapter, "id_embedding", None)]:
+                if parameter is not None:
+                    parameter.copy_(parameter[:1].expand_as(parameter))
+    torch.testing.assert_close(new_rows(adapter, options, spectrum, known), adapter.table().detach(), atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("spectran", {"center": True}),
+        ("spectran", {"fusion": "concat"}),
+        ("spectran", {"fusion": "none", "variant": "without_attention"}),
+        ("morec", {"fusion": "none", "input_scale": "unit"}),
+        ("unisrec", {"fusion": "none"}),
+        ("llminit", {"std": 0.5}),
+        ("whitenrec", {"whiten_rank": 9}),
+    ],
+)
+def test_options_of_the_adapter_are_kept(spectrum: Spectrum, known: torch.Tensor, name: str, options: dict[str, Any]) -> None:
+    adapter, chosen = build(spectrum, name, **options)
+    if hasattr(adapter, "id_embedding") and name != "llminit":
+        with torch.no_grad():
+            adapter.id_embedding.fill_(0.25)
+    torch.testing.assert_close(new_rows(adapter, chosen, spectrum, known[:7]), adapter.table().detach()[:7], atol=2e-5, rtol=1e-4)
+
+
+def test_rows_of_u_are_those_of_a_float64_projection(spectrum: Spectrum) -> None:
+    """Against numpy: u = e V / sigma from an SVD of the embeddings, up to the sign of each direction."""
+    embeddings = np.load("data/embeddings/tiny/random/embeddings.npy").astype(np.float64)
+    new = 0.1 * np.random.default_rng(5).normal(size=(4, embeddings.shape[1]))
+    _, sigma, vt = np.linalg.svd(embeddings, full_matrices=False)
+    adapter, options = build(spectrum, "spectran", fusion="none", variant="principal_identity")
+    expected = new @ vt.T / sigma  # short rows: nothing is shortened
+    with torch.no_grad():
+        weights = adapter.weights().double().numpy()  # (d, r)
+    signs = np.sign((spectrum.V.double().numpy() * vt.T).sum(0))
+    found = new_rows(adapter, options, spectrum, torch.from_numpy(new).float()).numpy()
+    np.testing.assert_allclose(found, (expected * signs) @ weights.T, atol=1e-5)
+
+
+def test_a_long_row_is_shortened_to_the_longest_of_the_training(spectrum: Spectrum, known: torch.Tensor) -> None:
+    rows = shortened(torch.tensor([[3.0, 4.0], [0.3, 0.4], [0.0, 0.0]]), torch.tensor([[0.0, 2.0], [1.0, 0.0]]))
+    torch.testing.assert_close(rows, torch.tensor([[1.2, 1.6], [0.3, 0.4], [0.0, 0.0]]))
+    longest = torch.linalg.vector_norm(spectrum.U, dim=1).max()
+    made = new_items._Rows({}, spectrum, 50 * known[:3], "mean").U(spectrum.U, torch.nn.Module())  # type: ignore[arg-type]
+    torch.testing.assert_close(torch.linalg.vector_norm(made, dim=1), longest.expand(3))
+
+
+@pytest.mark.parametrize("ids", ["mean", "zero"])
+def test_ids_are_the_mean_or_zero(spectrum: Spectrum, known: torch.Tensor, ids: str) -> None:
+    adapter, options = build(spectrum, "unisrec")  # concat: IDs are the first half
+    found = new_rows(adapter, options, spectrum, known[:3], ids)[:, :8]
+    expected = adapter.id_embedding.detach().mean(0) if ids == "mean" else torch.zeros(8)
+    torch.testing.assert_close(found, expected.expand(3, 8))
+
+
+@pytest.mark.parametrize(("name", "options"), [("base", {}), ("rlmrec", {"fusion": "id"})])
+def test_an_adapter_of_ids_alone_is_refused(spectrum: Spectrum, known: torch.Tensor, name: str, options: dict[str, Any]) -> None:
+    adapter, chosen = build(spectrum, name, **options)
+    with pytest.raises(UserError, match="knows items by their ID alone"):
+        new_rows(adapter, chosen, spectrum, known)
+
+
+# ------------------------------------------------------------------------------------------------------------- in the recommender
+
+
+@pytest.fixture
+def extended(trained: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Recommender]:
+    """Add two items by a file; one has the embedding of item 5. The tiny project has no encoder: embeddings are given."""
+    vectors = torch.from_numpy(np.load("data/embeddings/tiny/random/embeddings.npy"))
+    monkeypatch.setattr(recommender, "embed", lambda texts, run: torch.stack([vectors[5], 0.5 * (vectors[1] + vectors[2])]))
+
+    def extend() -> Recommender:
+        pl.DataFrame({"item_id": ["new1", "new2"], "title": ["First", "Second"]}).write_csv("new.csv")
+        return Recommender.load().with_new_items(Path("new.csv"))
+
+    return extend
+
+
+def test_new_items_are_recommended_and_may_be_in_a_history(extended: Callable[..., Recommender]) -> None:
+    wider = extended()
+    assert wider.item_ids[-2:] == ["new1", "new2"]
+    ids = wider.item_ids
+    found = wider.recommend([["new1", ids[3]], ids[:2]], k=len(ids))
+    assert "new2" in found.filter(request=0)["item_id"]
+    assert {"new1", "new2"} <= set(found.filter(request=1)["item_id"])
+    assert found.filter(pl.col("item_id") == "new2")["title"].unique().to_list() == ["Second"]
+    assert wider.recommend([[]], k=len(ids))["item_id"].to_list()[-2:] == ["new1", "new2"], "nobody has had them"
+
+
+def test_known_items_keep_their_rows_and_scores(extended: Callable[..., Recommender]) -> None:
+    plain, wider = Recommender.load(), extended()
+    histories = [plain.item_ids[:3], plain.item_ids[7:9]]
+    expected = plain.recommend(histories, k=20)
+    found = wider.recommend(histories, k=20, deny=["new1", "new2"])
+    assert found["item_id"].to_list() == expected["item_id"].to_list()
+    np.testing.assert_allclose(found["score"], expected["score"], atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_package_holds_the_new_items(extended: Callable[..., Recommender]) -> None:
+    wider = extended()
+    write_package(wider)
+    package = Package(PACKAGE)
+    for history in (["new1", wider.item_ids[0]], wider.item_ids[:4]):
+        expected = wider.recommend([history], k=30)["item_id"].to_list()
+        assert [item["item_id"] for item in package.recommend(history, 30)["items"]] == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("item_id,name\na,b\n", "column 'title' is missing"),
+        ("item_id,title\na,b\na,c\n", "item 'a' is listed twice"),
+        ("item_id,title\na,\n", "1 items lack an item_id or a title"),
+    ],
+)
+def test_a_wrong_file_of_new_items_is_one_line(trained: Path, content: str, says: str) -> None:
+    Path("new.csv").write_text(content)
+    with pytest.raises(UserError) as refused:
+        read_new_items(Path("new.csv"), Recommender.load().run)
+    assert says in str(refused.value)
+    assert str(refused.value).startswith("new.csv: ")
+
+
+def test_an_item_that_is_there_already_is_refused(extended: Callable[..., Recommender]) -> None:
+    wider = extended()
+    with pytest.raises(UserError, match="new items: 'new1' is in the catalogue already"):
+        wider.with_new_items(Path("new.csv"))
+
+
+def test_a_spectrum_that_does_not_name_its_encoder_is_refused(trained: Path) -> None:
+    with pytest.raises(UserError, match="does not say by which encoder it was made"):
+        new_items.embed(["a title"], Recommender.load().run)

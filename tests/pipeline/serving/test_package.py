@@ -1,0 +1,293 @@
+"""A package gives the checkpoint's answers, and is not kept where it does not."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from common.errors import UserError
+from models.adapters import ADAPTERS
+from models.backbones import BACKBONES
+from pipeline.serving import package as packaging
+from pipeline.serving.card import model_card, source_kind
+from pipeline.serving.package import PACKAGE, push_to_hub, write_package
+from pipeline.serving.recommender import Recommender
+from pipeline.serving.server import Package, PackageError
+
+pytestmark = pytest.mark.xdist_group("serving")
+
+ROOT = Path(__file__).parents[3]
+
+
+def same_answers(package: Package, checkpoint: Recommender, k: int = 10) -> None:
+    """For every user: the same ten items, and scores within 1e-4."""
+    histories = [checkpoint.history_of(user) for user in checkpoint.users["user_id"]]
+    for mine in checkpoint.recommend(histories, k).partition_by("request"):
+        found = package.recommend(histories[mine["request"][0]], k)
+        assert [item["item_id"] for item in found["items"]] == mine["item_id"].to_list()
+        assert [item["title"] for item in found["items"]] == mine["title"].to_list()
+        np.testing.assert_allclose([item["score"] for item in found["items"]], mine["score"], atol=1e-4)
+        assert found["source"] == "model"
+
+
+def test_a_package_answers_as_the_checkpoint_does(packaged: Path, checkpoint: Recommender) -> None:
+    same_answers(Package(packaged), checkpoint)
+
+
+def test_lists_and_popularity_answer_as_the_checkpoint_does(packaged: Path, checkpoint: Recommender) -> None:
+    package, ids = Package(packaged), checkpoint.item_ids
+    for history in (ids[:3], []):
+        for options in (
+            {"exclude_history": False},
+            {"allow": ids[:30]},
+            {"allow": ids[:30], "deny": ids[10:25]},
+            {"deny": ids[5:]},
+            {"allow": []},
+        ):
+            expected = checkpoint.recommend([history], 8, **options)
+            found = package.recommend(history, 8, **options)
+            assert [item["item_id"] for item in found["items"]] == expected["item_id"].to_list()
+            assert set(expected["source"]) <= {found["source"]}
+
+
+def test_unknown_items_are_an_error_or_passed_over(packaged: Path, checkpoint: Recommender) -> None:
+    package, ids = Package(packaged), checkpoint.item_ids
+    with pytest.raises(PackageError, match="history: unknown item 'new'"):
+        package.recommend([ids[0], "new"])
+    assert package.recommend([ids[0], "new"], skip_unknown=True) == package.recommend(ids[:1])
+    assert package.recommend(["new"], skip_unknown=True)["source"] == "popularity"
+
+
+def test_the_exported_program_has_the_checkpoints_states(packaged: Path, checkpoint: Recommender) -> None:
+    program = torch.export.load(packaged / "encoder.pt2").module()
+    n_items = len(checkpoint.item_ids)
+    for users in (1, 5):
+        items = checkpoint.users["items"].to_list()[:users]
+        history = torch.tensor([[n_items] * (10 - len(row[-10:])) + row[-10:] for row in items])
+        with torch.no_grad():
+            expected = checkpoint.model.next_item_states(history, checkpoint.table)
+        torch.testing.assert_close(program(history, checkpoint.table), expected, atol=1e-5, rtol=0)
+
+
+def test_a_package_runs_elsewhere_and_without_this_project(packaged: Path, checkpoint: Recommender, tmp_path: Path) -> None:
+    folder = tmp_path / "elsewhere"
+    shutil.copytree(packaged, folder)
+    history = checkpoint.item_ids[:3]
+    code = (
+        f"import sys, json; sys.path.insert(0, '.')\nfrom serve import Package\n"
+        f"print(json.dumps(Package('.').recommend({history!r})))\n"
+        "mine = {'torch', 'polars', 'pydantic', 'pipeline', 'models', 'common', 'fastapi'} & set(sys.modules)\n"
+        "assert not mine, mine"
+    )
+    done = subprocess.run([sys.executable, "-I", "-c", code], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    expected = checkpoint.recommend([history])["item_id"].to_list()
+    assert [item["item_id"] for item in json.loads(done.stdout)["items"]] == expected
+
+
+def test_a_package_holds_no_path_of_this_machine(packaged: Path) -> None:
+    import zipfile
+
+    texts = {file.name: file.read_bytes() for file in packaged.iterdir()}
+    with zipfile.ZipFile(packaged / "encoder.pt2") as archive:
+        texts |= {name: archive.read(name) for name in archive.namelist()}
+    for place in (ROOT, sys.prefix, packaged.parents[1]):
+        assert [name for name, content in texts.items() if str(place).encode() in content] == []
+
+
+def test_the_adapters_item_rows_are_in_the_package_once(packaged: Path, checkpoint: Recommender) -> None:
+    """The encoder reads the table as an input: neither the spectrum nor a second table is inside."""
+    backbone = sum(parameter.numel() for parameter in checkpoint.model.backbone.parameters()) * 4
+    for name in ("encoder.onnx", "encoder.pt2"):
+        assert (packaged / name).stat().st_size < backbone + 150_000
+
+
+def test_a_package_of_other_weights_is_refused_and_the_old_one_stays(
+    trained: Path, packaged: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recommender = Recommender.load()
+    PACKAGE.mkdir(parents=True)
+    (PACKAGE / "kept").write_text("kept")
+    monkeypatch.setattr(
+        packaging, "export", lambda *given: [shutil.copy(packaged / f"encoder.{end}", given[-1]) for end in ("onnx", "pt2")]
+    )
+    write_package(recommender, PACKAGE.parent / "equal")
+    with torch.no_grad():
+        recommender.model.backbone.position += 0.1
+    with pytest.raises(UserError, match="it was not kept"):
+        write_package(recommender)
+    assert [file.name for file in PACKAGE.iterdir()] == ["kept"]
+    assert not list(Path("data").rglob("*.partial"))
+
+
+def test_a_missing_python_package_is_one_line_that_names_the_extra(
+    checkpoint: Recommender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packaging, "find_spec", lambda name: None if name == "onnxscript" else object())
+    with pytest.raises(UserError, match=r"^Python package 'onnxscript' is missing; `pip install '\.\[package\]'`$"):
+        write_package(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (
+            lambda folder: (folder / "encoder.onnx").write_bytes((folder / "encoder.onnx").read_bytes()[:-1]),
+            "encoder.onnx is damaged",
+        ),
+        (lambda folder: (folder / "vectors.npy").unlink(), "vectors.npy is missing"),
+        (lambda folder: (folder / "sidecar.json").write_text("{"), "sidecar.json is missing or damaged"),
+        (lambda folder: (folder / "sidecar.json").write_text("{}"), "is no package"),
+        (lambda folder: shutil.rmtree(folder), "sidecar.json is missing or damaged"),
+        (lambda folder: of_format(folder, 2), "is a package of format 2, this server reads 1"),
+    ],
+)
+def test_a_damaged_package_is_one_line(packaged: Path, tmp_path: Path, damage: Callable[[Path], Any], says: str) -> None:
+    folder = tmp_path / "package"
+    shutil.copytree(packaged, folder)
+    damage(folder)
+    with pytest.raises(PackageError) as refused:
+        Package(folder)
+    assert says in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def of_format(folder: Path, version: int) -> None:
+    """A package as another version of the project would write it, checksums and all."""
+    from pipeline.artifacts import sha256
+
+    config = json.loads((folder / "config.json").read_text()) | {"format": version}
+    (folder / "config.json").write_text(json.dumps(config))
+    sidecar = json.loads((folder / "sidecar.json").read_text())
+    sidecar["files"]["config.json"] = sha256(folder / "config.json")
+    (folder / "sidecar.json").write_text(json.dumps(sidecar))
+
+
+# -------------------------------------------------------------------------------------------------------------- the model card
+
+
+def test_the_card_has_the_runs_metrics_and_settings(packaged: Path, trained_project: Path, checkpoint: Recommender) -> None:
+    card = (packaged / "README.md").read_text()
+    metrics = json.loads((trained_project / "metrics/evaluation.json").read_text())
+    for name in ("HR@10", "HR@20", "NDCG@10", "NDCG@20"):
+        assert f"| {name} | {metrics[name]:.4f} ± " in card
+    assert "| train.temperature | 0.07 |" in card
+    assert checkpoint.run.fingerprint in card
+
+
+def test_intervals_are_those_of_a_mean_over_users() -> None:
+    """Of 100 users a quarter is a hit: the standard error of a share is sqrt(p (1 - p) / (n - 1))."""
+    from pipeline.serving.card import _interval, _per_user
+
+    hits = _per_user(np.array([1] * 25 + [50] * 75), "HR", 10)
+    assert _interval(hits) == f"0.2500 ± {1.96 * (0.25 * 0.75 / 99) ** 0.5:.4f}"
+    assert _per_user(np.array([3, 11]), "NDCG", 10).tolist() == [0.5, 0.0]
+
+
+def test_the_card_of_a_run_that_was_not_tested_says_so(trained: Path) -> None:
+    recommender = Recommender.load()
+    other = Path("data/runs/evaluate-selected.json")
+    other.write_text(other.read_text().replace('"seed": 0', '"seed": 1'))
+    assert "No test of this run was found" in model_card(recommender)
+    other.unlink()
+    assert "No test of this run was found" in model_card(recommender)
+
+
+@pytest.mark.parametrize(
+    ("model", "licence"),
+    [("Qwen/Qwen3-Embedding-0.6B", "Apache-2.0"), ("meta-llama/Meta-Llama-3-8B", "Meta Llama 3"), ("own/encoder", "not known")],
+)
+def test_the_card_names_the_encoders_licence_where_it_is_known(trained: Path, model: str, licence: str) -> None:
+    from pipeline.artifacts import read_signed, write_signed
+
+    recommender = Recommender.load()
+    sidecar = recommender.run.spectrum / "sidecar.json"
+    content = read_signed(sidecar, "")
+    content["embeddings"]["encoder"] = {"model": model, "revision": "abc"}
+    write_signed(sidecar, content)
+    card = model_card(recommender)
+    assert f"{model}, revision abc." in card
+    assert f"Licence: {licence}" in card
+
+
+# -------------------------------------------------------------------------------------------------------------- upload
+
+
+def test_research_only_data_is_not_uploaded(packaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.HfApi", lambda: pytest.fail("nothing may be uploaded"))
+    for sidecar, why in (
+        ({"raw": {"source": {"kind": "amazon2014", "name": "Office_Products"}}}, "research use only"),
+        ({"raw": {"source": "tiny"}}, "not known which data"),
+        ({}, "not known which data"),
+    ):
+        with pytest.raises(UserError, match=why):
+            push_to_hub(packaged, "me/model", source_kind(sidecar))
+
+
+def test_own_data_is_uploaded_to_a_private_repository(packaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[str, Any, dict[str, Any]]] = []
+
+    class Hub:
+        def create_repo(self, repository: str, **options: Any) -> None:
+            calls.append(("create", repository, options))
+
+        def upload_folder(self, **options: Any) -> Any:
+            calls.append(("upload", options["folder_path"], options))
+            return type("Commit", (), {"commit_url": "https://example.org/commit"})
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    assert push_to_hub(packaged, "me/model", "files") == "https://example.org/commit"
+    assert [(name, what) for name, what, _ in calls] == [("create", "me/model"), ("upload", packaged)]
+    assert calls[0][2]["private"] is True
+
+
+def test_a_hub_that_refuses_is_one_line(packaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub.errors import HFValidationError
+
+    class Hub:
+        def create_repo(self, *_: Any, **__: Any) -> None:
+            raise HFValidationError("Repo id must be in the form\n'repo_name'")
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    with pytest.raises(UserError, match=r"^a/b/c: not uploaded \(Repo id must be in the form\); see `hf auth login`$"):
+        push_to_hub(packaged, "a/b/c", "files")
+
+
+# ----------------------------------------------------------------------------------------------------- every adapter, backbone
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_every_adapter_on_every_backbone_becomes_a_package(
+    trained: Path, set_trained: Callable[..., None], adapter: str, backbone: str
+) -> None:
+    set_trained(adapter=adapter, backbone=backbone)
+    recommender = Recommender.load()
+    figures = write_package(recommender)
+    assert figures["users"] == recommender.users.height
+    same_answers(Package(PACKAGE), recommender)
+
+
+@pytest.fixture
+def set_trained(trained: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Train another adapter and backbone, one epoch, as the selected run."""
+    import yaml
+
+    def train(**names: str) -> None:
+        params = yaml.safe_load(Path("params.yaml").read_text()) | names
+        params["train"]["epochs"] = 1
+        Path("params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+        from stages import train as stage
+
+        monkeypatch.setattr(sys, "argv", ["train"])
+        stage.main()
+
+    return train
