@@ -11,9 +11,11 @@ from pipeline.grid.cells import Cell, listed_cells, read_cells, set_aside_unlist
 from pipeline.params import Params
 from pipeline.report import results, tables
 from pipeline.report.comparison import require_metrics, write_comparison
+from pipeline.report.decision import write_decision
 from pipeline.report.figures import Figures
 from pipeline.report.html import report_html
 from pipeline.report.sections import headline_metric, report_markdown, sections
+from pipeline.report.trivial import sentences, trivial_rows, with_trivial
 from pipeline.runs import preprocess_command, sequences_directory, spectrum_directory, svd_command
 
 TABLES = Path("metrics/tables")
@@ -23,7 +25,7 @@ REPORT_MARKDOWN = Path("metrics/report.md")
 
 
 def write_report(params: Params, partial: bool = False) -> tuple[str, list[Cell]]:
-    """Write metrics/tables, metrics/figures and both reports from the cells, and the selected run's table, which shows them too.
+    """Write metrics/tables, metrics/figures, both reports and metrics/decision.md from the cells, and the selected run's table.
 
     Returns what was done in one line, and the cells that are in the report. Cells that the lists of params.yaml no longer name
     are moved into scratch. Raises UserError where cells are missing or were made with other settings, unless `partial`; where
@@ -54,6 +56,11 @@ def write_report(params: Params, partial: bool = False) -> tuple[str, list[Cell]
     grouped = results.grouped(plain, cutoff)
     cost = results.cost(plain)
     made = tables.all_tables(params, rows, missing, result_sets, cost)
+    headline = f"NDCG@{cutoff}"
+    trivial, without = trivial_rows(params, plain["dataset"].unique(maintain_order=True).to_list())
+    for part in result_sets:
+        name = part.named("table2")
+        made[name] = with_trivial(made[name], part.summary, trivial, headline)
     with atomic_directory(TABLES) as directory:
         for table in made.values():
             table.write(directory)
@@ -73,6 +80,8 @@ def write_report(params: Params, partial: bool = False) -> tuple[str, list[Cell]
             figures.dimensions(made["table4"].data, metric)
     drawn = {file.stem for file in FIGURES.glob("*.svg")}
     told = sections(params, rows, result_sets, made, drawn, missing)
+    told[0].parts.insert(1, sentences(summary, trivial, without, headline))  # below the verdict
+    write_decision(params, plain, result_sets[0].comparisons, result_sets[0].unusable, trivial)
     for file, text in ((REPORT, report_html(told, FIGURES)), (REPORT_MARKDOWN, report_markdown(told))):
         with atomic_file(file) as unfinished:
             unfinished.write_text(text, encoding="utf-8")
