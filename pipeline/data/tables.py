@@ -190,27 +190,35 @@ def _read_json(file: FileRead, packed: bool, columns: Columns, optional: Columns
     if content[:3] == b"\xef\xbb\xbf":
         content = content[3:]
     try:
-        frame = pl.read_ndjson(io.BytesIO(content), infer_schema_length=None)
+        lazy = pl.scan_ndjson(io.BytesIO(content), infer_schema_length=None)
+        names = lazy.collect_schema().names()
+        if not names:
+            raise UserError(f"{file.path}: no line holds a JSON object")
+        return _chosen(lazy, file, names, columns, optional, others).collect()
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
-        frame = _read_lines(file, content)
-    if not frame.width:
-        raise UserError(f"{file.path}: no line holds a JSON object")
-    return _chosen(frame.lazy(), file, frame.columns, columns, optional, others).collect()
+        return _read_lines(file, content, columns, optional, others)
 
 
-def _read_lines(file: FileRead, content: bytes) -> pl.DataFrame:
+def _read_lines(file: FileRead, content: bytes, columns: Columns, optional: Columns, others: bool) -> pl.DataFrame:
     """Line by line, JSON objects or, as in older public data sets, Python literals; every value as text. Bad lines are noted."""
+    wanted = None if others else {*columns.values(), *optional.values()}
     records: list[dict[str, str | None]] = []
+    names: dict[str, None] = {}
     for number, line in enumerate(content.splitlines(), start=1):
         if not line.strip():
             continue
         try:
             record = _record(line)
-            records.append({str(name): _as_text(value) for name, value in record.items()})
+            names |= dict.fromkeys(map(str, record))
+            records.append({str(name): _as_text(value) for name, value in record.items() if not wanted or name in wanted})
         except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError, AttributeError):
             file.bad[number] = "no JSON object"
-    names = dict.fromkeys(name for record in records for name in record)
-    return pl.DataFrame(records, schema=dict.fromkeys(names, pl.String))
+    if not records:
+        raise UserError(f"{file.path}: no line holds a JSON object")
+    found = resolve(file.path, list(names), columns, optional)
+    kept = names if others else dict.fromkeys(found.values())
+    frame = pl.DataFrame(records, schema=dict.fromkeys(kept, pl.String))
+    return _chosen(frame.lazy(), file, frame.columns, columns, optional, others).collect()
 
 
 def _record(line: bytes) -> dict[str, Any]:
