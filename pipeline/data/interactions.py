@@ -98,11 +98,12 @@ def nothing_known(log: pl.Series, items: pl.DataFrame) -> str:
     known = items["item_id"].drop_nulls()
     if log.is_in(known.implode()).any():
         return "no item of the log has a title of at least two characters in the catalogue; check the source's column of titles"
-    return f"no item of the log is in the catalogue: {both_sides(log, known)}"
+    advice = "; check which columns hold the ids (`columns` and `item_columns` of the source)"
+    return f"no item of the log is in the catalogue: {both_sides(log, known, advice)}"
 
 
-def both_sides(log: pl.Series, catalogue: pl.Series) -> str:
-    """Two ids of the log that the catalogue lacks, two of the catalogue, and what to do where it can be told."""
+def both_sides(log: pl.Series, catalogue: pl.Series, otherwise: str = "") -> str:
+    """Two ids of the log that the catalogue lacks, two of the catalogue, and what to do where it can be told, or `otherwise`."""
     unknown = log.drop_nulls().unique().sort()
     unknown = unknown.filter(~unknown.is_in(catalogue.implode()))
     text = f"the log has {quoted(unknown)}, the catalogue {quoted(catalogue.unique().sort())}"
@@ -119,7 +120,7 @@ def both_sides(log: pl.Series, catalogue: pl.Series) -> str:
     ):
         if changed.is_in(catalogue.implode()).any():
             return f"{text}; {advice}"
-    return f"{text}; check which columns hold the ids (`columns` and `item_columns` of the source)"
+    return text + otherwise
 
 
 def _without_duplicates(table: pl.DataFrame, ties: Ties) -> pl.DataFrame:

@@ -39,7 +39,7 @@ def test_every_loss_is_a_line_and_a_large_one_a_warning(
     printed = capsys.readouterr().out.splitlines()
     assert printed[-2] == (
         "WARNING (50.0 %): With items that the catalogue does not list, dropped: 24 interactions with 4 items; the log has 'i4', "
-        "'i5', …, the catalogue 'i0', 'i1', …; check which columns hold the ids (`columns` and `item_columns` of the source)."
+        "'i5', …, the catalogue 'i0', 'i1', …."
     )
     written = json.loads((project / "metrics/check.json").read_text())
     assert written["dataset"] == "mine"
