@@ -16,7 +16,7 @@ from models.backbones import BACKBONES
 from models.losses import LOSSES
 from pipeline.artifacts import atomic_file
 from pipeline.data import SOURCES, Source, Ties
-from pipeline.texts import fields
+from pipeline.texts import TITLE, fields
 
 PARAMS_FILE = Path("params.yaml")
 LARGEST_DIM = 2**16
@@ -247,9 +247,17 @@ class Params(Section):
     grid: Grid
 
     def preprocessing(self, dataset: str) -> Preprocess:
-        """Return the preprocessing options of a dataset: `preprocess`, with the `ties` of its source if it has some."""
+        """Return the preprocessing options of a dataset: `preprocess`, replaced by what the dataset's source sets itself."""
         source = self.sources[check_name("dataset", dataset, self.sources)]
-        return self.preprocess.model_copy(update={"ties": source.ties or self.preprocess.ties})
+        own = {name: value for name in Preprocess.model_fields if (value := getattr(source, name)) is not None}
+        return self.preprocess.model_copy(update=own)
+
+    def of_preprocessing(self, dataset: str) -> dict[str, Any]:
+        """All that decides a dataset's sequences beside its raw files: options, and the template of its texts."""
+        options: dict[str, Any] = self.preprocessing(dataset).model_dump()
+        if (least := getattr(self.sources[dataset], "min_rating", None)) is not None:
+            options["min_rating"] = least
+        return {"preprocess": options, "template": self.templates.get(dataset, TITLE)}
 
     def check_cell(self, dataset: str, backbone: str, adapter: str) -> None:
         """Raise UserError for an unknown name, with the nearest valid one."""

@@ -31,6 +31,11 @@ def sequences_directory(dataset: str) -> Path:
     return Path("data/sequences") / dataset
 
 
+def preprocess_report(dataset: str) -> Path:
+    """What preprocessing found and dropped, in sentences."""
+    return RUNS / f"preprocess-{dataset}.json"
+
+
 def spectrum_directory(dataset: str, encoder: str) -> Path:
     return Path("data/spectrum") / dataset / encoder
 

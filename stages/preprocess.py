@@ -4,11 +4,11 @@ from argparse import ArgumentParser
 from pathlib import Path
 
 from pipeline.artifacts import atomic_directory, verify, write_json
+from pipeline.data.dropped import dropped
 from pipeline.data.interactions import build_sequences
 from pipeline.data.sources import source_module
 from pipeline.params import load_params
-from pipeline.runs import sequences_directory
-from pipeline.texts import TITLE
+from pipeline.runs import preprocess_report, sequences_directory
 from stages import add_dataset, run
 
 
@@ -20,20 +20,17 @@ def main() -> str:
     options = params.preprocessing(dataset)
     source = params.sources[dataset]
     raw = Path("data/raw") / dataset
-    template = params.templates.get(dataset, TITLE)
-    provenance = {
-        "dataset": dataset,
-        "preprocess": options.model_dump(),
-        "template": template,
-        "raw": verify(raw, f"`python -m stages.download {dataset}`"),
-    }
+    settings = params.of_preprocessing(dataset)
+    provenance = {"dataset": dataset, **settings, "raw": verify(raw, f"`python -m stages.download {dataset}`")}
     tables = source_module(source.kind).read(source, raw)
-    sequences = build_sequences(tables, options, template, f"params.yaml: templates.{dataset}")
+    sequences = build_sequences(tables, options, settings["template"], f"params.yaml: templates.{dataset}")
     target = sequences_directory(dataset)
     with atomic_directory(target, provenance) as directory:
         sequences.users.write_parquet(directory / "sequences.parquet")
         sequences.items.write_parquet(directory / "items.parquet")
         write_json(directory / "statistics.json", sequences.statistics)
+    found = [*tables.findings, *dropped(tables, sequences, options)]
+    write_json(preprocess_report(dataset), {"findings": [finding.record() for finding in found]})
     size = sequences.statistics
     return f"{dataset}: {size['users']:,} users, {size['items']:,} items, {size['interactions']:,} interactions in {target}"
 

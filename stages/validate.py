@@ -1,25 +1,46 @@
 """Check params.yaml before any other stage runs: `python -m stages.validate`.
 
-Every other stage depends on the file that this one writes, so DVC builds no path from a name that was not checked. The file
-always has the same content, so only a failed check affects the other stages.
+Every other stage depends on `data/validated.json`, so DVC builds no path from a name that was not checked. The file always has
+the same content, so only a failed check affects the other stages. The settings that decide a dataset's download and its
+preprocessing are written to files of their own, so an option of one dataset leaves the others unaffected.
 """
 
 from argparse import ArgumentParser
 from pathlib import Path
 
-from pipeline.artifacts import write_json
-from pipeline.params import load_params
+from pipeline.artifacts import atomic_directory, write_json
+from pipeline.data import SOURCES
+from pipeline.params import Params, load_params
 from stages import run
 
 VALIDATED = Path("data/validated.json")
+DOWNLOADS = Path("data/sources")  # <kind>/<dataset>.json
+PREPROCESSING = Path("data/preprocessing")
 
 
 def main() -> str:
     ArgumentParser(description=__doc__).parse_args()
     params = load_params()
+    write_options(params)
     write_json(VALIDATED, {"params.yaml": "valid"})
     names = ("dataset", "encoder", "backbone", "adapter", "dim", "seed")
     return ", ".join(f"{name} {getattr(params, name)}" for name in names)
+
+
+def write_options(params: Params) -> None:
+    """A file per dataset with what decides its download, by kind of source, and one with what decides its preprocessing.
+
+    Own files are left out of the former: `stages.scan` writes theirs, with the files' checksums.
+    """
+    for kind in SOURCES:
+        if kind != "files":
+            with atomic_directory(DOWNLOADS / kind) as directory:
+                for dataset, source in params.sources.items():
+                    if source.kind == kind:
+                        write_json(directory / f"{dataset}.json", source.of_download())
+    with atomic_directory(PREPROCESSING) as directory:
+        for dataset in params.sources:
+            write_json(directory / f"{dataset}.json", params.of_preprocessing(dataset))
 
 
 if __name__ == "__main__":

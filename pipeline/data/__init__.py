@@ -4,7 +4,7 @@ A new kind of source is one file in `pipeline/data/sources/`, one line in this r
 `params.yaml`. Importing this package does not import polars.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -12,13 +12,20 @@ from common.registry import Registry
 from common.section import Section
 
 Ties = Literal["item", "shuffled", "file"]
+PREPROCESSING = {"core", "cap", "ties", "min_rating"}  # options of a source that are applied after its download
 
 
 class Source(Section):
     """The base class of what `sources.<dataset>` in `params.yaml` holds. Each kind has its own, in its own file."""
 
     kind: str
+    core: int | None = Field(None, ge=3, description="instead of `preprocess.core`, which holds if this is empty")
+    cap: int | None = Field(None, ge=4, description="instead of `preprocess.cap`, which holds if this is empty")
     ties: Ties | None = Field(None, description="instead of `preprocess.ties`, which holds if this is empty")
+
+    def of_download(self) -> dict[str, Any]:
+        """The options that decide what is downloaded, without those of preprocessing."""
+        return self.model_dump(exclude=PREPROCESSING)
 
     @property
     def known_items(self) -> int | None:

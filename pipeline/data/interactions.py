@@ -8,6 +8,7 @@ import polars as pl
 
 from common.errors import UserError
 from pipeline.data import Ties
+from pipeline.data.findings import quoted
 from pipeline.data.sources import Raw
 from pipeline.params import Preprocess
 from pipeline.texts import TITLE, check_fields, fill
@@ -47,6 +48,8 @@ def build_sequences(raw: Raw, options: Preprocess, template: str = TITLE, where:
             "items": table["item_id"].n_unique(),
             "interactions": table.height,
         }
+        if not table.height and step == "titled":
+            raise UserError(nothing_known(raw.interactions["item_id"], raw.items))
         if not table.height:
             last = next((name for name in reversed(steps) if steps[name]["interactions"]), "raw")
             raise UserError(
@@ -84,9 +87,40 @@ def build_sequences(raw: Raw, options: Preprocess, template: str = TITLE, where:
         "duplicate_interactions": steps["complete"]["interactions"] - steps["deduplicated"]["interactions"],
         "tied": tied_shares(users["timestamps"]),
         **raw.counts,
+        **({"time_unit": raw.time_unit} if raw.time_unit != "s" else {}),
         "steps": steps,
     }
     return Dataset(users, items, statistics)
+
+
+def nothing_known(log: pl.Series, items: pl.DataFrame) -> str:
+    """Why no interaction is with an item of the catalogue that has a title, with two ids of each side."""
+    known = items["item_id"].drop_nulls()
+    if log.is_in(known.implode()).any():
+        return "no item of the log has a title of at least two characters in the catalogue; check the source's column of titles"
+    advice = "; check which columns hold the ids (`columns` and `item_columns` of the source)"
+    return f"no item of the log is in the catalogue: {both_sides(log, known, advice)}"
+
+
+def both_sides(log: pl.Series, catalogue: pl.Series, otherwise: str = "") -> str:
+    """Two ids of the log that the catalogue lacks, two of the catalogue, and what to do where it can be told, or `otherwise`."""
+    unknown = log.drop_nulls().unique().sort()
+    unknown = unknown.filter(~unknown.is_in(catalogue.implode()))
+    text = f"the log has {quoted(unknown)}, the catalogue {quoted(catalogue.unique().sort())}"
+    for changed, advice in (
+        (
+            unknown.str.replace(r"\.0$", ""),
+            "the log's ids end in .0; in pandas, astype('Int64') before writing leaves them whole",
+        ),
+        (unknown + ".0", "the catalogue's ids end in .0; in pandas, astype('Int64') before writing leaves them whole"),
+        (unknown.str.strip_chars(), "the log's ids have spaces around them; remove these"),
+        (unknown.str.strip_chars_start("0"), "the log's ids start with zeros that the catalogue's lack; write both as text"),
+        (unknown.str.to_lowercase(), "the log's ids have capitals that the catalogue's lack; write both alike"),
+        (unknown.str.to_uppercase(), "the catalogue's ids have capitals that the log's lack; write both alike"),
+    ):
+        if changed.is_in(catalogue.implode()).any():
+            return f"{text}; {advice}"
+    return text + otherwise
 
 
 def _without_duplicates(table: pl.DataFrame, ties: Ties) -> pl.DataFrame:

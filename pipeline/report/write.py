@@ -12,10 +12,12 @@ from pipeline.params import Params
 from pipeline.report import results, table_data, users
 from pipeline.report.comparison import require_metrics, write_comparison
 from pipeline.report.conclusions import headline_metric
+from pipeline.report.decision import write_decision
 from pipeline.report.figures import Figures
 from pipeline.report.html import report_html
 from pipeline.report.sections import report_markdown, sections
 from pipeline.report.tables import all_tables
+from pipeline.report.trivial import sentences, trivial_rows, with_trivial
 from pipeline.runs import preprocess_command, sequences_directory, spectrum_directory, svd_command
 
 TABLES = Path("metrics/tables")
@@ -25,7 +27,7 @@ REPORT_MARKDOWN = Path("metrics/report.md")
 
 
 def write_report(params: Params, partial: bool = False) -> tuple[str, list[Cell]]:
-    """Write metrics/tables, metrics/figures, both reports and metrics/selected.md from the cells.
+    """Write metrics/tables, metrics/figures, both reports, metrics/decision.md and metrics/selected.md from the cells.
 
     Returns a summary in one line, and the cells that are in the report. Cells that the lists of params.yaml do not name are moved
     into scratch. With `partial`, cells that are missing or were built with other settings are left out.
@@ -58,6 +60,11 @@ def write_report(params: Params, partial: bool = False) -> tuple[str, list[Cell]
     grouped = users.grouped(default, cutoff)
     cost = table_data.cost(default)
     tables = all_tables(params, rows, missing, result_sets, cost)
+    headline = f"NDCG@{cutoff}"
+    trivial, without = trivial_rows(params, default["dataset"].unique(maintain_order=True).to_list())
+    for result_set in result_sets:
+        name = result_set.file_name("table2")
+        tables[name] = with_trivial(tables[name], result_set.summary, trivial, headline)
     with atomic_directory(TABLES) as directory:
         for table in tables.values():
             table.write(directory)
@@ -78,6 +85,8 @@ def write_report(params: Params, partial: bool = False) -> tuple[str, list[Cell]
             figures.dimensions(tables["table4"].data, metric)
     drawn = {file.stem for file in FIGURES.glob("*.svg")}
     report = sections(params, rows, result_sets, tables, drawn, missing)
+    report[0].parts.insert(1, sentences(summary, trivial, without, headline))  # below the verdict
+    write_decision(params, default, result_sets[0].comparisons, result_sets[0].unusable, trivial)
     for file, text in ((REPORT, report_html(report, FIGURES)), (REPORT_MARKDOWN, report_markdown(report))):
         with atomic_file(file) as unfinished:
             unfinished.write_text(text, encoding="utf-8")

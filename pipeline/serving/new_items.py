@@ -11,7 +11,8 @@ from torch.func import functional_call
 from common.errors import UserError
 from models.core.adapter import Adapter, Spectrum
 from pipeline.artifacts import SIDECAR, read_signed
-from pipeline.data.sources.files import ITEMS, read_table
+from pipeline.data.findings import Finding
+from pipeline.data.sources.files import Files, read_items
 from pipeline.embedding.spectrum import coordinates
 from pipeline.params import Encoder
 from pipeline.runs import Run, svd_command
@@ -103,15 +104,16 @@ def shortened(rows: Tensor, known: Tensor) -> Tensor:
 
 
 def read_new_items(path: Path, run: Run) -> pl.DataFrame:
-    """New items as item_id, title, text: CSV or Parquet with item_id, title and what else the dataset's template names."""
-    items = read_table(path, ITEMS)
+    """Return new items as item_id, title and text. path: in any format of a catalogue, with the columns that the template names."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    findings: list[Finding] = []
+    items = read_items(Files(kind="files", interactions=str(path), items=str(path.resolve())), findings)
+    for finding in findings:
+        if finding.name in ("catalogue_without_id", "untitled_items", "repeated_items"):
+            raise UserError(f"{path}: {finding.text}")
     template = _made_from(run).get("template", TITLE)
     check_fields(template, set(items.columns) - {"item_id"}, str(path))
-    missing = items.select(list(ITEMS)).null_count().row(0)
-    if any(missing):
-        raise UserError(f"{path}: {max(missing)} items lack an item_id or a title")
-    if items["item_id"].n_unique() < items.height:
-        raise UserError(f"{path}: item {items['item_id'].filter(items['item_id'].is_duplicated())[0]!r} is listed twice")
     texts = [
         fill(template, {name: None if value is None else str(value) for name, value in item.items()})
         for item in items.iter_rows(named=True)

@@ -14,15 +14,21 @@ import polars as pl
 from common.errors import UserError
 from common.names import check_name
 from pipeline.data import SOURCES
+from pipeline.data.findings import Finding
 
 
 @dataclass
 class Raw:
-    """Interactions (user_id, item_id, timestamp in s), items (item_id, title, other fields), and counts worth recording."""
+    """Interactions (user_id, item_id, timestamp), items (item_id, title, other fields), and counts worth recording.
+
+    time_unit: of the timestamps, s, ms, us or ns since 1970; findings: what reading the source has found.
+    """
 
     interactions: pl.DataFrame
     items: pl.DataFrame
     counts: dict[str, int] = field(default_factory=dict)
+    time_unit: str = "s"
+    findings: list[Finding] = field(default_factory=list)
 
 
 def source_module(kind: str) -> Any:

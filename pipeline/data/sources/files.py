@@ -1,66 +1,278 @@
-"""A user's own catalogue and click log, as Parquet or CSV."""
+"""A user's own catalogue and click log, in any common format."""
 
-from collections.abc import Mapping
+import datetime
+import html
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import polars as pl
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from common.errors import UserError, did_you_mean
-from pipeline.artifacts import main_checkout
+from common.errors import UserError
+from pipeline.artifacts import main_checkout, read_json, write_json
 from pipeline.data import Source, Ties
+from pipeline.data.findings import Finding, findings, plural, quoted
 from pipeline.data.sources import Raw, read_parquet_pair, write_parquet_pair
+from pipeline.data.tables import Columns, TableRead, matching_files, read_tables, refuse_many
+from pipeline.data.times import NAMES, UNITS, check_form, read_times
 
 INTERACTIONS = {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}
 ITEMS = {"item_id": pl.String, "title": pl.String}
+RATING = "rating"
+UNDERSTOOD = "understood.json"
+CODE = (
+    "pipeline/data/findings.py",
+    "pipeline/data/tables.py",
+    "pipeline/data/times.py",
+)  # that reads the files, beside this module
+SCIENTIFIC = r"^[+-]?\d+(\.\d+)?[eE][+-]?\d+$"
+DECIMAL = r"^\d+\.0$"
 
 
 class Files(Source):
     """The two tables of a user's own dataset."""
 
     kind: Literal["files"]
-    interactions: str = Field(description="Parquet or CSV: user_id, item_id, timestamp (seconds)")
-    items: str = Field(description="Parquet or CSV: item_id, title; its other columns are fields for the template")
+    interactions: str = Field(
+        description="the click log: a file, or several by a glob; Parquet, CSV, TSV, JSON lines, gzip of each"
+    )
+    items: str = Field(description="the catalogue, in any of these formats; its other columns are fields for the template")
+    columns: Columns = Field(
+        default_factory=dict,
+        description="the log's names for user_id, item_id, timestamp and rating; places, from 1, if it has no header",
+    )
+    item_columns: Columns = Field(
+        default_factory=dict,
+        description="the catalogue's names for item_id, title and fields; places, from 1, if it has no header",
+    )
+    time: str | None = Field(
+        None, description="unit of the times (s, ms, us, ns) or their format, as in strptime; recognised and said if empty"
+    )
+    min_rating: float | None = Field(None, description="keep interactions with at least this rating")
     ties: Ties = Field("file", description="instead of `preprocess.ties`: the order of a log's rows is information")
+
+    @field_validator("time")
+    @classmethod
+    def _time_is_known(cls, time: str | None) -> str | None:
+        return None if time is None else check_form(time)
+
+    @field_validator("columns")
+    @classmethod
+    def _columns_are_known(cls, columns: Columns) -> Columns:
+        return _known(columns, (*INTERACTIONS, RATING))
+
+    @field_validator("item_columns")
+    @classmethod
+    def _item_columns_are_known(cls, columns: Columns) -> Columns:
+        return _known(columns, tuple(ITEMS), others=True)
+
+
+def _known(columns: Columns, names: tuple[str, ...], others: bool = False) -> Columns:
+    """`columns` if they are all places or all names; raise ValueError otherwise."""
+    for ours in columns:
+        if not others and ours not in names:
+            raise ValueError(f"unknown column '{ours}'; valid: {', '.join(names)}")
+    kinds = {isinstance(theirs, int) for theirs in columns.values()}
+    needed = [name for name in names if name != RATING]
+    if len(kinds) > 1:
+        raise ValueError("mixes places and names; give one or the other")
+    if True in kinds and set(needed) - set(columns):
+        raise ValueError(f"a file without a header needs a place for each of {', '.join(needed)}")
+    if any(isinstance(place, int) and place < 1 for place in columns.values()):
+        raise ValueError("places count from 1")
+    return columns
+
+
+def input_files(source: Files) -> list[Path]:
+    """The user's files that a dataset is made of. Raises UserError where one is missing."""
+    folder = main_checkout()
+    return [path for pattern in (source.interactions, source.items) for path in matching_files(folder, pattern)]
 
 
 def fetch(source: Files, mirror: str | None, directory: Path) -> None:
-    """Copy the log's needed columns and the items' fields into `directory`. Paths are relative to the project's root."""
-    interactions = read_table(main_checkout() / source.interactions, INTERACTIONS).select(list(INTERACTIONS))
-    items = read_table(main_checkout() / source.items, ITEMS)
-    write_parquet_pair(interactions, items.select([*ITEMS, *_fields(items.drop(list(ITEMS)))]), directory)
+    """Read both tables, and write the log's needed columns, the items' fields and what was understood into `directory`.
+
+    Paths are relative to the project's root. Rows without a user, item or time stay, for preprocessing to count.
+    """
+    notes: list[Finding] = []
+    log, unit = read_log(source, notes)
+    items = read_items(source, notes)
+    write_parquet_pair(log, items, directory)
+    for note in notes:
+        print(note.line(), flush=True)
+    write_json(directory / UNDERSTOOD, {"time_unit": unit, "findings": [note.record() for note in notes]})
 
 
 def read(source: Files, directory: Path) -> Raw:
-    """Read back what `fetch` wrote."""
-    return read_parquet_pair(directory)
+    """Read back what `fetch` wrote, without interactions rated below `min_rating`."""
+    raw = read_parquet_pair(directory)
+    understood = read_json(directory / UNDERSTOOD, "the download stage")
+    notes = findings(understood["findings"])
+    log = raw.interactions
+    if source.min_rating is not None:
+        if RATING not in log.columns:
+            raise UserError(
+                f"min_rating is {source.min_rating:g}, but {source.interactions} has no column 'rating'; name it in `columns`"
+            )
+        kept = log.filter(pl.col(RATING) >= source.min_rating)
+        lost = log.height - kept.height
+        text = f"Rated below {source.min_rating:g}, or not rated, dropped: {plural(lost, 'interaction')}."
+        notes.append(Finding("min_rating", text, lost, log.height, lost=True))
+        if not kept.height:
+            raise UserError(f"{source.interactions}: no rating reaches min_rating {source.min_rating:g}; lower it")
+        log = kept
+    return Raw(log.select(list(INTERACTIONS)), raw.items, {}, understood["time_unit"], notes)
 
 
-def read_table(path: Path, columns: Mapping[str, type[pl.DataType]]) -> pl.DataFrame:
-    """Read a Parquet or CSV file, the named columns cast; raise UserError that names file and column."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
+def read_log(source: Files, notes: list[Finding]) -> tuple[pl.DataFrame, str]:
+    """The log as user_id, item_id, timestamp, rating if there is one; and the unit of its times. Adds to `notes`."""
+    columns: Columns = {name: source.columns.get(name, name) for name in INTERACTIONS}
+    placed = isinstance(columns["user_id"], int)
+    optional: Columns = {} if placed and RATING not in source.columns else {RATING: source.columns.get(RATING, RATING)}
+    table = read_tables(matching_files(main_checkout(), source.interactions), columns, optional)
+    path, frame = table.files[0].path, table.frame
+    _describe(table, "interactions", notes)
+    where = f"{path}: column '{columns['timestamp']}'"
+    times = read_times(frame["timestamp"], source.time, where, table.place)
+    problems = [f"{table.place(row)}: {columns['timestamp']} {frame['timestamp'][row]!r} is no time" for row in times.unreadable]
+    made = {"user_id": ids(frame["user_id"], path), "item_id": ids(frame["item_id"], path), "timestamp": times.values}
+    if RATING in frame.columns:
+        rating = frame[RATING].cast(pl.String).str.strip_chars()
+        made[RATING] = rating.cast(pl.Float64, strict=False)
+        wrong = (made[RATING].is_null() & rating.is_not_null() & (rating != "")).arg_true().to_list()
+        if source.min_rating is not None or RATING in source.columns:
+            problems += [f"{table.place(row)}: {RATING} {rating[row]!r} is no number" for row in wrong]
+    refuse_many(table, problems, frame.height)
+    log = pl.DataFrame(made)
+    if times.unreadable:
+        log = log.filter(~pl.int_range(log.height).is_in(times.unreadable))
+    if problems:
+        notes.append(_named("unreadable", problems, frame.height))
+    _describe_times(log["timestamp"], times.unit, times.form, notes)
+    _describe_missing(log, notes)
+    for name in ("user_id", "item_id"):
+        _describe_ids(log[name], name.removesuffix("_id"), notes)
+    return log, times.unit
+
+
+def read_items(source: Files, notes: list[Finding]) -> pl.DataFrame:
+    """The catalogue as item_id, title and its other columns as text. Adds to `notes`.
+
+    Titles have their HTML entities replaced and no spaces around them; one without a letter or digit left is none.
+    """
+    columns: Columns = {name: source.item_columns.get(name, name) for name in ITEMS}
+    placed = isinstance(columns["item_id"], int)
+    optional = {name: theirs for name, theirs in source.item_columns.items() if name not in ITEMS}
+    table = read_tables(matching_files(main_checkout(), source.items), columns, optional, others=not placed)
+    path, frame = table.files[0].path, table.frame
+    _describe(table, "items", notes)
+    if frame["title"].dtype.is_nested() or frame["title"].dtype == pl.Binary:
+        raise UserError(f"{path}: column '{columns['title']}' holds {frame['title'].dtype}, not text")
+    titles = frame["title"].cast(pl.String)
+    entities = titles.str.contains(r"&#?\w+;").fill_null(False)
+    if entities.any():
+        titles = titles.map_elements(html.unescape, return_dtype=pl.String, skip_nulls=True)
+    titles = titles.str.strip_chars()
+    blank = titles.str.contains(r"^[\s\p{Z}\p{C}]*$").fill_null(True)
+    titles = titles.set(blank, None)
+    keys = ids(frame["item_id"], path)
+    items = frame.drop(list(ITEMS)).select(*_fields(frame.drop(list(ITEMS))))
+    items = pl.DataFrame({"item_id": keys, "title": titles}).hstack(items)
+    if unnamed := keys.null_count():
+        text = f"No id in the catalogue, dropped: {plural(unnamed, 'row')}."
+        notes.append(Finding("catalogue_without_id", text, unnamed, items.height, lost=True))
+        items = items.filter(pl.col("item_id").is_not_null())
+    if blank.sum():
+        text = f"No title, or one of spaces only: {plural(int(blank.sum()), 'item')} of {frame.height:,}."
+        notes.append(Finding("untitled_items", text, int(blank.sum()), frame.height))
+    repeated = items.group_by("item_id").agg(pl.len(), titles=pl.col("title").drop_nulls().n_unique()).filter(pl.col("len") > 1)
+    if repeated.height:
+        names = quoted(repeated.filter(pl.col("titles") > 1)["item_id"].sort(), 10)
+        different = f"; with different titles: {names}" if names else ""
+        text = f"Listed more than once, the first row with a title is taken: {plural(repeated.height, 'item')}{different}."
+        notes.append(Finding("repeated_items", text, repeated.height, items.height))
+        first = pl.col("title").is_null()  # a row with a title before one without
+        items = items.sort(first, maintain_order=True) if repeated["titles"].min() == 0 else items
+        items = items.unique("item_id", keep="first", maintain_order=True)
+    _describe_ids(items["item_id"], "catalogue item", notes)
+    return items
+
+
+def ids(column: pl.Series, path: Path) -> pl.Series:
+    """Identifiers as text, every character as it is written; an empty one is none."""
+    if column.dtype.is_nested() or column.dtype in (pl.Binary, pl.Object, pl.Duration):
+        raise UserError(f"{path}: column '{column.name}' holds {column.dtype}, not identifiers")
+    text = column.cast(pl.String)
+    return text.set(text == "", None)
+
+
+def _named(name: str, problems: list[str], total: int) -> Finding:
+    more = ", …" if len(problems) > 10 else ""
+    return Finding(
+        name,
+        f"Unreadable, dropped: {plural(len(problems), 'row')} ({'; '.join(problems[:10])}{more}).",
+        len(problems),
+        total,
+        lost=True,
+    )
+
+
+def _describe(table: TableRead, what: str, notes: list[Finding]) -> None:
+    first = table.files[0]
+    more = f" and {plural(len(table.files) - 1, 'more file')}" if len(table.files) > 1 else ""
+    notes.append(Finding(what, f"{first.path.name}{more}: {first.how}, {plural(table.frame.height, 'row')}."))
+    if not table.frame.height:
+        raise UserError(f"{first.path}: no row was found below the header")
+    if table.bad:
+        notes.append(_named(f"{what}_unreadable", table.bad, table.frame.height + len(table.bad)))
+
+
+def _describe_times(values: pl.Series, unit: str, form: str, notes: list[Finding]) -> None:
+    known = values.drop_nulls()
+    if known.len():
+        span = " to ".join(_moment(int(end), unit) for end in (known.min(), known.max()))  # type: ignore[arg-type]
+        kept = f"; kept to the {NAMES[unit].removesuffix('s')}"
+        notes.append(Finding("times", f"Times: {form}{kept}; {span}."))
+    if early := int((known <= 0).sum()):
+        text = f"Zero or negative, which is 1970 or before: {plural(early, 'time')}; a missing time may have been written as 0."
+        notes.append(Finding("early_times", text, early, values.len()))
+
+
+def _moment(value: int, unit: str) -> str:
+    """A time as a date and time of day; as a number where the calendar has none."""
     try:
-        table = pl.read_parquet(path) if path.suffix == ".parquet" else pl.read_csv(path, infer_schema=False)
-    except pl.exceptions.PolarsError as error:
-        raise UserError(f"{path}: not a readable {path.suffix or 'CSV'} file ({str(error).splitlines()[0]})") from None
-    for column, kind in columns.items():
-        if column not in table.columns:
-            raise UserError(f"{path}: column '{column}' is missing{did_you_mean(column, table.columns)}")
-        if isinstance(table[column].dtype, pl.Duration):
-            raise UserError(f"{path}: column '{column}' is a length of time, not a point in time; write seconds since 1970")
-        if isinstance(table[column].dtype, pl.Datetime):
-            table = table.with_columns(pl.col(column).dt.epoch("s"))
-        try:
-            # Casting a fraction would cut it off in silence.
-            cut = table[column].dtype.is_float() and kind.is_integer() and bool((table[column] % 1 != 0).any())
-            table = table.with_columns(pl.col(column).cast(kind))
-        except pl.exceptions.PolarsError:
-            cut = True
-        if cut:
-            raise UserError(f"{path}: column '{column}' cannot be read as {kind.__name__}")
-    return table
+        return f"{datetime.datetime.fromtimestamp(value // UNITS[unit], datetime.UTC):%Y-%m-%d %H:%M:%S}"
+    except (OverflowError, ValueError, OSError):
+        return f"{value} {unit}"
+
+
+def _describe_missing(log: pl.DataFrame, notes: list[Finding]) -> None:
+    for name in INTERACTIONS:
+        if missing := log[name].null_count():
+            text = f"No {name}, dropped: {plural(missing, 'row')}."
+            notes.append(Finding(f"no_{name}", text, missing, log.height, lost=True))
+
+
+def _describe_ids(column: pl.Series, what: str, notes: list[Finding]) -> None:
+    """Ids that look as if a program had changed them."""
+    known = column.drop_nulls().unique().sort()
+    for name, pattern, says in (
+        ("spaces", r"^\s|\s$", "With a space at an end, which is part of the id"),
+        (
+            "scientific",
+            SCIENTIFIC,
+            "In scientific notation, as spreadsheets write long numbers, so that different ids may have become one",
+        ),
+        (
+            "decimal",
+            DECIMAL,
+            "With .0 at the end, as pandas writes a column with gaps (astype('Int64') before writing leaves ids whole)",
+        ),
+    ):
+        found = known.filter(known.str.contains(pattern))
+        if found.len():
+            text = f"{says}: {plural(found.len(), f'{what} id')} ({quoted(found)})."
+            notes.append(Finding(f"{name}_{what.replace(' ', '_')}", text, found.len(), known.len()))
 
 
 def _fields(table: pl.DataFrame) -> list[pl.Expr]:
@@ -74,6 +286,6 @@ def _fields(table: pl.DataFrame) -> list[pl.Expr]:
     return made
 
 
-def _is_text(kind: Any) -> bool:
+def _is_text(kind: object) -> bool:
     """Whether polars can write values of this type as text."""
-    return not kind.is_nested() and kind not in (pl.Binary, pl.Duration, pl.Object)
+    return isinstance(kind, pl.DataType) and not kind.is_nested() and kind not in (pl.Binary, pl.Duration, pl.Object)

@@ -249,7 +249,6 @@ def test_texts_are_unescaped_titles() -> None:
     ("rows", "titles", "step"),
     [
         ([], {}, "raw"),
-        (everyone(3, 3), {"i0": "x", "i1": None}, "titled"),
         (everyone(4, 4), None, "5-core"),
     ],
 )
@@ -259,6 +258,11 @@ def test_nothing_left_names_the_filter(rows: list[Row], titles: dict[str, str | 
     ) as caught:
         build_sequences(raw(rows, titles), Preprocess(core=5))
     assert "\n" not in str(caught.value)
+
+
+def test_titles_that_are_all_too_short_are_one_line() -> None:
+    with pytest.raises(UserError, match="no item of the log has a title of at least two characters in the catalogue"):
+        build_sequences(raw(everyone(3, 3), {"i0": "x", "i1": None}), Preprocess(core=3))
 
 
 def test_texts_are_the_template_filled_with_the_sources_fields() -> None:

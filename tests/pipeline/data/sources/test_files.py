@@ -1,18 +1,27 @@
 """A user's own files, and the built-in dataset."""
 
 import datetime
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 
 from common.errors import UserError
-from pipeline.data.sources import demo, files, source_module
+from pipeline.data.dropped import dropped
+from pipeline.data.findings import Finding
+from pipeline.data.interactions import build_sequences
+from pipeline.data.sources import Raw, demo, files, source_module
 from pipeline.data.sources.demo import Demo
 from pipeline.data.sources.files import Files
+from pipeline.params import Preprocess
 
 INTERACTIONS = {"user_id": ["u1", "u1", "u2"], "item_id": ["i1", "i2", "i1"], "timestamp": [10, 20, 30]}
 ITEMS = {"item_id": ["i1", "i2"], "title": ["One, with a comma", "Two"]}
+START = 1_500_000_000  # s, in 2017
+
+Load = Callable[..., Raw]
 
 
 def write(table: pl.DataFrame, path: Path) -> Path:
@@ -23,82 +32,244 @@ def write(table: pl.DataFrame, path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("suffix", ["csv", "parquet"])
-def test_own_files_are_read_whatever_their_column_order_and_extra_columns(
-    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
+    """Bring a log and a catalogue in and read them back: contents, or data frames to be written as CSV."""
     monkeypatch.chdir(tmp_path)
+
+    def loaded(log: Any, items: Any, names: tuple[str, str] = ("log.csv", "items.csv"), **options: Any) -> Raw:
+        for name, content in zip(names, (log, items), strict=True):
+            if isinstance(content, pl.DataFrame):
+                write(content, tmp_path / name)
+            elif content is not None:
+                (tmp_path / name).write_bytes(content)
+        source = Files.parse({"kind": "files", "interactions": names[0], "items": names[1], **options}, "sources.mine")
+        (tmp_path / "raw").mkdir(exist_ok=True)
+        files.fetch(source, None, tmp_path / "raw")
+        return files.read(source, tmp_path / "raw")
+
+    return loaded
+
+
+def found(raw: Raw) -> dict[str, Finding]:
+    return {finding.name: finding for finding in raw.findings}
+
+
+def items_of(*names: str) -> pl.DataFrame:
+    return pl.DataFrame({"item_id": list(names), "title": [f"Title {name}" for name in names]})
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_own_files_are_read_whatever_their_column_order_and_extra_columns(load: Load, suffix: str) -> None:
     log = pl.DataFrame(INTERACTIONS).with_columns(rating=5).select("rating", "timestamp", "item_id", "user_id")
-    write(log, tmp_path / f"log.{suffix}")
-    write(pl.DataFrame(ITEMS), tmp_path / f"items.{suffix}")
-    source = Files(kind="files", interactions=f"log.{suffix}", items=f"items.{suffix}")
-    files.fetch(source, None, tmp_path)
-    raw = files.read(source, tmp_path)
+    raw = load(log, pl.DataFrame(ITEMS), (f"log.{suffix}", f"items.{suffix}"), time="s")
     assert raw.interactions.to_dict(as_series=False) == INTERACTIONS
     assert raw.items.to_dict(as_series=False) == ITEMS
     assert raw.interactions.schema == files.INTERACTIONS
+    assert raw.time_unit == "s"
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
-def test_other_columns_of_own_items_are_fields_of_the_template(
-    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_other_columns_of_own_items_are_fields_of_the_template(load: Load, suffix: str) -> None:
     table = pl.DataFrame(ITEMS).with_columns(brand=pl.Series(["Alder", None]), price=pl.Series([1.5, 2.0]))
     if suffix == "parquet":
         table = table.with_columns(tags=pl.Series([["a", "b"], None]), blob=pl.Series([{"x": 1}, {"x": 2}]))
-    write(pl.DataFrame(INTERACTIONS), tmp_path / f"log.{suffix}")
-    write(table, tmp_path / f"items.{suffix}")
-    files.fetch(Files(kind="files", interactions=f"log.{suffix}", items=f"items.{suffix}"), None, tmp_path)
-    read = pl.read_parquet(tmp_path / "items.parquet")
+    read = load(pl.DataFrame(INTERACTIONS), table, (f"log.{suffix}", f"items.{suffix}"), time="s").items
     assert read.select("item_id", "title").to_dict(as_series=False) == ITEMS
-    assert read.select("brand", "price").rows() == [("Alder", "1.5"), (None, "2.0")]
+    assert [[value or None for value in row] for row in read.select("brand", "price").rows()] == [["Alder", "1.5"], [None, "2.0"]]
     assert read.columns == ["item_id", "title", "brand", "price"] + (["tags"] if suffix == "parquet" else [])
     if suffix == "parquet":
         assert read["tags"].to_list() == ["a, b", None]
 
 
-def test_numeric_ids_become_text_as_they_are_written(tmp_path: Path) -> None:
-    path = write(pl.DataFrame({"user_id": [7], "item_id": [12], "timestamp": [10]}), tmp_path / "log.parquet")
-    assert files.read_table(path, files.INTERACTIONS).row(0) == ("7", "12", 10)
-    path = write(pl.DataFrame({"user_id": ["007"], "item_id": ["012"], "timestamp": [10]}), tmp_path / "log.csv")
-    assert files.read_table(path, files.INTERACTIONS).row(0) == ("007", "012", 10)
+def test_ids_are_text_every_character_as_it_is_written(load: Load) -> None:
+    written = ["007", "7", "NA", "null", "1.50", "1e5", " x", "É", "nan", "-0"]
+    log = pl.DataFrame({"user_id": written, "item_id": written[::-1], "timestamp": [START + i for i in range(len(written))]})
+    raw = load(log, items_of(*written))
+    assert raw.interactions["user_id"].to_list() == written
+    assert raw.items["item_id"].to_list() == written
+    numbers = pl.DataFrame({"user_id": [7], "item_id": [12], "timestamp": [START]})
+    assert load(numbers, items_of("12"), ("log.parquet", "items.csv")).interactions.row(0) == ("7", "12", START)
+
+
+def test_an_empty_id_is_none_quoted_or_not_and_is_counted(load: Load) -> None:
+    log = f'user_id,item_id,timestamp\n"",a,{START}\n,a,{START}\nu,a,{START}\nu,a,\n'.encode()
+    notes = found(load(log, items_of("a")))
+    assert (notes["no_user_id"].count, notes["no_user_id"].total, notes["no_user_id"].warning) == (2, 4, True)
+    assert notes["no_user_id"].line() == "WARNING (50.0 %): No user_id, dropped: 2 rows."
+    assert notes["no_timestamp"].count == 1
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 @pytest.mark.parametrize(
-    ("renamed", "timestamps", "says"),
+    ("renamed", "says"),
     [
-        ({"timestamp": "time_stamp"}, [10, 20, 30], "column 'timestamp' is missing; did you mean 'time_stamp'?"),
-        ({"user_id": "userid"}, [10, 20, 30], "column 'user_id' is missing; did you mean 'userid'?"),
-        ({"item_id": "z"}, [10, 20, 30], "column 'item_id' is missing; valid: timestamp, user_id, z"),
-        ({}, ["2013-01-01", "x", "y"], "column 'timestamp' cannot be read as Int64"),
-        ({}, [1.5, 2.0, 3.0], "column 'timestamp' cannot be read as Int64"),
+        ({"timestamp": "time_stamp"}, "column 'timestamp' is missing; did you mean 'time_stamp'?"),
+        ({"user_id": "userid"}, "column 'user_id' is missing; did you mean 'userid'?"),
+        ({"item_id": "z"}, "column 'item_id' is missing; valid: timestamp, user_id, z; name it in `columns`"),
     ],
 )
 def test_a_wrong_column_is_one_line_that_names_file_and_column(
-    tmp_path: Path, suffix: str, renamed: dict[str, str], timestamps: list, says: str
+    tmp_path: Path, load: Load, suffix: str, renamed: dict[str, str], says: str
 ) -> None:
-    table = pl.DataFrame(INTERACTIONS | {"timestamp": timestamps}).rename(renamed)
-    path = write(table, tmp_path / f"log.{suffix}")
     with pytest.raises(UserError) as caught:
-        files.read_table(path, files.INTERACTIONS)
-    assert str(caught.value) == f"{path}: {says}"
+        load(pl.DataFrame(INTERACTIONS).rename(renamed), items_of("i1"), (f"log.{suffix}", "items.csv"), time="s")
+    assert str(caught.value) == f"{tmp_path / 'log'}.{suffix}: {says}"
 
 
-def test_whole_seconds_written_as_decimals_are_seconds(tmp_path: Path) -> None:
-    path = write(pl.DataFrame(INTERACTIONS | {"timestamp": [1.0, 2.0, 3.0]}), tmp_path / "log.parquet")
-    assert files.read_table(path, files.INTERACTIONS)["timestamp"].to_list() == [1, 2, 3]
+def test_columns_of_other_names(load: Load) -> None:
+    log = pl.DataFrame(INTERACTIONS | {"stars": [1, 4, 5]}).rename({"user_id": "visitor", "item_id": "sku", "timestamp": "at"})
+    columns = {"user_id": "visitor", "item_id": "sku", "timestamp": "at", "rating": "stars"}
+    items = pl.DataFrame(ITEMS).rename({"item_id": "id", "title": "name"})
+    raw = load(log, items, columns=columns, item_columns={"item_id": "id", "title": "name"}, time="s", min_rating=4)
+    assert raw.interactions["item_id"].to_list() == ["i2", "i1"]
+    assert raw.items.columns == ["item_id", "title"]
+    assert found(raw)["min_rating"].count == 1
 
 
-@pytest.mark.parametrize("name", ["missing.csv", "broken.parquet", "empty.csv", "folder.csv"])
-def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path, name: str) -> None:
-    (tmp_path / "broken.parquet").write_bytes(b"PAR1 no more")
-    (tmp_path / "empty.csv").touch()
-    (tmp_path / "folder.csv").mkdir()
-    with pytest.raises(UserError, match=name) as caught:
-        files.read_table(tmp_path / name, files.ITEMS)
+def test_a_smallest_rating_needs_ratings(load: Load) -> None:
+    with pytest.raises(UserError, match=r"min_rating is 4, but log\.csv has no column 'rating'; name it in `columns`"):
+        load(pl.DataFrame(INTERACTIONS), items_of("i1"), time="s", min_rating=4)
+
+
+def test_unreadable_rows_are_refused_together_and_few_of_many_dropped_by_number(load: Load) -> None:
+    rows = [f"u{i},a,{START + i}" for i in range(400)]
+    rows[4], rows[7], rows[9] = f"u4,a,{START},x", "u7,a", "u9,a,yesterday"
+    log = "\n".join(["user_id,item_id,timestamp", *rows]).encode()
+    raw = load(log, items_of("a"))
+    assert raw.interactions.height == 397
+    assert found(raw)["interactions_unreadable"].text == (
+        "Unreadable, dropped: 2 rows (log.csv row 6: 4 fields, not 3; log.csv row 9: 2 fields, not 3)."
+    )
+    assert found(raw)["unreadable"].text == "Unreadable, dropped: 1 row (log.csv row 11: timestamp 'yesterday' is no time)."
+    with pytest.raises(UserError) as caught:
+        load("\n".join(["user_id,item_id,timestamp", *rows[:12]]).encode(), items_of("a"))
+    assert "2 rows of 12 cannot be read (at most 1% are skipped)" in str(caught.value)
+    assert "row 6: 4 fields, not 3; log.csv row 9: 2 fields" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_times_within_a_second_keep_their_order(load: Load) -> None:
+    """By item id, or cut to seconds, the order would be a, b, c."""
+    times = [START * 1000 + 30, START * 1000 + 10, START * 1000 + 20]
+    log = pl.DataFrame([(f"u{u}", item, t) for u in range(3) for item, t in zip("bca", times, strict=True)], orient="row")
+    log.columns = ["user_id", "item_id", "timestamp"]
+    for kind, unit in (("int", "ms"), ("ms", "ms"), ("us", "ms"), ("ns", "ms")):
+        given = log if kind == "int" else log.with_columns(pl.from_epoch("timestamp", "ms").dt.cast_time_unit(kind))
+        raw = load(given, items_of("a", "b", "c"), ("log.parquet", "items.csv"))
+        assert raw.time_unit == unit
+        made = build_sequences(raw, Preprocess(core=3, ties="item"))
+        assert [made.items["item_id"][i] for i in made.users["items"][0]] == ["c", "a", "b"]
+        assert made.users["timestamps"][0].to_list() == sorted(times)
+        assert made.statistics["time_unit"] == "ms"
+
+
+def test_titles_are_what_people_read(load: Load) -> None:
+    titles = ["Tom &amp; Jerry&#39;s", "  padded ", "&nbsp;", "   ", "", "x"]
+    items = pl.DataFrame({"item_id": list("abcdef"), "title": titles})
+    raw = load(pl.DataFrame({"user_id": ["u"], "item_id": ["a"], "timestamp": [START]}), items)
+    assert raw.items["title"].to_list() == ["Tom & Jerry's", "padded", None, None, None, "x"]
+    assert found(raw)["untitled_items"].text == "No title, or one of spaces only: 3 items of 6."
+
+
+def test_an_item_twice_with_two_titles_is_named(load: Load) -> None:
+    items = pl.DataFrame({"item_id": ["a", "b", "a", "b", "c"], "title": ["One", "Two", "Uno", "Two", "Three"]})
+    raw = load(pl.DataFrame({"user_id": ["u"], "item_id": ["a"], "timestamp": [START]}), items)
+    assert raw.items["title"].to_list() == ["One", "Two", "Three"]
+    assert found(raw)["repeated_items"].text == (
+        "Listed more than once, the first row with a title is taken: 2 items; with different titles: 'a'."
+    )
+
+
+def test_ids_that_a_program_has_changed_are_named(load: Load) -> None:
+    log = pl.DataFrame({"user_id": ["1.2E+05", "u ", "v"], "item_id": ["818.0", "7.0", "7.0"], "timestamp": [START] * 3})
+    notes = found(load(log, items_of("818", "7")))
+    assert notes["scientific_user"].count == notes["spaces_user"].count == 1
+    assert notes["decimal_item"].count == 2
+
+
+def dense(items: list[str], users: int = 4) -> pl.DataFrame:
+    rows = [(f"u{u}", item, START + place) for u in range(users) for place, item in enumerate(items)]
+    return pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
+
+
+@pytest.mark.parametrize(
+    ("log", "catalogue", "advice"),
+    [
+        (["818.0", "7.0", "9.0"], ["818", "7", "9"], "the log's ids end in .0; in pandas, astype('Int64') before writing"),
+        (["818", "7", "9"], ["818.0", "7.0", "9.0"], "the catalogue's ids end in .0"),
+        (["a ", "b ", "c "], ["a", "b", "c"], "the log's ids have spaces around them; remove these"),
+        (["007", "008", "009"], ["7", "8", "9"], "the log's ids start with zeros"),
+        (["A", "B", "C"], ["a", "b", "c"], "the log's ids have capitals"),
+        (["a", "b", "c"], ["x", "y", "z"], "check which columns hold the ids"),
+    ],
+)
+def test_no_common_item_shows_two_ids_of_each_side_and_what_to_do(
+    load: Load, log: list[str], catalogue: list[str], advice: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        build_sequences(load(dense(log), items_of(*catalogue)), Preprocess(core=3))
+    text = str(caught.value)
+    assert text.startswith("no item of the log is in the catalogue: the log has ")
+    for side in (sorted(log), sorted(catalogue)):
+        assert ", ".join(map(repr, side[:2])) in text
+    assert advice in text
+
+
+def test_everything_that_is_dropped_has_a_sentence_and_the_right_count(load: Load) -> None:
+    """Of 4 users with items a to f: e is unknown, f untitled; one user has two rows; a and b of the others fall to the cap."""
+    log = pl.concat(
+        [
+            dense(["a", "b", "c", "d", "g", "e", "f"]),
+            dense(["a"]),  # again
+            pl.DataFrame({"user_id": ["lone"] * 2, "item_id": ["a", "b"], "timestamp": [START, START + 9]}),
+        ]
+    )
+    raw = load(log, pl.concat([items_of(*"abcdg"), pl.DataFrame({"item_id": ["f"], "title": [" "]})]))
+    options = Preprocess(core=3, cap=4)
+    notes = {finding.name: finding for finding in dropped(raw, build_sequences(raw, options), options)}
+    assert {name: (note.count, note.total) for name, note in notes.items()} == {
+        "duplicates": (4, 34),
+        "unknown_items": (4, 30),
+        "untitled": (4, 30),
+        "core": (2, 22),
+        "cap": (4, 20),
+        "kept": (16, 34),
+    }
+    assert notes["core"].text == (
+        "Of users or items with fewer than 3 interactions (core), dropped: 2 interactions of 1 user and 0 items."
+    )
+    assert notes["cap"].text == "Older than the last 4 of their user (cap), dropped: 4 interactions, and 1 item with them."
+    assert notes["untitled"].text == "With items without a title, dropped: 4 interactions with 1 item ('f')."
+    assert notes["unknown_items"].warning
+    assert not notes["core"].warning
+    assert notes["kept"].text == "Kept: 4 users, 4 items, 16 interactions, 47.1 % of the log."
+
+
+def test_a_users_single_event_is_dropped_and_said(load: Load) -> None:
+    log = pl.concat([dense(["a", "b", "c"]), pl.DataFrame({"user_id": ["one"], "item_id": ["a"], "timestamp": [START]})])
+    raw = load(log, items_of(*"abc"))
+    options = Preprocess(core=3)
+    made = build_sequences(raw, options)
+    assert "one" not in made.users["user_id"].to_list()
+    assert "1 interaction of 1 user and 0 items" in next(note.text for note in dropped(raw, made, options) if note.name == "core")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"time": "seconds"}, "time is a unit (s, ms, us, ns) or a format such as '%d/%m/%Y %H:%M', found 'seconds'"),
+        ({"columns": {"user": "u"}}, "unknown column 'user'; valid: user_id, item_id, timestamp, rating"),
+        ({"columns": {"user_id": 1, "item_id": "x"}}, "mixes places and names"),
+        ({"columns": {"user_id": 1}}, "a file without a header needs a place for each of user_id, item_id, timestamp"),
+        ({"columns": {"user_id": 0, "item_id": 1, "timestamp": 2}}, "places count from 1"),
+        ({"core": 2}, "core: Input should be greater than or equal to 3"),
+    ],
+)
+def test_a_mistake_in_the_options_is_one_line(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError) as caught:
+        Files.parse({"kind": "files", "interactions": "a", "items": "b", **options}, "sources.mine")
+    assert says in str(caught.value)
 
 
 @pytest.mark.parametrize("kind", ["amazon2014", "demo", "files"])
@@ -148,15 +319,13 @@ def test_the_demos_shoppers_never_buy_before_what_they_bought_earlier() -> None:
         assert user["timestamp"].is_sorted()
 
 
-def test_a_duration_is_no_field_and_no_time(tmp_path: Path) -> None:
+def test_a_duration_is_no_field_and_no_time(load: Load) -> None:
     length = datetime.timedelta(seconds=5)
-    pl.DataFrame({"user_id": ["u"], "item_id": ["i"], "timestamp": [length]}).write_parquet(tmp_path / "log.parquet")
-    with pytest.raises(UserError, match=r"log.parquet: column 'timestamp' is a length of time, not a point in time"):
-        files.read_table(tmp_path / "log.parquet", files.INTERACTIONS)
-    pl.DataFrame(
+    names = ("log.parquet", "items.parquet")
+    items = pl.DataFrame(
         {"item_id": ["i"], "title": ["x"], "lasts": [length], "each": [[length]], "day": [datetime.date(2020, 1, 2)]}
-    ).write_parquet(tmp_path / "items.parquet")
-    pl.DataFrame({"user_id": ["u"], "item_id": ["i"], "timestamp": [5]}).write_parquet(tmp_path / "log.parquet")
-    source = Files(kind="files", interactions=str(tmp_path / "log.parquet"), items=str(tmp_path / "items.parquet"))
-    files.fetch(source, None, tmp_path)
-    assert files.read(source, tmp_path).items.to_dicts() == [{"item_id": "i", "title": "x", "day": "2020-01-02"}]
+    )
+    with pytest.raises(UserError, match=r"log.parquet: column 'timestamp' is a length of time, not a point in time"):
+        load(pl.DataFrame({"user_id": ["u"], "item_id": ["i"], "timestamp": [length]}), items, names)
+    raw = load(pl.DataFrame({"user_id": ["u"], "item_id": ["i"], "timestamp": [START]}), items, names)
+    assert raw.items.to_dicts() == [{"item_id": "i", "title": "x", "day": "2020-01-02"}]

@@ -1,0 +1,70 @@
+"""What the filters of preprocessing drop, a sentence and a count for each."""
+
+import polars as pl
+
+from pipeline.data.findings import Finding, plural, quoted
+from pipeline.data.interactions import Dataset, both_sides
+from pipeline.data.sources import Raw
+from pipeline.params import Preprocess
+
+
+def dropped(raw: Raw, made: Dataset, options: Preprocess) -> list[Finding]:
+    """The findings of a dataset that `build_sequences` made of `raw`, in the order of the filters."""
+    steps = list(made.statistics["steps"].values())
+    first, complete, deduplicated, titled, cored, capped = steps
+    found: list[Finding] = []
+
+    def lose(name: str, text: tuple[str, str], before: dict[str, int], after: dict[str, int]) -> None:
+        count, total = before["interactions"] - after["interactions"], before["interactions"]
+        if count:
+            found.append(Finding(name, f"{text[0]}, dropped: {plural(count, 'interaction')}{text[1]}.", count, total, lost=True))
+
+    if not any(finding.name.startswith("no_") for finding in raw.findings):
+        lose("incomplete", ("Without a user, an item or a time", ""), first, complete)
+    lose("duplicates", ("The same user, item and time as a row before", ""), complete, deduplicated)
+    found += _unknown_items(raw, deduplicated["interactions"])
+    lose(
+        "core",
+        (
+            f"Of users or items with fewer than {options.core} interactions (core)",
+            f" of {plural(titled['users'] - cored['users'], 'user')} and {plural(titled['items'] - cored['items'], 'item')}",
+        ),
+        titled,
+        cored,
+    )
+    lose(
+        "cap",
+        (
+            f"Older than the last {options.cap} of their user (cap)",
+            f", and {plural(cored['items'] - capped['items'], 'item')} with them" if cored["items"] > capped["items"] else "",
+        ),
+        cored,
+        capped,
+    )
+    share = capped["interactions"] / first["interactions"]
+    kept = f"Kept: {plural(capped['users'], 'user')}, {plural(capped['items'], 'item')}, "
+    kept += f"{plural(capped['interactions'], 'interaction')}, {100 * share:.1f} % of the log."
+    return [*found, Finding("kept", kept, capped["interactions"], first["interactions"])]
+
+
+def _unknown_items(raw: Raw, total: int) -> list[Finding]:
+    """Interactions with items that the catalogue does not list, and with items that it lists without a title."""
+    log = raw.interactions.drop_nulls().unique(["user_id", "item_id", "timestamp"])
+    listed = raw.items["item_id"].drop_nulls().unique()
+    unknown = log.filter(~pl.col("item_id").is_in(listed.implode()))
+    titles = raw.items.unique("item_id", keep="first", maintain_order=True)
+    untitled = titles.filter(~(pl.col("title").str.len_chars() > 1).fill_null(False))["item_id"]
+    lacking = log.filter(pl.col("item_id").is_in(untitled.implode()))
+    found = []
+    if unknown.height:
+        items = plural(unknown["item_id"].n_unique(), "item")
+        text = f"With items that the catalogue does not list, dropped: {plural(unknown.height, 'interaction')} with {items}; "
+        found.append(
+            Finding("unknown_items", f"{text}{both_sides(unknown['item_id'], listed)}.", unknown.height, total, lost=True)
+        )
+    if lacking.height:
+        items = plural(lacking["item_id"].n_unique(), "item")
+        text = f"With items without a title, dropped: {plural(lacking.height, 'interaction')} with {items} "
+        text += f"({quoted(lacking['item_id'].unique().sort())})."
+        found.append(Finding("untitled", text, lacking.height, total, lost=True))
+    return found

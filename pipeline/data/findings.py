@@ -1,0 +1,63 @@
+"""What was understood of a dataset and what was dropped, each in a sentence with a count."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+WARNING = 0.1  # a share above which a filter's loss is a warning
+EXAMPLES = 2  # ids of each side in a message
+LISTED = 10  # problems of a file that are listed together
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A sentence about `count` of `total` rows, interactions or items; count 0: only what was understood.
+
+    `lost`: whether the counted things are dropped, so that a large share is a warning.
+    """
+
+    name: str
+    text: str
+    count: int = 0
+    total: int = 0
+    lost: bool = False
+
+    @property
+    def warning(self) -> bool:
+        return self.lost and self.count > WARNING * self.total
+
+    def line(self) -> str:
+        """The sentence, marked where it is a warning.
+
+        >>> Finding("core", "30 interactions are dropped.", 30, 100, lost=True).line()
+        'WARNING (30.0 %): 30 interactions are dropped.'
+        """
+        return f"WARNING ({100 * self.count / self.total:.1f} %): {self.text}" if self.warning else self.text
+
+    def record(self) -> dict[str, Any]:
+        """As it is kept in JSON."""
+        return asdict(self) | {"warning": self.warning}
+
+
+def findings(records: Iterable[Mapping[str, Any]]) -> list[Finding]:
+    """What `Finding.record` made, back again."""
+    return [Finding(**{name: value for name, value in record.items() if name != "warning"}) for record in records]
+
+
+def plural(count: int, noun: str) -> str:
+    """A number and its noun.
+
+    >>> plural(1, "user"), plural(2000, "user")
+    ('1 user', '2,000 users')
+    """
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def quoted(ids: Iterable[str], most: int = EXAMPLES) -> str:
+    """The first ids in quotes.
+
+    >>> quoted(["a", "b", "c"])
+    "'a', 'b', …"
+    """
+    listed = list(ids)
+    return ", ".join(map(repr, listed[:most])) + (", …" if len(listed) > most else "")

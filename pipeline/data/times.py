@@ -1,0 +1,178 @@
+"""Points in time, in whatever form a log has them, as whole numbers of one unit since 1970 (UTC)."""
+
+import datetime
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import polars as pl
+
+from common.errors import UserError
+
+UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}  # -> in a second
+NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
+FINEST = UNITS["ns"]
+DAY = 86_400  # s
+EARLIEST = datetime.datetime(1990, 1, 1, tzinfo=datetime.UTC)  # a log of clicks is not older
+NUMBER = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
+ISO = (
+    r"^\s*(\d{4}-\d{2}-\d{2})(?:[T ](\d{2}):(\d{2})(?::(\d{2})(?:[.,](\d{1,9}))?)?)?"
+    r"\s*(Z|z|UTC|GMT|[+-]\d{2}(?::?\d{2})?)?\s*$"
+)
+
+
+@dataclass(frozen=True)
+class Times:
+    """Times of every row, null where there is none or it cannot be read.
+
+    unit: the coarsest of UNITS that loses nothing; form: how they were written; unreadable: rows (from 0) with a value that is no
+    time; guessed: whether the unit was recognised rather than named.
+    """
+
+    values: pl.Series
+    unit: str
+    form: str
+    unreadable: list[int]
+    guessed: bool = False
+
+
+def check_form(form: str) -> str:
+    """Return `form` if it is a unit or a format of strptime; raise ValueError otherwise."""
+    if form not in UNITS and "%" not in form:
+        raise ValueError(f"time is a unit ({', '.join(UNITS)}) or a format such as '%d/%m/%Y %H:%M', found '{form}'")
+    return form
+
+
+def read_times(column: pl.Series, form: str | None, where: str, place: Callable[[int], str] = "row {}".format) -> Times:
+    """Read a column of times. form: a unit or a format of strptime; None: recognised.
+
+    Recognised are dates, points in time of any unit and zone, ISO 8601 texts, and numbers whose unit puts all of them between
+    1990 and tomorrow. Times without a zone are taken as UTC. Raises UserError, which starts with `where` and names rows by
+    `place`, for a column that holds no times, and for numbers of which no unit fits all.
+    """
+    kind = column.dtype
+    if isinstance(kind, pl.Datetime):
+        unit = kind.time_unit or "us"
+        zone = f" of zone {kind.time_zone}" if kind.time_zone else ", taken as UTC"
+        return _coarsest(column.dt.epoch(unit), unit, f"points in time{zone}", [])
+    if kind == pl.Date:
+        return Times(column.cast(pl.Int64) * DAY, "s", "dates, each taken as midnight UTC", [])
+    if kind == pl.Duration:
+        raise UserError(f"{where} is a length of time, not a point in time; write seconds since 1970")
+    if kind == pl.Time or kind.is_nested() or kind in (pl.Binary, pl.Boolean, pl.Object):
+        raise UserError(f"{where} holds {kind}, not points in time; write ISO 8601 or seconds since 1970")
+    if kind.is_numeric():
+        return _numbers(column, form, where, place)
+    text = column.cast(pl.String).str.strip_chars()
+    text = text.set(text == "", None)
+    if form is not None and form not in UNITS:
+        return _by_format(text, form, where)
+    is_number = text.str.contains(NUMBER).fill_null(True)
+    if is_number.all() or form in UNITS or _share(is_number) > _share(text.str.contains(ISO).fill_null(True)):
+        return _numbers(text, form, where, place)
+    return _iso(text, where)
+
+
+def _share(flags: pl.Series) -> float:
+    return int(flags.sum()) / max(1, flags.len())
+
+
+def _numbers(column: pl.Series, form: str | None, where: str, place: Callable[[int], str]) -> Times:
+    """Numbers of the unit `form`, or of the one unit that puts all of them between 1990 and tomorrow."""
+    numbers = column.cast(pl.Float64, strict=False)
+    numbers = numbers.set(~numbers.is_finite().fill_null(True), None)
+    unreadable = (numbers.is_null() & column.is_not_null()).arg_true().to_list()
+    if form is not None and form not in UNITS:
+        raise UserError(f"{where} holds numbers, and `time` is the format '{form}'; name a unit instead: {', '.join(UNITS)}")
+    unit = form or _fitting_unit(numbers, where, place)
+    whole = column.cast(pl.Int64, strict=False) if column.dtype != pl.String else _whole(column)
+    values = whole
+    if bool((whole.is_null() & numbers.is_not_null()).any()) or (column.dtype.is_float() and bool((numbers % 1 != 0).any())):
+        return _fractions(numbers, unit, unreadable, form is None)
+    said = "named in `time`" if form else "recognised by their size"
+    return _coarsest(values, unit, f"{NAMES[unit]} since 1970 ({said})", unreadable, form is None)
+
+
+def _whole(text: pl.Series) -> pl.Series:
+    """Whole numbers of texts such as `1500000000`, `1500000000.0` and `1.5E+09`; null where one has a fraction."""
+    direct = text.str.replace(r"^\+", "").str.replace(r"\.0*$", "").cast(pl.Int64, strict=False)
+    scientific = text.cast(pl.Float64, strict=False)
+    whole = scientific.set((scientific % 1 != 0).fill_null(True), None).cast(pl.Int64, strict=False)
+    return direct.fill_null(whole)
+
+
+def _fractions(numbers: pl.Series, unit: str, unreadable: list[int], guessed: bool) -> Times:
+    """Numbers with fractions, to the microsecond, which is what a float holds of a time of today."""
+    micro = (numbers * (UNITS["us"] / UNITS[unit])).round(0).cast(pl.Int64, strict=False)
+    return _coarsest(micro, "us", f"{NAMES[unit]} since 1970, with fractions", unreadable, guessed)
+
+
+def _fitting_unit(numbers: pl.Series, where: str, place: Callable[[int], str]) -> str:
+    """The unit that puts all numbers between 1990 and tomorrow; UserError that names the rows where none does."""
+    earliest, latest = EARLIEST.timestamp(), datetime.datetime.now(datetime.UTC).timestamp() + DAY
+    outside = {unit: ~(numbers / size).is_between(earliest, latest).fill_null(True) for unit, size in UNITS.items()}
+    unit = min(outside, key=lambda name: int(outside[name].sum()))
+    if not (wrong := outside[unit]).any():
+        return unit
+    rows = wrong.arg_true().to_list()
+    examples = ", ".join(f"{place(row)}: {numbers[row]:.15g}" for row in rows[:10])
+    if len(rows) == numbers.len() - numbers.null_count():
+        raise UserError(
+            f"{where}: as seconds, milli-, micro- or nanoseconds, no number lies between 1990 and tomorrow ({examples}); if they "
+            "only count, write `time: s` in the source's section"
+        )
+    raise UserError(
+        f"{where}: taken as {NAMES[unit]}, {len(rows):,} of {numbers.len():,} times lie outside 1990 to tomorrow ({examples}"
+        f"{', …' if len(rows) > 10 else ''}); correct them, or take them as they are by `time: {unit}` in the source's section"
+    )
+
+
+def _by_format(text: pl.Series, form: str, where: str) -> Times:
+    try:
+        parsed = text.str.to_datetime(form, strict=False, time_unit="ns" if re.search(r"%\.?[39]?f", form) else "us")
+        if parsed.dtype.time_zone:  # type: ignore[attr-defined]
+            parsed = parsed.dt.convert_time_zone("UTC")
+    except pl.exceptions.PolarsError:
+        try:
+            parsed = text.str.to_date(form, strict=False).cast(pl.Datetime("us"))
+        except pl.exceptions.PolarsError as error:
+            raise UserError(f"{where}: `time: {form}` is no usable format ({str(error).splitlines()[0]})") from None
+    unreadable = (parsed.is_null() & text.is_not_null()).arg_true().to_list()
+    unit = parsed.dtype.time_unit  # type: ignore[attr-defined]
+    return _coarsest(parsed.dt.epoch(unit), unit, f"of the format '{form}'", unreadable)
+
+
+def _iso(text: pl.Series, where: str) -> Times:
+    """ISO 8601: a date, a time of day to the nanosecond, a zone; the last two may be left out."""
+    parts = (
+        text.str.extract_groups(ISO)
+        .struct.unnest()
+        .rename({"1": "date", "2": "hour", "3": "minute", "4": "second", "5": "fraction", "6": "zone"})
+    )
+    number = {name: pl.col(name).cast(pl.Int64).fill_null(0) for name in ("hour", "minute", "second")}
+    digits = pl.col("zone").str.replace_all(r"\D", "").str.pad_end(4, "0")
+    offset = digits.str.slice(0, 2).cast(pl.Int64, strict=False) * 3600 + digits.str.slice(2, 2).cast(pl.Int64, strict=False) * 60
+    sign = pl.when(pl.col("zone").str.starts_with("-")).then(-1).otherwise(1)
+    day = pl.col("date").str.to_date("%Y-%m-%d", strict=False).cast(pl.Int32).cast(pl.Int64)
+    possible = (number["hour"] < 24) & (number["minute"] < 60) & (number["second"] < 61)
+    seconds = day * DAY + number["hour"] * 3600 + number["minute"] * 60 + number["second"]
+    seconds = seconds - (sign * offset).fill_null(0)
+    nanoseconds = pl.col("fraction").str.pad_end(9, "0").cast(pl.Int64).fill_null(0)
+    values = parts.select(pl.when(possible).then(seconds * FINEST + nanoseconds)).to_series()
+    unreadable = (values.is_null() & text.is_not_null()).arg_true().to_list()
+    if len(unreadable) == text.len() - text.null_count() and text.null_count() < text.len():
+        raise UserError(
+            f"{where} cannot be read as times, e.g. {text[unreadable[0]]!r}; write seconds since 1970 or ISO 8601, or give their "
+            "format: `time: '%d/%m/%Y %H:%M'`"
+        )
+    zones = parts["zone"].null_count() < text.len() - text.null_count()
+    return _coarsest(values, "ns", f"ISO 8601{' with zones' if zones else ', taken as UTC'}", unreadable)
+
+
+def _coarsest(values: pl.Series, unit: str, form: str, unreadable: list[int], guessed: bool = False) -> Times:
+    """`values` of `unit` in the coarsest unit that loses nothing."""
+    for coarser, size in UNITS.items():
+        factor = UNITS[unit] // size
+        if factor >= 1 and not (values % factor != 0).any():
+            return Times((values // factor).alias("timestamp").cast(pl.Int64), coarser, form, unreadable, guessed)
+    return Times(values.alias("timestamp"), unit, form, unreadable, guessed)

@@ -1,0 +1,130 @@
+"""How long the grid will take on this machine, from a few training steps and a part of a validation of every method."""
+
+import math
+import time
+from dataclasses import dataclass
+
+import torch
+
+from pipeline.device import select_device, training_precision
+from pipeline.grid.cells import Cell, listed_cells
+from pipeline.grid.execution import evaluated_directory, threads_per_run
+from pipeline.grid.tuning import FINALISTS, Tuning, listed_tunings
+from pipeline.params import Params
+from pipeline.runs import Run
+from pipeline.training.batches import load_sequences
+from pipeline.training.inputs import load_spectrum
+from pipeline.training.loop import build, evaluate_ranks, make_optimisers
+from pipeline.training.steps import Steps
+
+WARM_UP = 2  # steps that are not measured
+MEASURED = 5  # steps
+RANKED = 2000  # users of a measured validation
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one method adds to the grid: its runs that are still to be made, and the seconds of an epoch of one of them."""
+
+    name: str
+    runs: int
+    epoch: float
+
+
+def estimate(params: Params, jobs: int) -> str:
+    """Measure every method of the grid that has runs to make; print a line for each and return the estimate for all.
+
+    The seconds are those of one run alone with the threads that it would have among `jobs`. Raises UserError where inputs are
+    missing.
+    """
+    torch.set_num_threads(threads_per_run(jobs))
+    device = select_device()
+    shares = []
+    for (dataset, backbone, adapter, dim), count in _missing(params).items():
+        run = Run.of(params, dataset=dataset, backbone=backbone, adapter=adapter, dim=dim, seed=params.grid.seeds[0])
+        shares.append(Share(f"{dataset}-{backbone}-{adapter} dim {dim}", count, epoch_seconds(run, device)))
+        print(f"{shares[-1].name}: {shares[-1].epoch:.2f} s an epoch, {count} run{'s'[: count > 1]}", flush=True)
+    total = sum(share.runs for share in shares)
+    if not total:
+        return "every run of the grid is there; nothing is to be trained"
+    train = params.train
+    shortest, longest = min(train.patience + 1, train.epochs), train.epochs
+    seconds = {
+        epochs: sum(share.runs * share.epoch for share in shares) * epochs / min(jobs, total) for epochs in (shortest, longest)
+    }
+    return (
+        f"{total} runs, {min(jobs, total)} at a time: {duration(seconds[shortest])} if each stops after {shortest} epochs, "
+        f"{duration(seconds[longest])} if each takes all {longest}; runs side by side slow each other down"
+    )
+
+
+def _missing(params: Params) -> dict[tuple[str, str, str, int], int]:
+    """The number of runs to make by (dataset, backbone, adapter, dim). Variants count as their adapter."""
+    found: dict[tuple[str, str, str, int], int] = {}
+
+    def add(cell: Cell | Tuning, dim: int, count: int) -> None:
+        key = (cell.dataset, cell.backbone, cell.adapter, dim)
+        found[key] = found.get(key, 0) + count
+
+    for tuning in listed_tunings(params):
+        if not tuning.has_choice:
+            # The default and the finalists are trained under a second seed too.
+            add(tuning, params.grid.dim, tuning.n_trials + min(1 + FINALISTS, tuning.n_trials))
+    for cell in listed_cells(params.grid):
+        if cell.exists:
+            continue
+        decided_by = cell.tuning(params)
+        if decided_by and not decided_by.has_choice:
+            add(cell, params.grid.dim, len(params.grid.seeds))
+            continue
+        made: set[str] = set()
+        for run in cell.runs(params):
+            if run.fingerprint not in made and evaluated_directory(run) is None:
+                made.add(run.fingerprint)
+                add(cell, run.dim, 1)
+    return found
+
+
+def epoch_seconds(run: Run, device: torch.device) -> float:
+    """Seconds of an epoch of a run, validation included, from a few steps and the ranking of some users. Nothing is written."""
+    options = run.settings["train"]
+    run.verify_inputs()
+    sequences = load_sequences(run.sequences, options["max_history"], device)
+    torch.manual_seed(run.seed)
+    model = build(run, load_spectrum(run.spectrum, device)).to(device)
+    generator = torch.Generator(device).manual_seed(run.seed)
+    precision = training_precision(options["precision"], device)
+    steps = Steps(model, make_optimisers(model, options, device), generator, precision, options["batch_size"])
+    train = sequences.train[sequences.train[:, -2] != sequences.n_items]
+    batches = train.split(options["batch_size"])
+    model.train()
+    for i in range(WARM_UP):
+        steps.step(batches[i % len(batches)])
+    start = _now(device)
+    for i in range(MEASURED):
+        steps.step(batches[i % len(batches)])
+    step = (_now(device) - start) / MEASURED
+    users = min(RANKED, len(sequences.user_ids))
+    start = _now(device)
+    evaluate_ranks(model, sequences.valid_history[:users], sequences.valid_target[:users], run.settings["evaluate"]["similarity"])
+    ranking = (_now(device) - start) * len(sequences.user_ids) / users
+    return step * len(train) / options["batch_size"] * model.backbone.passes_per_epoch + ranking
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them, to about two figures.
+
+    >>> duration(8.2), duration(200), duration(9000)
+    ('9 seconds', '4 minutes', '2.5 hours')
+    """
+    if seconds < 90:
+        return f"{math.ceil(seconds)} seconds"
+    if seconds < 90 * 60:
+        return f"{math.ceil(seconds / 60)} minutes"
+    return f"{seconds / 3600:.1f} hours"

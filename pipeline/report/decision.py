@@ -1,0 +1,258 @@
+"""metrics/decision.md: on one page which adapter to ship, how sure that is, what it costs, and what would change the verdict."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from pipeline.artifacts import atomic_file
+from pipeline.grid.baseline_cells import directory_of
+from pipeline.grid.baselines import TITLES
+from pipeline.params import Params
+from pipeline.report.formats import markdown_lines, markdown_text
+from pipeline.report.significance import improvement_intervals, sign_flip_p_values
+from pipeline.report.tables import SIGNIFICANT, title
+from pipeline.report.trivial import best_trivial
+from pipeline.runs import sequences_directory
+from pipeline.training.metrics import ALL_ITEMS, NEW_ITEMS, headline
+from pipeline.training.sequences import popularity, read_sequences
+
+DECISION = Path("metrics/decision.md")
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One adapter on one dataset and backbone: a row per seed."""
+
+    runs: pl.DataFrame
+
+    @property
+    def adapter(self) -> str:
+        return str(self.runs["adapter"][0])
+
+    def mean(self, name: str) -> float:
+        return float(self.runs[name].to_numpy().mean())
+
+    def std(self, name: str) -> float | None:
+        return float(np.std(self.runs[name].to_numpy(), ddof=1)) if self.runs.height > 1 else None
+
+    def gains(self, column: str, cutoff: int) -> pl.DataFrame:
+        """user_id and NDCG of every user, mean over seeds, sorted by user."""
+        ranks = pl.read_parquet(Path(self.runs["run_directory"][0]).parent / "ranks.parquet", columns=["user_id", column])
+        return ranks.group_by("user_id").agg(_gain(column, cutoff).mean().alias("gain")).sort("user_id")
+
+
+def _gain(column: str, cutoff: int) -> pl.Expr:
+    rank = pl.col(column).cast(pl.Float64)
+    return pl.when(rank <= cutoff).then(1 / (rank + 1).log(2)).otherwise(0.0)
+
+
+def write_decision(
+    params: Params, runs: pl.DataFrame, comparisons: pl.DataFrame, unusable: pl.DataFrame, trivial: pl.DataFrame
+) -> None:
+    """Write metrics/decision.md.
+
+    runs: a row per run of the cells as params.yaml sets them; comparisons: the leader of each block against every other adapter;
+    unusable: runs from which nothing is concluded; trivial: rows of the baselines.
+    """
+    parts = ["# Which adapter to ship"]
+    for block in runs.partition_by("dataset", "backbone", maintain_order=True):
+        here = (pl.col("dataset") == block["dataset"][0]) & (pl.col("backbone") == block["backbone"][0])
+        compared, unfit, baselines = (
+            frame.filter(condition) if frame.height else frame
+            for frame, condition in ((comparisons, here), (unusable, here), (trivial, pl.col("dataset") == block["dataset"][0]))
+        )
+        parts += _block(params, block, compared, unfit, baselines)
+    parts.append(
+        "Means over users and seeds on the test items, which were ranked once; tests and intervals are over users. "
+        "[report.md](report.md) has all tables."
+    )
+    with atomic_file(DECISION) as partial:
+        partial.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def _block(
+    params: Params, runs: pl.DataFrame, compared: pl.DataFrame, unusable: pl.DataFrame, trivial: pl.DataFrame
+) -> list[str]:
+    cutoff = max(params.evaluate.cutoffs)
+    metric, column = f"NDCG@{cutoff}", headline(params.evaluate.exclude_history)
+    candidates = {part["adapter"][0]: Candidate(part) for part in runs.partition_by("adapter", maintain_order=True)}
+    rows = compared.filter(pl.col("metric") == metric).sort("mean_other", descending=True) if compared.height else compared
+    unfit = set(unusable["adapter"]) if unusable.height else set()
+    leader = candidates[rows["leader"][0] if rows.height else max(candidates, key=lambda name: candidates[name].mean(metric))]
+    others = [row for row in rows.iter_rows(named=True) if row["other"] not in unfit]
+    level = [row for row in others if is_level(row)]
+    gains = leader.gains(column, cutoff)
+    beaten = against_trivial(gains, trivial, metric, column, cutoff)
+    users = gains.height
+    lines = [["", title(leader.adapter)]]
+    for name in (metric, f"HR@{cutoff}"):
+        spread = leader.std(name)
+        lines.append([name, f"{leader.mean(name):.4f}" + (f" ± {spread:.4f}" if spread is not None else "")])
+    lines += [["level with", _level_named(level, others)], ["best without training", _trivial_named(beaten)]]
+    lines.append(["items without a training click", cold_start(leader.gains(column, cutoff), runs["dataset"][0], metric)])
+    lines.append(["ranking, a user", f"{1e3 * leader.mean('inference_seconds') / users:.3g} ms"])
+    size = leader.mean("trainable_parameters")
+    lines.append(["size", f"{size:,.0f} trained parameters, {4 * size / MIB:.1f} MiB"])
+    lines.append(["training, a run", f"{leader.mean('training_seconds') / 60:.1f} minutes ({runs['device'][0]})"])
+    heading = f"## {title(runs['dataset'][0])}, {title(runs['backbone'][0])}: {users:,} users, {_seeds(leader.runs.height)}"
+    changes = what_would_change(params, leader, candidates, others, level, unusable, beaten, users)
+    return [
+        markdown_text(heading),
+        f"**{verdict(leader, candidates, level, beaten, unfit)}**",
+        markdown_lines([[markdown_text(entry) for entry in line] for line in lines]),
+        "What would change the verdict:\n\n" + "\n".join(f"- {markdown_text(change)}" for change in changes),
+    ]
+
+
+def is_level(row: dict) -> bool:
+    """Whether chance, in users or in training, may have made the leader's difference to another adapter."""
+    return row["p_holm"] >= SIGNIFICANT or row["difference"] <= max(row["std"] or 0.0, row["std_other"] or 0.0)
+
+
+@dataclass(frozen=True)
+class Beaten:
+    """The leader against the best trivial baseline: its name and mean, the leader's improvement, interval and p."""
+
+    name: str
+    mean: float
+    improvement: float
+    low: float
+    high: float
+    p: float
+
+    @property
+    def surely(self) -> bool:
+        return self.improvement > 0 and self.p < SIGNIFICANT
+
+
+def against_trivial(gains: pl.DataFrame, trivial: pl.DataFrame, metric: str, column: str, cutoff: int) -> Beaten | None:
+    """The leader's NDCG against that of the best baseline, user by user. None without baselines.
+
+    gains: user_id and gain, sorted by user.
+    """
+    best = best_trivial(trivial, metric)
+    if not best.height:
+        return None
+    name, mean = best["trivial"][0], best["value"][0]
+    ranks = pl.read_parquet(directory_of(best["dataset"][0]) / "ranks.parquet").filter(pl.col("adapter") == name)
+    theirs = ranks.select("user_id", other=_gain(column, cutoff))
+    both = gains.join(theirs, on="user_id", maintain_order="left")
+    ours, other = both["gain"].to_numpy(), both["other"].to_numpy()
+    low, high = improvement_intervals(ours, other[:, None])[0]
+    p = sign_flip_p_values((ours - other)[:, None])[0]
+    improvement = ours.mean() / other.mean() - 1 if other.mean() > 0 else math.inf
+    return Beaten(TITLES[name], float(mean), float(improvement), float(low), float(high), float(p))
+
+
+def verdict(
+    leader: Candidate, candidates: dict[str, Candidate], level: list[dict], beaten: Beaten | None, unfit: set[str]
+) -> str:
+    """The one sentence to act on."""
+    name = title(leader.adapter)
+    if leader.adapter in unfit:
+        return "No verdict yet: the runs were ended by `train.epochs`, or never learned; raise it, or `train.patience`."
+    if beaten and not beaten.surely:
+        how = "is not beyond chance above" if beaten.improvement > 0 else "does not beat"
+        return f"Ship none yet: {name}, the best adapter, {how} {beaten.name}, which needs no training."
+    if len(candidates) == 1:
+        return f"{name} is the only adapter that was run: there is nothing to compare it with."
+    if not level:
+        return f"Ship {name}: it is beyond chance above every other adapter."
+    equals = [leader, *(candidates[row["other"]] for row in level)]
+    cheapest = min(equals, key=lambda one: one.mean("training_seconds"))
+    smallest = min(equals, key=lambda one: one.mean("trainable_parameters"))
+    return (
+        f"Ship {name}, or any of those level with it: {', '.join(title(row['other']) for row in level)}. The fastest of them to "
+        f"train is {title(cheapest.adapter)}, the smallest {title(smallest.adapter)}."
+    )
+
+
+def _level_named(level: list[dict], others: list[dict]) -> str:
+    if not others:
+        return "–"
+    second = others[0]
+    if not level:
+        return f"none; the runner-up is {title(second['other'])}, {_figures(second)}"
+    return "; ".join(f"{title(row['other'])}, {_figures(row)}" for row in level)
+
+
+def _figures(row: dict) -> str:
+    gain = f"{100 * row['improvement']:+.1f} %" if row["improvement"] is not None else "above 0"
+    interval = f" ({100 * row['low']:+.1f} to {100 * row['high']:+.1f} %)" if math.isfinite(row["low"]) else ""
+    return f"{gain}{interval}, p = {row['p_holm']:.4f}"
+
+
+def _trivial_named(beaten: Beaten | None) -> str:
+    if beaten is None:
+        return "not measured; `dvc repro grid/dvc.yaml` ranks the trivial baselines"
+    row = {"improvement": beaten.improvement, "low": beaten.low, "high": beaten.high, "p_holm": beaten.p}
+    return f"{'beats' if beaten.surely else 'DOES NOT BEAT'} {beaten.name}, {beaten.mean:.4f}: {_figures(row)}"
+
+
+def cold_start(gains: pl.DataFrame, dataset: str, metric: str) -> str:
+    """Quality where the test item was in nobody's training items."""
+    users, n_items = read_sequences(sequences_directory(dataset))
+    counts = popularity(users, n_items)
+    cold = users.filter(pl.Series(counts[users["items"].list.last().to_numpy()] == 0)).select("user_id")
+    if not cold.height:
+        return "none among the test items"
+    theirs = gains.join(cold, on="user_id", how="semi")["gain"].to_numpy()
+    return f"{metric} {theirs.mean():.4f} ({cold.height:,} users)"
+
+
+def what_would_change(
+    params: Params,
+    leader: Candidate,
+    candidates: dict[str, Candidate],
+    others: list[dict],
+    level: list[dict],
+    unusable: pl.DataFrame,
+    beaten: Beaten | None,
+    users: int,
+) -> list[str]:
+    """Sentences: more users or seeds, more epochs, another protocol."""
+    name, cutoff = title(leader.adapter), max(params.evaluate.cutoffs)
+    found = []
+    for row in level[:1]:
+        if row["improvement"] and row["improvement"] > 0 and math.isfinite(row["low"]) and row["p_holm"] >= SIGNIFICANT:
+            needed = users * ((row["high"] - row["low"]) / 2 / row["improvement"]) ** 2
+            found.append(
+                f"More users: if {name} stays {100 * row['improvement']:.1f} % above {title(row['other'])}, about {needed:,.0f} "
+                f"users would tell them apart; these are {users:,}."
+            )
+    if others and not level and math.isfinite(others[0]["low"]):
+        low = 100 * others[0]["low"]
+        found.append(
+            f"{title(others[0]['other'])}, the runner-up, would have to gain {low:.1f} % to be level within the interval."
+        )
+    if leader.runs.height == 1:
+        found.append("More seeds: with one, chance in training is not known; `-S 'grid.seeds=[0,1,2]'` trains two more.")
+    if unusable.height:
+        names = ", ".join(title(adapter) for adapter in unusable["adapter"].unique(maintain_order=True))
+        found.append(f"More epochs: runs of {names} ended at `train.epochs`, or never learned, and take no part.")
+    if not params.grid.tuning.datasets:
+        found.append("Tuning: no adapter was tuned; `grid.tuning` gives each the same number of trials.")
+    other = ALL_ITEMS if params.evaluate.exclude_history else NEW_ITEMS
+    best = max(candidates.values(), key=lambda one: _mean_gain(one, other, cutoff))
+    how = "all items" if params.evaluate.exclude_history else "only items that the user has not had"
+    value = str(not params.evaluate.exclude_history).lower()
+    says = "is best too" if best.adapter == leader.adapter else f"is no longer best: {title(best.adapter)} is"
+    found.append(
+        f"Another protocol: ranking {how} (`evaluate.exclude_history={value}`), {name} {says}, with NDCG@{cutoff} "
+        f"{_mean_gain(best, other, cutoff):.4f}. Choose the protocol that your shop uses."
+    )
+    if beaten and beaten.surely:
+        found.append(f"{beaten.name} would have to gain {100 * beaten.low:.1f} % to be level with {name}.")
+    return found
+
+
+def _mean_gain(candidate: Candidate, column: str, cutoff: int) -> float:
+    return float(candidate.gains(column, cutoff)["gain"].to_numpy().mean())
+
+
+def _seeds(count: int) -> str:
+    return f"{count} seed{'s' if count > 1 else ''}"

@@ -1,0 +1,124 @@
+"""The trivial baselines beside the adapters: their rows in Table 2, and the adapters that are below one of them."""
+
+from dataclasses import replace
+
+import polars as pl
+
+from pipeline.artifacts import SIDECAR, read_json
+from pipeline.grid.baseline_cells import command, directory_of, read_baselines
+from pipeline.grid.baselines import TITLES
+from pipeline.params import Params
+from pipeline.report.formats import Block, Entry, Table, number
+from pipeline.report.tables import title
+
+BELOW = "†"
+
+
+def trivial_rows(params: Params, datasets: list[str]) -> tuple[pl.DataFrame, list[str]]:
+    """Rows of the baselines (dataset, adapter, setting, metrics) and the datasets that have none of today's settings.
+
+    Raises UserError where an artifact is damaged.
+    """
+    wanted = params.evaluate.model_dump(include={"cutoffs", "exclude_history"})
+    usable: list[str] = []
+    absent: list[str] = []
+    for dataset in datasets:
+        sidecar = directory_of(dataset) / SIDECAR
+        made = read_json(sidecar, command(dataset)) if sidecar.is_file() else {}
+        same = made.get("evaluate") == wanted and made.get("max_history") == params.train.max_history
+        (usable if same else absent).append(dataset)
+    return read_baselines(usable), absent
+
+
+def below(summary: pl.DataFrame, trivial: pl.DataFrame, metric: str) -> pl.DataFrame:
+    """Adapters whose mean is below a baseline's: dataset, backbone, adapter, mean, trivial, its value; the best baseline each.
+
+    summary: dataset, backbone, adapter, metric, mean, …, a row per metric.
+    """
+    means = summary.filter(pl.col("metric") == metric).select("dataset", "backbone", "adapter", "mean")
+    return means.join(best_trivial(trivial, metric), on="dataset", maintain_order="left").filter(pl.col("mean") < pl.col("value"))
+
+
+def best_trivial(trivial: pl.DataFrame, metric: str) -> pl.DataFrame:
+    """dataset, trivial (the name of its best baseline by `metric`) and value."""
+    if not trivial.height:
+        return pl.DataFrame(schema={"dataset": pl.String, "trivial": pl.String, "value": pl.Float64})
+    ordered = trivial.sort(metric, descending=True, maintain_order=True).unique("dataset", keep="first", maintain_order=True)
+    return ordered.select("dataset", trivial="adapter", value=metric)
+
+
+def with_trivial(table: Table, summary: pl.DataFrame, trivial: pl.DataFrame, metric: str) -> Table:
+    """Table 2 with the rows of the baselines at its foot, and a mark at adapters that are below one of them by `metric`."""
+    if not trivial.height:
+        return table
+    marked = below(summary, trivial, metric)
+    blocks = []
+    for block in table.blocks:
+        owner = _owner(block, summary)
+        if owner is None:
+            blocks.append(block)
+            continue
+        names = set(marked.filter(pl.all_horizontal(pl.col(key) == value for key, value in owner.items()))["adapter"])
+        lower = {title(name) for name in names}
+        rows = [[replace(row[0], text=f"{row[0].text} {BELOW}"), *row[1:]] if row[0].text in lower else row for row in block.rows]
+        here = trivial.filter(pl.col("dataset") == owner["dataset"])
+        added = [
+            [Entry(TITLES[row["adapter"]]), *(number(row.get(name)) for name in block.header[1:])]
+            for row in here.iter_rows(named=True)
+        ]
+        blocks.append(replace(block, rows=rows, footer=[*block.footer, *added]))
+    notes = [f"Without training: {settings_named(trivial)}; their settings are chosen on validation."]
+    notes += [f"{BELOW} Below one of them by {metric}."] if marked.height else []
+    return replace(table, blocks=blocks, notes=[*table.notes, *notes], data=_with_rows(table.data, summary, trivial))
+
+
+def _owner(block: Block, summary: pl.DataFrame) -> dict[str, str] | None:
+    """Dataset and backbone of a block of means; None for another block."""
+    for dataset, backbone in summary.select("dataset", "backbone").unique(maintain_order=True).rows():
+        if block.heading.startswith(f"{title(dataset)}, {title(backbone)} ("):
+            return {"dataset": dataset, "backbone": backbone}
+    return None
+
+
+def _with_rows(data: pl.DataFrame, summary: pl.DataFrame, trivial: pl.DataFrame) -> pl.DataFrame:
+    """The table's numbers, and after those of each dataset's blocks the baselines' under the backbone `none`."""
+    names = summary["metric"].unique(maintain_order=True).to_list()
+    long = trivial.unpivot(on=names, index=["dataset", "adapter"], variable_name="metric", value_name="mean")
+    return pl.concat([data, long.with_columns(backbone=pl.lit("none"))], how="diagonal_relaxed")
+
+
+def settings_named(trivial: pl.DataFrame) -> str:
+    """The baselines by name, each with the settings that validation chose."""
+    said = []
+    for name, text in TITLES.items():
+        chosen = trivial.filter(pl.col("adapter") == name)["setting"].cast(pl.String).drop_nulls().unique(maintain_order=True)
+        settings = " or ".join(setting for setting in chosen if setting)
+        said += [f"{text} ({settings})" if settings else text] if (trivial["adapter"] == name).any() else []
+    return ", ".join(said)
+
+
+def sentences(summary: pl.DataFrame, trivial: pl.DataFrame, absent: list[str], metric: str) -> list[str]:
+    """What the verdict has to say of the baselines: a sentence per dataset and backbone, and one where they are missing."""
+    found = []
+    lower = below(summary, trivial, metric)
+    best = {row["dataset"]: row for row in best_trivial(trivial, metric).iter_rows(named=True)}
+    for dataset, backbone in summary.select("dataset", "backbone").unique(maintain_order=True).rows():
+        if dataset not in best:
+            continue
+        here = (pl.col("dataset") == dataset) & (pl.col("backbone") == backbone)
+        names = [title(name) for name in lower.filter(here)["adapter"]]
+        every = summary.filter(here)["adapter"].n_unique()
+        baseline = (
+            f"{TITLES[best[dataset]['trivial']]}, the best ranking without training ({metric} {best[dataset]['value']:.4f})"
+        )
+        where = f"{title(dataset)}, {title(backbone)}: "
+        if not names:
+            found.append(f"{where}every adapter is above {baseline}.")
+        elif len(names) == every:
+            found.append(f"{where}NO adapter beats {baseline}; ship none of them before one does.")
+        else:
+            found.append(f"{where}below {baseline}: {', '.join(names)}.")
+    if absent:
+        makes = " ".join(f"grid/dvc.yaml:baselines@{dataset}" for dataset in absent)
+        found.append(f"Without the trivial baselines of {', '.join(map(title, absent))}; `dvc repro {makes}` ranks them.")
+    return found

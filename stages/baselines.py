@@ -1,0 +1,22 @@
+"""Rank the test items of a dataset by popularity, ItemKNN and nearest text: `python -m stages.baselines office`."""
+
+from argparse import ArgumentParser
+
+from common.names import check_name
+from pipeline.params import load_params
+from stages import add_dataset, run
+
+
+def main() -> str:
+    parser = ArgumentParser(description=__doc__)
+    add_dataset(parser)
+    dataset = parser.parse_args().dataset
+    params = load_params()
+    check_name("dataset", dataset, params.sources)
+    from pipeline.grid.baseline_cells import write_baselines  # imports torch
+
+    return write_baselines(dataset, params.encoder, params.train.max_history, params.evaluate)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,41 @@
+"""Say what was understood of the selected dataset and what was dropped, in metrics/check.json: `python -m stages.check`.
+
+With `--estimate`, say how long the grid of params.yaml will take here, from a few steps of every method; nothing is written.
+"""
+
+import os
+from argparse import ArgumentParser
+from pathlib import Path
+
+from common.errors import UserError
+from pipeline.artifacts import read_json, write_json
+from pipeline.data.findings import findings
+from pipeline.params import load_params
+from pipeline.runs import preprocess_command, preprocess_report
+from stages import run
+
+CHECK = Path("metrics/check.json")
+
+
+def main() -> str:
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--estimate", action="store_true", help="of the time that the grid will take")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time, as for `python -m stages.grid`")
+    arguments = parser.parse_args()
+    params = load_params()
+    if arguments.jobs < 1:
+        raise UserError(f"--jobs is {arguments.jobs}; choose at least 1")
+    if arguments.estimate:
+        from pipeline.grid.estimate import estimate  # imports torch
+
+        return estimate(params, arguments.jobs)
+    found = findings(read_json(preprocess_report(params.dataset), preprocess_command(params.dataset))["findings"])
+    write_json(CHECK, {"dataset": params.dataset, "findings": [finding.record() for finding in found]})
+    for finding in found:
+        print(finding.line(), flush=True)
+    warnings = sum(finding.warning for finding in found)
+    return f"{params.dataset}: {warnings} warnings, in {CHECK}" if warnings else f"{params.dataset}: no warning, in {CHECK}"
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,93 @@
+"""What a dataset's filters dropped, as the stage tells it; and the estimate of the grid's time, against the grid."""
+
+import json
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common.errors import UserError
+from pipeline.grid.estimate import duration, epoch_seconds
+from pipeline.params import load_params
+from pipeline.runs import Run
+
+SetParams = Callable[[dict[str, Any]], None]
+START = 1_500_000_000
+
+
+def call(name: str, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
+    monkeypatch.setattr(sys, "argv", [name, *arguments])
+    return str(import_module(f"stages.{name}").main())
+
+
+def test_every_loss_is_a_line_and_a_large_one_a_warning(
+    project: Path, set_params: SetParams, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Half of the catalogue is missing: of 6 x 8 interactions 24 are with unknown items."""
+    rows = [f"u{u},i{i},{START + i}" for u in range(6) for i in range(8)]
+    (project / "log.csv").write_text("\n".join(["user_id,item_id,timestamp", *rows]))
+    (project / "items.csv").write_text("item_id,title\n" + "".join(f"i{i},Title {i}\n" for i in range(4)))
+    mine = {"kind": "files", "interactions": "log.csv", "items": "items.csv", "core": 3}
+    set_params({"sources.mine": mine, "dataset": "mine"})
+    call("download", monkeypatch, "mine")
+    call("preprocess", monkeypatch, "mine")
+    capsys.readouterr()
+    assert call("check", monkeypatch) == "mine: 1 warnings, in metrics/check.json"
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[-2] == (
+        "WARNING (50.0 %): With items that the catalogue does not list, dropped: 24 interactions with 4 items; the log has 'i4', "
+        "'i5', …, the catalogue 'i0', 'i1', …."
+    )
+    written = json.loads((project / "metrics/check.json").read_text())
+    assert written["dataset"] == "mine"
+    assert [finding["text"] for finding in written["findings"]] == [line.partition(" %): ")[2] or line for line in printed]
+    (unknown,) = (finding for finding in written["findings"] if finding["name"] == "unknown_items")
+    assert (unknown["count"], unknown["total"], unknown["lost"], unknown["warning"]) == (24, 48, True, True)
+
+
+def test_a_dataset_that_was_not_preprocessed_is_one_line(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"preprocess-tiny\.json is missing; it is made by `dvc repro"):
+        call("check", monkeypatch)
+
+
+def test_the_estimate_counts_what_is_to_be_trained_and_ends_when_nothing_is(
+    project: Path, set_params: SetParams, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    set_params(
+        {"train.epochs": 2, "grid.dimensions": {"datasets": ["tiny"], "backbones": ["sasrec"], "adapters": ["base"], "dims": [8]}}
+    )
+    said = call("check", monkeypatch, "--estimate", "--jobs", "2")
+    lines = [line.partition(":")[0] for line in capsys.readouterr().out.splitlines() if "s an epoch" in line]
+    assert lines == ["tiny-sasrec-base dim 16", "tiny-sasrec-spectran dim 16", "tiny-sasrec-base dim 8"]
+    assert said.startswith("6 runs, 2 at a time: ")
+    for adapter in ("base", "spectran"):
+        call("cell", monkeypatch, "tiny", "sasrec", adapter)
+    call("cell", monkeypatch, "tiny", "sasrec", "base", "--over", "dims")
+    assert call("check", monkeypatch, "--estimate") == "every run of the grid is there; nothing is to be trained"
+    with pytest.raises(UserError, match="--jobs is 0"):
+        call("check", monkeypatch, "--estimate", "--jobs", "0")
+
+
+@pytest.mark.usefixtures("project")
+def test_an_epoch_takes_about_as_long_as_the_training_of_a_run_says() -> None:
+    """Within a factor of 5: machines are busy."""
+    import torch
+
+    from pipeline.grid.execution import trained
+
+    run = Run.of(load_params())
+    measured = json.loads((trained(run) / "run.json").read_text())["seconds_per_epoch"]
+    assert measured / 5 < epoch_seconds(run, torch.device("cpu")) < measured * 5
+
+
+def test_durations() -> None:
+    assert [duration(seconds) for seconds in (0.2, 89, 91, 5399, 5401)] == [
+        "1 seconds",
+        "89 seconds",
+        "2 minutes",
+        "90 minutes",
+        "1.5 hours",
+    ]
