@@ -1,8 +1,11 @@
 """Tables of published results inside Markdown files, written from `docs/results/*/runs.csv`.
 
-A block starts with a comment that lists its columns and ends with another comment:
+A block starts with a comment that lists its columns, one a line, and ends with another comment:
 
-    <!-- results: office NDCG@20 "Office" | smollm2/toys NDCG@20 "Toys, SmolLM2" -->
+    <!-- results:
+    office NDCG@20 "Office"
+    smollm2/toys NDCG@20 "Toys, SmolLM2"
+    -->
     <!-- end of results -->
 
 A column is a folder of docs/results (followed by `/dataset` if it holds several), a column of its runs.csv, and a heading. The
@@ -23,7 +26,8 @@ from pipeline.grid.published import PUBLISHED, read_runs
 from pipeline.report.paper import paper_table
 
 DOCUMENTS = (Path("README.md"), Path("docs/results.md"))
-BLOCK = re.compile(r"^(<!-- results: (.*) -->\n)(.*?)(^<!-- end of results -->$)", re.MULTILINE | re.DOTALL)
+START = "<!-- results:\n"
+BLOCK = re.compile(r"^(<!-- results:\n(.*?)^-->\n)(.*?)(^<!-- end of results -->$)", re.MULTILINE | re.DOTALL)
 COLUMN = re.compile(r'(?P<folder>[^ /]+)(?:/(?P<dataset>[^ ]+))? (?P<metric>[^ ]+) "(?P<heading>[^"|]*)"')
 
 
@@ -75,7 +79,7 @@ class Column:
 def parse_columns(text: str, where: str) -> list[Column]:
     """Return the columns that a block's comment lists. Raises UserError for one that is not `FOLDER METRIC "HEADING"`."""
     columns = []
-    for part in text.split(" | "):
+    for part in text.strip().splitlines():
         match = COLUMN.fullmatch(part.strip())
         if match is None:
             raise UserError(f'{where}: {part.strip()!r} is no column; write FOLDER METRIC "HEADING"')
@@ -95,7 +99,7 @@ def table(columns: list[Column]) -> str:
 
 def filled(text: str, where: str) -> str:
     """Return a document's text with every block written anew. Raises UserError for a block that cannot be read."""
-    if text.count("<!-- results: ") != len(BLOCK.findall(text)):
+    if text.count(START) != len(BLOCK.findall(text)):
         raise UserError(f"{where}: a block of results does not end with <!-- end of results -->")
     return BLOCK.sub(lambda match: f"{match[1]}\n{table(parse_columns(match[2], where))}\n{match[4]}", text)
 

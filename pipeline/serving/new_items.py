@@ -104,7 +104,7 @@ def shortened(rows: Tensor, known: Tensor) -> Tensor:
 
 
 def read_new_items(path: Path, run: Run) -> pl.DataFrame:
-    """Return new items as item_id, title and text. path: in any format of a catalogue, with the columns that the template names."""
+    """Return new items as item_id, title and text. path: a catalogue in any format, with the template's columns."""
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     findings: list[Finding] = []

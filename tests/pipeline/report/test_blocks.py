@@ -6,13 +6,15 @@ import pytest
 
 from common.errors import UserError
 from pipeline.artifacts import sha256, write_signed
-from pipeline.report.blocks import DOCUMENTS, filled, write_blocks
+from pipeline.report.blocks import DOCUMENTS, START, filled, write_blocks
 
 ROOT = Path(__file__).parents[3]
 HEADER = "dataset,backbone,adapter,encoder,dim,seed,over,NDCG@20,best_epoch\n"
 DOCUMENT = """# Results
 
-<!-- results: {columns} -->
+<!-- results:
+{columns}
+-->
 of yesterday
 <!-- end of results -->
 
@@ -44,7 +46,7 @@ def sign(folder: Path) -> None:
 @pytest.mark.usefixtures("publish")
 def test_a_block_shows_means_and_deviations_of_the_published_runs() -> None:
     """The sample deviation of 0.05 and 0.07 is 0.01 sqrt 2; epochs are whole numbers and the best figure is bold."""
-    text = filled(DOCUMENT.format(columns='shop NDCG@20 "NDCG" | shop/toys best_epoch "Epoch"'), "README.md")
+    text = filled(DOCUMENT.format(columns='shop NDCG@20 "NDCG"\nshop/toys best_epoch "Epoch"'), "README.md")
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert rows == [
         "| | NDCG | Epoch |",
@@ -61,7 +63,7 @@ def test_a_block_shows_means_and_deviations_of_the_published_runs() -> None:
 @pytest.mark.usefixtures("publish")
 def test_the_papers_figures_stand_beside_ours() -> None:
     """0.0612 is printed in the paper's Table 2: Office, SASRec, SpecTran, NDCG@20."""
-    text = filled(DOCUMENT.format(columns='shop NDCG@20 "Ours" | paper/office/sasrec NDCG@20 "Paper"'), "README.md")
+    text = filled(DOCUMENT.format(columns='shop NDCG@20 "Ours"\npaper/office/sasrec NDCG@20 "Paper"'), "README.md")
     assert "| SpecTran | **0.0612** | **0.0612** |" in text
     assert "| Base (ID only) | 0.0600 ± 0.0141 | 0.0423 |" in text
 
@@ -69,7 +71,7 @@ def test_the_papers_figures_stand_beside_ours() -> None:
 @pytest.mark.parametrize(
     ("columns", "says"),
     [
-        ('shop NDCG@20 "N" | nonsense', "'nonsense' is no column"),
+        ('shop NDCG@20 "N"\nnonsense', "'nonsense' is no column"),
         ('shop HR@5 "H"', "there is no HR@5, only dataset, "),
         ('shop/office NDCG@20 "N"', "no runs of office"),
         ('../shop NDCG@20 "N"', "folder"),
@@ -93,14 +95,14 @@ def test_two_datasets_are_never_averaged(publish: Path) -> None:
 @pytest.mark.usefixtures("publish")
 def test_a_block_without_an_end_is_refused() -> None:
     with pytest.raises(UserError, match=r"README.md: a block of results does not end"):
-        filled('<!-- results: shop NDCG@20 "N" -->\n| a table |\n', "README.md")
+        filled('<!-- results:\nshop NDCG@20 "N"\n-->\n| a table |\n', "README.md")
 
 
 def test_the_committed_tables_are_those_of_the_published_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     texts = {path: path.read_text(encoding="utf-8") for path in DOCUMENTS}
     for path, text in texts.items():
-        assert text.count("<!-- results: ") > 0, f"{path} shows results"
+        assert text.count(START) > 0, f"{path} shows results"
         assert filled(text, str(path)) == text, f"{path} is stale; `python -m stages.results` writes it"
 
 
