@@ -3,9 +3,17 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from common.secrets import masked
+
 
 class UserError(Exception):
-    """A mistake that the user can fix. The text is one line: what, where, how. Stages print it and exit with status 1."""
+    """A mistake that the user can fix. The text is one line: what, where, how. Stages print it and exit with status 1.
+
+    Passwords and tokens of URLs in the text are replaced by `***`.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(masked(message))
 
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:

@@ -1,7 +1,6 @@
 """What a run will meet on this machine: versions, device, encoder, cache, remote, disk."""
 
 import platform
-import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.errors import UserError
+from common.secrets import masked
 from pipeline.artifacts import SIDECAR, main_checkout, read_json
 from pipeline.params import Encoder, Params
 from pipeline.remotes import default_remote, refuse_secrets, silence
@@ -135,7 +135,7 @@ class Examination:
         if silent and self.missing and isinstance(self.model, UserError) and self.encoder.model.startswith(("package:", "/")):
             self.troubles.append("the run's data is not here, no remote brings it, and the encoder to make it cannot be loaded")
         says = silent if silent or remote is None else f"{remote[0]} ({remote[1]}) answers"
-        return re.sub(r":[^/@:\s]*(?=@)|\?[^\s)]*", "", says)  # whatever may be a secret stays off the page
+        return masked(says)
 
     def secrets(self) -> str:
         try:

@@ -17,7 +17,7 @@ def main() -> str:
     params = load_params()
     source = params.sources[check_name("dataset", dataset, params.sources)]
     target = Path("data/raw") / dataset
-    with atomic_directory(target, {"source": source.model_dump(exclude={"ties"})}) as directory:
+    with atomic_directory(target, {"source": source.model_dump(exclude={"ties", "sha256"})}) as directory:
         source_module(source.kind).fetch(source, params.download.mirror, directory)
         files = sorted(path.name for path in directory.iterdir())
     return f"{dataset}: {', '.join(files)} in {target}"

@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import tarfile
@@ -119,10 +120,21 @@ def execute(
 
 
 def own_scratch() -> Path:
-    """Where a node may write; tasks that were cut off go on where it outlives the node and others reach it."""
-    user = Path(tempfile.gettempdir()) / f"spectran-{os.getuid()}"
-    user.mkdir(mode=0o700, exist_ok=True)
-    return Path(os.environ.get("SPECTRAN_SCRATCH") or user).absolute()
+    """Where a node may write; tasks that were cut off go on where it outlives the node and others reach it.
+
+    Raises PermissionError where others can write to the folder for temporary files that it would use: they could put another
+    task's results there.
+    """
+    if chosen := os.environ.get("SPECTRAN_SCRATCH"):
+        return Path(chosen).absolute()
+    folder = Path(tempfile.gettempdir()).absolute() / f"spectran-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise PermissionError(
+            f"{folder} is a link, or others own it or can write to it; remove it, or set SPECTRAN_SCRATCH to a folder of your own"
+        )
+    return folder
 
 
 def fetch(parcel: Parcel, inputs: Path, get: Callable[[Any], Any]) -> bool:
