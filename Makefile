@@ -1,13 +1,15 @@
 # make demo: install, run the pipeline and the default grid on the built-in dataset, show the comparison and where the report lies.
 # make paper: install, put the lists of grid/paper.yaml into params.yaml, run that grid with the encoder of params.yaml.
 # make test: install, run every check and test that the gate runs. make test-all adds the slow tests.
+# make faults: kill every stage at every write and at random moments, fill the disk, and run it again. make fuzz: 10,000 bad inputs.
 # make doctor: what the selected run will meet on this machine.
 PYTHON ?= python3
 VENV := .venv
 # For the `python` that DVC starts.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: demo paper test test-all check doctor install clean
+FAULTS ?= --random 100
+.PHONY: demo paper test test-all faults fuzz check doctor install clean
 
 demo: install
 	$(VENV)/bin/dvc repro grid/dvc.yaml
@@ -27,6 +29,12 @@ test: check
 
 test-all: check
 	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 --dist loadgroup
+
+faults: install
+	$(VENV)/bin/python -m tests.faults.kills $(FAULTS)
+
+fuzz: install
+	$(VENV)/bin/python -m tests.faults.fuzz $(FUZZ)
 
 check: install
 	$(VENV)/bin/ruff check .

@@ -246,10 +246,9 @@ def _remove(path: Path) -> None:
 
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# How libraries say so that raise no OSError with an errno: polars, safetensors, NumPy, torch.
-SAYS_FULL = re.compile(
-    r"No space left on device|os error (28|122|27)\b|requested and \d+ written|PytorchStreamWriter failed writing"
-)
+# How libraries say so that raise no OSError with an errno: polars, safetensors, NumPy.
+SAYS_FULL = re.compile(r"No space left on device|os error (28|122|27)\b|requested and \d+ written")
+PROBE = 1 << 16  # bytes
 
 
 def no_room(error: BaseException) -> str | None:
@@ -264,13 +263,29 @@ def no_room(error: BaseException) -> str | None:
 
 @contextmanager
 def _room_for(path: Path) -> Iterator[None]:
-    """Name `path` in the error of a full disk. Raises OSError with errno ENOSPC."""
+    """Name `path` in the error of a full disk. Raises OSError with errno ENOSPC.
+
+    torch does not say why it cannot write: for an error that says nothing, it is tried whether the disk takes a few bytes more.
+    """
     try:
         yield
+    except UserError:
+        raise
     except Exception as error:
-        if reason := no_room(error):
+        if reason := no_room(error) or _full(path.parent):
             raise OSError(errno.ENOSPC, reason, str(path)) from error
         raise
+
+
+def _full(folder: Path) -> str | None:
+    """Why a file in `folder` cannot take PROBE bytes, where the disk is full."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(PROBE))
+            file.flush()
+    except OSError as error:
+        return no_room(error)
+    return None
 
 
 @contextmanager
@@ -278,7 +293,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it there on success, remove it on failure."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # DVC may have linked `path` to its read-only cache: replacing the name leaves the cache alone, writing through would not.
-    with _room_for(path), _partial(path.parent, path.name, directory=False) as partial:
+    with _partial(path.parent, path.name, directory=False) as partial, _room_for(path):
         yield partial
         partial.chmod(0o644)
         partial.replace(path)
@@ -295,7 +310,7 @@ def atomic_directory(path: Path, made_from: dict[str, Any] | None = None) -> Ite
     check_artifact_folder(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     around = path.parent.parent
-    with _room_for(path), _partial(around, path.name, directory=True) as partial:
+    with _partial(around, path.name, directory=True) as partial, _room_for(path):
         yield partial
         if made_from is not None:
             files = {file.relative_to(partial).as_posix(): sha256(file) for file in sorted(_files(partial))}

@@ -13,7 +13,7 @@ from common.errors import UserError
 from models.adapters import ADAPTERS
 from models.backbones import BACKBONES
 from models.losses import LOSSES
-from pipeline.artifacts import RUNS, SIDECAR, fingerprint, read_signed, scratch, verify
+from pipeline.artifacts import RUNS, SIDECAR, fingerprint, read_signed, remove_directory, scratch, verify
 from pipeline.params import Params, Train
 
 ROOT = Path(__file__).parents[1]
@@ -133,6 +133,11 @@ class Run:
     @property
     def finished(self) -> bool:
         return (self.scratch / SIDECAR).is_file()
+
+    def remove_unfinished(self) -> None:
+        """Remove what training leaves behind if it is killed between putting its result in place and tidying up."""
+        if (state := scratch() / "unfinished" / self.fingerprint).is_dir():
+            remove_directory(state)
 
 
 def evaluation_code() -> str:
