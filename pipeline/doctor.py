@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from common.errors import UserError
 from common.secrets import masked
-from pipeline.artifacts import SIDECAR, main_checkout, read_json
+from pipeline.artifacts import SIDECAR, broken_dvc_lock, main_checkout, read_json
 from pipeline.params import Encoder, Params
 from pipeline.remotes import default_remote, refuse_secrets, silence
 from pipeline.runs import sequences_directory, spectrum_directory
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 PACKAGES = ("dvc", "torch", "transformers", "numpy", "polars")
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+GIT_LOCK = Path(".git/index.lock")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.txt", "spiece.model")
 
 
@@ -48,6 +49,7 @@ class Examination:
             "model": str(self.model) if isinstance(self.model, UserError) else f"loads offline from {self.folder}",
             "embedding": self.embedding(),
             "cache": self.cache(),
+            "locks": self.locks(),
             "remote": self.remote(),
             "secrets": self.secrets(),
             "disk": self.disk(),
@@ -124,6 +126,14 @@ class Examination:
             return f"copies: no link that .dvc/config asks for works between {folder} and here; everything lies on disk twice"
         failing = wanted[: wanted.index(link)]
         return f"links by {link}: one copy of everything" + (f" ({', '.join(failing)} not here)" if failing else "")
+
+    def locks(self) -> str:
+        """Whether a killed program left a lock that stops DVC."""
+        troubles = [broken] if (broken := broken_dvc_lock()) else []
+        if GIT_LOCK.exists():  # DVC adds its files to git
+            troubles.append(f"{GIT_LOCK} is there: git is at work, or was killed; if no git is at work, `rm {GIT_LOCK}`")
+        self.troubles += troubles
+        return "; ".join(troubles) or "no lock was left behind"
 
     def remote(self) -> str:
         remote = default_remote()

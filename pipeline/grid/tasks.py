@@ -18,7 +18,7 @@ from queue import SimpleQueue
 from typing import Protocol
 
 from common.errors import UserError
-from pipeline.artifacts import scratch
+from pipeline.artifacts import RWLOCK, mend_dvc_lock, scratch
 from pipeline.grid.cells import Cell, listed_cells
 from pipeline.grid.execution import NO_TRAINING, ready, threads_per_run
 from pipeline.grid.tuning import SPACE, Tuning, listed_tunings, write_choice
@@ -227,6 +227,8 @@ def complete(params: Params, engine: Engine) -> str:
 
     Raises UserError where a task or `dvc repro` failed.
     """
+    if mend_dvc_lock():
+        print(f"grid: {RWLOCK}, left incomplete by a DVC that was killed, is removed", flush=True)
     print("grid: restoring what DVC has", flush=True)
     if assemble(quiet=True):
         return "everything was in place"

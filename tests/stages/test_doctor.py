@@ -1,8 +1,10 @@
 """`make doctor`: a page that is true, and an exit status that says whether the selected run can go on."""
 
+import fcntl
 import json
 import shutil
 import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +13,7 @@ from typing import Any
 import pytest
 
 from common.errors import UserError
-from pipeline import doctor
+from pipeline import artifacts, doctor
 from pipeline.artifacts import write_json
 from pipeline.doctor import Examination, artifact_bytes, offline_folder
 from pipeline.embedding.encoder import TextEncoder
@@ -49,6 +51,38 @@ def test_data_that_nothing_can_bring_stands_in_the_way(examined: Callable) -> No
     page, troubles = examined()
     assert "data/spectrum/tiny/random not here" in page["data"]
     assert len(troubles) == 1
+
+
+@pytest.mark.parametrize("content", ["", '{"read": {', "[]"])
+def test_a_lock_that_a_killed_dvc_left_stands_in_the_way(examined: Callable, content: str) -> None:
+    assert examined()[0]["locks"] == "no lock was left behind"
+    Path(".dvc/tmp").mkdir(exist_ok=True)
+    for lock in (artifacts.RWLOCK, doctor.GIT_LOCK):
+        lock.write_text(content)
+    page, troubles = examined()
+    assert [trouble.rpartition("`rm ")[2] for trouble in troubles] == [".dvc/tmp/rwlock` mends it", ".git/index.lock`"]
+    assert all(trouble in page["locks"] for trouble in troubles)
+
+
+def test_the_cure_for_dvcs_lock_cures_and_harms_no_dvc_at_work(project: Path) -> None:
+    subprocess.run(["dvc", "init", "--quiet", "--no-scm"], check=True)
+    (project / "dvc.yaml").write_text("stages: {one: {cmd: touch one, outs: [one]}}\n")
+    artifacts.RWLOCK.parent.mkdir(exist_ok=True)
+    artifacts.RWLOCK.write_text("")
+    stopped = subprocess.run(["dvc", "repro"], capture_output=True, text=True, check=False)
+    assert stopped.returncode != 0
+    assert "JSON structure is corrupted" in stopped.stderr
+    with artifacts.RWLOCK.with_suffix(".lock").open("w") as held:  # by a DVC that is about to write its list
+        fcntl.flock(held, fcntl.LOCK_EX)
+        waiting = threading.Thread(target=artifacts.mend_dvc_lock)
+        waiting.start()
+        artifacts.RWLOCK.write_text("{}")
+    waiting.join()
+    assert artifacts.RWLOCK.read_text() == "{}"
+    artifacts.RWLOCK.write_text("")
+    assert artifacts.mend_dvc_lock()
+    assert not artifacts.mend_dvc_lock()
+    subprocess.run(["dvc", "repro", "--quiet"], check=True)
 
 
 def test_a_secret_stands_in_the_way(examined: Callable) -> None:
