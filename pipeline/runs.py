@@ -111,7 +111,9 @@ class Run:
         """Raise UserError where what the run reads is damaged, or the spectrum was made from other items than the sequences'."""
         sequences = verify(self.sequences, preprocess_command(self.dataset))
         spectrum = verify(self.spectrum, svd_command(self.dataset))
-        if spectrum.get("embeddings", {}).get("items") != sequences["files"].get("items.parquet"):
+        embeddings = spectrum.get("embeddings")
+        items = embeddings.get("items") if isinstance(embeddings, dict) else None
+        if items != sequences["files"].get("items.parquet"):
             raise UserError(
                 f"{self.spectrum} was made from other items than {self.sequences}; {svd_command(self.dataset)} makes it again"
             )
