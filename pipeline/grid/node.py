@@ -80,7 +80,7 @@ def unpack(pieces: Iterable[Any], directory: Path) -> None:
     """Put the content of a tar into a directory."""
     with tarfile.open(fileobj=Pieces(pieces), mode="r|") as tar:
         tar.extraction_filter = getattr(tarfile, "data_filter", lambda member, _: member)
-        tar.extractall(directory)
+        tar.extractall(directory)  # noqa: S202 - filtered; and the driver packed it
 
 
 def execute(
