@@ -1,13 +1,16 @@
 # make demo: install, run the pipeline and the default grid on the built-in dataset, and print the results and the path of the report.
 # make paper: install, copy the lists of grid/paper.yaml to params.yaml, and run that grid with the encoder of params.yaml.
 # make test: install, and run all checks and tests except the slow ones. make test-all also runs the slow tests.
+# make faults: kill every stage at every write and at random moments, fill the disk, and run it again.
+# make fuzz: read 10,000 damaged or hostile inputs.
 # make doctor: install, and check whether this machine can run the selected run.
 PYTHON ?= python3
 VENV := .venv
 # DVC starts the `python` on the path, which must be that of the environment.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: demo paper test test-all check doctor install clean
+FAULTS ?= --random 100
+.PHONY: demo paper test test-all faults fuzz check doctor install clean
 
 demo: install
 	$(VENV)/bin/dvc repro grid/dvc.yaml
@@ -27,6 +30,12 @@ test: check
 
 test-all: check
 	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 --dist loadgroup
+
+faults: install
+	$(VENV)/bin/python -m tests.faults.kills $(FAULTS)
+
+fuzz: install
+	$(VENV)/bin/python -m tests.faults.fuzz $(FUZZ)
 
 check: install
 	$(VENV)/bin/ruff check .

@@ -3,9 +3,22 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from common.secrets import masked
+
+LONGEST = 2000  # characters
+
 
 class UserError(Exception):
-    """A mistake that the user can fix. The text is one line: what, where, how. Stages print it and exit with status 1."""
+    """A mistake that the user can fix. The text is one line: what, where, how. Stages print it and exit with status 1.
+
+    Passwords and tokens of URLs in the text are replaced by `***`; what no line can show, as a line break in a name, by its code;
+    the middle of a text longer than LONGEST by `…`.
+    """
+
+    def __init__(self, message: str) -> None:
+        shown = (letter if letter.isprintable() else ascii(letter)[1:-1] for letter in masked(message))
+        text = "".join(shown)
+        super().__init__(text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} … {text[-LONGEST // 2 :]}")
 
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:

@@ -1,12 +1,15 @@
 """Writing artifacts whole or not at all, saying what made them, and fingerprints."""
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -191,20 +194,109 @@ def open_array(path: Path, stage: str, mode: Any) -> "np.memmap":
         raise UserError(f"{path} is damaged ({error}); delete it and run `dvc repro` again") from None
 
 
+PARTIAL = re.compile(r"\..+\.[a-z0-9_]{8}\.partial")  # as `tempfile` makes names from the prefix and suffix below
+_cleaned: set[Path] = set()
+
+
+@contextmanager
+def _partial(folder: Path, name: str, directory: bool) -> Iterator[Path]:
+    """Make an empty file or directory `.name.random.partial`, and remove what is left of it at the end.
+
+    It is locked for as long as this process works on it. When a process is killed, the kernel unlocks what it leaves behind, and
+    the next process that writes into the same folder removes that. Nothing is removed that is locked, or cannot be locked.
+    """
+    if folder.absolute() not in _cleaned:  # once per process: shards are written by the thousand
+        _cleaned.add(folder.absolute())
+        for entry in folder.iterdir():
+            if PARTIAL.fullmatch(entry.name):
+                _remove_abandoned(entry)
+    while True:
+        if directory:
+            partial = Path(tempfile.mkdtemp(".partial", f".{name}.", folder))
+            descriptor = os.open(partial, os.O_RDONLY)
+        else:
+            descriptor, made = tempfile.mkstemp(".partial", f".{name}.", folder)
+            partial = Path(made)
+        try:
+            with suppress(OSError):  # on some network file systems; nobody else can lock it there either
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if partial.exists():  # else it was taken for abandoned before it was locked
+                yield partial
+                return
+        finally:
+            os.close(descriptor)
+            _remove(partial)
+
+
+def _remove_abandoned(partial: Path) -> None:
+    with suppress(OSError):
+        descriptor = os.open(partial, (os.O_RDONLY if partial.is_dir() else os.O_RDWR) | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises where the owner lives
+            _remove(partial)
+        finally:
+            os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# How libraries say so that raise no OSError with an errno: polars, safetensors, NumPy.
+SAYS_FULL = re.compile(r"No space left on device|os error (28|122|27)\b|requested and \d+ written")
+PROBE = 1 << 16  # bytes
+
+
+def no_room(error: BaseException) -> str | None:
+    """Why nothing more can be written, if `error` says so, whichever library raised it; else None."""
+    number = getattr(error, "errno", None)
+    if number not in FULL:
+        if not SAYS_FULL.search(str(error)):
+            return None
+        number = errno.ENOSPC
+    return os.strerror(number)
+
+
+@contextmanager
+def _room_for(path: Path) -> Iterator[None]:
+    """Name `path` in the error of a full disk. Raises OSError with errno ENOSPC.
+
+    torch does not say why it cannot write: for an error that says nothing, it is tried whether the disk takes a few bytes more.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if reason := no_room(error) or _full(path.parent):
+            raise OSError(errno.ENOSPC, reason, str(path)) from error
+        raise
+
+
+def _full(folder: Path) -> str | None:
+    """Why a file in `folder` cannot take PROBE bytes, where the disk is full."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(PROBE))
+            file.flush()
+    except OSError as error:
+        return no_room(error)
+    return None
+
+
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it there on success, remove it on failure."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # DVC may have linked `path` to its read-only cache: replacing the name leaves the cache alone, writing through would not.
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
-    os.close(descriptor)
-    partial = Path(name)
-    try:
+    with _partial(path.parent, path.name, directory=False) as partial, _room_for(path):
         yield partial
         partial.chmod(0o644)
         partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -217,18 +309,17 @@ def atomic_directory(path: Path, made_from: dict[str, Any] | None = None) -> Ite
     """
     check_artifact_folder(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent.parent))
-    try:
+    around = path.parent.parent
+    with _partial(around, path.name, directory=True) as partial, _room_for(path):
         yield partial
         if made_from is not None:
             files = {file.relative_to(partial).as_posix(): sha256(file) for file in sorted(_files(partial))}
             write_json(partial / SIDECAR, signed(path / SIDECAR, {**made_from, "files": files}))
         partial.chmod(0o755)
-        if path.exists():
-            shutil.rmtree(path)
-        partial.replace(path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        with _partial(around, path.name, directory=True) as old:
+            if path.exists():
+                path.replace(old / path.name)  # whole: a kill while it is removed leaves nothing half there
+            partial.replace(path)
 
 
 @contextmanager
@@ -260,6 +351,36 @@ def remove_directory(directory: Path) -> None:
 
 def _files(directory: Path) -> Iterable[Path]:
     return (path for path in directory.rglob("*") if path.is_file())
+
+
+RWLOCK = Path(".dvc/tmp/rwlock")  # DVC's list of who reads and writes what
+
+
+def broken_dvc_lock() -> str | None:
+    """What a DVC that was killed while it wrote its list leaves to stop every later one, and how to mend it; else None."""
+    try:
+        if isinstance(json.loads(RWLOCK.read_text(encoding="utf-8")), dict):
+            return None
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        pass
+    return f"{RWLOCK} was left incomplete by a DVC that was killed; if no other DVC is at work, `rm {RWLOCK}` mends it"
+
+
+def mend_dvc_lock() -> bool:
+    """Remove DVC's list where a kill left it incomplete, as long as no DVC is writing it; return whether it was removed.
+
+    The list only says who is at work at the moment. DVC starts a new one.
+    """
+    if broken_dvc_lock() is None:
+        return False
+    with RWLOCK.with_suffix(".lock").open("a") as guard:  # which DVC locks while it writes the list
+        fcntl.flock(guard, fcntl.LOCK_EX)
+        if broken_dvc_lock() is None:
+            return False
+        RWLOCK.unlink()
+        return True
 
 
 def main_checkout() -> Path:

@@ -1,7 +1,6 @@
 """Checks whether this machine can run the selected run: versions, device, encoder, cache, remote, disk."""
 
 import platform
-import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -11,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.errors import UserError
-from pipeline.artifacts import SIDECAR, main_checkout, read_json
+from common.secrets import masked
+from pipeline.artifacts import SIDECAR, broken_dvc_lock, main_checkout, read_json
 from pipeline.params import Encoder, Params
 from pipeline.remotes import default_remote, refuse_secrets, silence
 from pipeline.runs import sequences_directory, spectrum_directory
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 PACKAGES = ("dvc", "torch", "transformers", "numpy", "polars")
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+GIT_LOCK = Path(".git/index.lock")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.txt", "spiece.model")
 
 
@@ -49,6 +50,7 @@ class Examination:
             "model": str(self.model) if isinstance(self.model, UserError) else f"loads offline from {self.folder}",
             "embedding": self.embedding(),
             "cache": self.cache(),
+            "locks": self.locks(),
             "remote": self.remote(),
             "secrets": self.secrets(),
             "disk": self.disk(),
@@ -129,6 +131,14 @@ class Examination:
         failing = configured[: configured.index(link)]
         return f"{link}s: every artifact is on disk once" + (f" ({', '.join(failing)} does not work here)" if failing else "")
 
+    def locks(self) -> str:
+        """Whether a killed program left a lock that stops DVC."""
+        found = [broken] if (broken := broken_dvc_lock()) else []
+        if GIT_LOCK.exists():  # DVC adds its files to git
+            found.append(f"{GIT_LOCK} is there: git is at work, or was killed; if no git is at work, `rm {GIT_LOCK}`")
+        self.problems += found
+        return "; ".join(found) or "no lock was left behind"
+
     def remote(self) -> str:
         """Return whether the default remote answers."""
         remote = default_remote()
@@ -140,7 +150,7 @@ class Examination:
         if silent and self.missing and isinstance(self.model, UserError) and self.encoder.model.startswith(("package:", "/")):
             self.problems.append("the run's data is missing, no remote has it, and the encoder to build it cannot be loaded")
         message = silent if silent or remote is None else f"{remote[0]} ({remote[1]}) answers"
-        return re.sub(r":[^/@:\s]*(?=@)|\?[^\s)]*", "", message)  # without passwords and query strings, which may be secrets
+        return masked(message)
 
     def secrets(self) -> str:
         """Return whether .dvc/config holds a secret."""

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, mo
 from common.errors import UserError
 from common.names import check_form, check_name
 from common.registry import Registry
+from common.secrets import has_secret
 from common.section import Section
 from models.adapters import ADAPTERS
 from models.backbones import BACKBONES
@@ -31,7 +32,18 @@ def known(kind: str, name: str, registry: Registry) -> str:
 
 
 class Download(Section):
-    mirror: str | None = Field(None, description="folder or URL with the source's files; the official site if null")
+    mirror: str | None = Field(
+        None,
+        description="folder or URL that holds the source's files; the official site if empty. A password belongs in ~/.netrc: "
+        "git and dvc.lock keep what stands here",
+    )
+
+    @field_validator("mirror")
+    @classmethod
+    def _no_secret(cls, mirror: str | None) -> str | None:
+        if mirror is not None and has_secret(mirror):
+            raise ValueError("it has a password or token, which git and dvc.lock would keep; put it into ~/.netrc")
+        return mirror
 
 
 def source(values: Any) -> Source:

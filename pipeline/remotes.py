@@ -1,20 +1,15 @@
 """DVC's remotes: no secret in the configuration that git tracks, and whether a remote answers."""
 
-import re
 import subprocess
 import sys
 from pathlib import Path
-from urllib.parse import parse_qsl, urlsplit
 
 from configobj import ConfigObj, ConfigObjError
 
 from common.errors import UserError
+from common.secrets import SECRET, has_secret, masked
 
 CONFIG = Path(".dvc/config")
-SECRET = re.compile(
-    r"secret|password|passwd|passphrase|token|signature|credential$|connection_string|auth_header|access_?key|account_?key|api_?key|^sig$|^key$",
-    re.IGNORECASE,
-)
 NO_SECRET = {"ask_password", "ask_passphrase"}  # they say that DVC asks
 SECONDS = 20
 
@@ -27,8 +22,7 @@ def refuse_secrets(config: Path = CONFIG) -> None:
             cure = "remove it, put it in with `dvc remote modify --local`, and replace it: what git has seen is no secret"
             if SECRET.search(option) and option not in NO_SECRET:
                 raise UserError(f"{place} is a secret in a file that git tracks; {cure}")
-            url = urlsplit(str(value))
-            if url.password is not None or any(SECRET.search(name) for name, _ in parse_qsl(url.query, keep_blank_values=True)):
+            if has_secret(str(value)):
                 raise UserError(f"{place} has a secret in its URL, in a file that git tracks; {cure}")
 
 
@@ -49,7 +43,7 @@ def default_remote() -> tuple[str, str] | None:
 
 
 def silence(name: str) -> str:
-    """Why a remote does not answer, in DVC's words; empty where it does.
+    """Why a remote does not answer, in DVC's words without secrets; empty where it does.
 
     DVC itself asks, so that credentials, endpoints and keys are those of a push.
     """
@@ -61,4 +55,4 @@ def silence(name: str) -> str:
     lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR:")]
     if done.returncode == 0:
         return ""
-    return (lines or ["ERROR: no reason given"])[0].removeprefix("ERROR: ")
+    return masked((lines or ["ERROR: no reason given"])[0].removeprefix("ERROR: "))

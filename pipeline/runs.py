@@ -13,7 +13,7 @@ from common.errors import UserError
 from models.adapters import ADAPTERS
 from models.backbones import BACKBONES
 from models.losses import LOSSES
-from pipeline.artifacts import RUNS, SIDECAR, fingerprint, read_signed, scratch, verify
+from pipeline.artifacts import RUNS, SIDECAR, fingerprint, read_signed, remove_directory, scratch, verify
 from pipeline.params import Params, Train
 
 ROOT = Path(__file__).parents[1]
@@ -121,7 +121,9 @@ class Run:
         """Raise UserError if an input is damaged, or the spectrum was computed for other items than those of the sequences."""
         sequences = verify(self.sequences, preprocess_command(self.dataset))
         spectrum = verify(self.spectrum, svd_command(self.dataset))
-        if spectrum.get("embeddings", {}).get("items") != sequences["files"].get("items.parquet"):
+        embeddings = spectrum.get("embeddings")
+        items = embeddings.get("items") if isinstance(embeddings, dict) else None
+        if items != sequences["files"].get("items.parquet"):
             raise UserError(
                 f"{self.spectrum} was computed for other items than those of {self.sequences}; run {svd_command(self.dataset)}"
             )
@@ -144,6 +146,11 @@ class Run:
     def finished(self) -> bool:
         """Whether the run is trained."""
         return (self.scratch / SIDECAR).is_file()
+
+    def remove_unfinished(self) -> None:
+        """Remove what training leaves behind if it is killed between putting its result in place and tidying up."""
+        if (state := scratch() / "unfinished" / self.fingerprint).is_dir():
+            remove_directory(state)
 
 
 def evaluation_code() -> str:

@@ -1,7 +1,9 @@
 """Scripts, one per stage: each reads parameters, calls `pipeline` and writes artifacts. Run as `python -m stages.<name>`."""
 
 import os
+import re
 import sys
+import traceback
 from argparse import ArgumentParser
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -9,6 +11,10 @@ from importlib.util import find_spec
 # Before a stage's own imports, because DVC starts the `python` on the path, which may lack the packages.
 if missing := [name for name in ("numpy", "polars", "pydantic", "torch", "yaml") if find_spec(name) is None]:
     sys.exit(f"Python package '{missing[0]}' is missing in {sys.executable}; run `make install` and `source .venv/bin/activate`")
+
+
+# How torch, on CPU and GPU, and its dependents say that memory is out; all raise RuntimeError or a subclass of it.
+OUT_OF_MEMORY = re.compile(r"OutOfMemoryError|can't allocate memory|CUDA out of memory|^ArrayMemoryError|std::bad_alloc")
 
 
 def dvc_key() -> str | None:
@@ -31,18 +37,36 @@ def run(main: Callable[[], str | None]) -> None:
     If `main` raises UserError or OSError, print its message in one line and exit with status 1. With several processes, only the
     first returns a summary; the others return None.
     """
-    from common.errors import UserError
+    from common.secrets import masked
 
     stage = main.__module__ if main.__module__ != "__main__" else sys.argv[0].rsplit("/", 1)[-1].removesuffix(".py")
     try:
         summary = main()
         if summary is not None:
-            print(f"{stage}: {summary}")
-    except UserError as error:
-        sys.exit(f"{stage}: {error}")
-    except OSError as error:
-        if error.errno is None:
-            raise
-        sys.exit(f"{stage}: {error.filename or 'input/output'}: {error.strerror}; check permissions and free disk space")
+            print(masked(f"{stage}: {summary}"))
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:
+        if line := explained(error):
+            sys.exit(masked(f"{stage}: {line}"))
+        sys.exit(masked(traceback.format_exc()))
+
+
+def explained(error: Exception) -> str | None:
+    """Return the one line for what a user can mend; None for a fault of the program."""
+    from common.errors import UserError
+    from pipeline.artifacts import no_room
+
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(f"{type(error).__name__}: {error}"):
+        return (
+            "out of memory; lower train.batch_size, or while embedding the encoder's batch_tokens, in params.yaml; "
+            "run fewer jobs at a time; or take a machine with more (docs/scale.md says how much a catalogue needs)"
+        )
+    where = getattr(error, "filename", None)
+    if reason := no_room(error):
+        return f"{where or 'the disk'}: {reason}; free disk space there, then run the same command again: finished work is kept"
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"{where or 'input/output'}: {error.strerror}; check permissions and free disk space"
+    return None

@@ -28,6 +28,7 @@ def trained(run: Run) -> Path:
         from pipeline.training.loop import train_run
 
         train_run(run)
+    run.remove_unfinished()
     verify(run.scratch, RERUN)
     return run.scratch
 

@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import tarfile
@@ -85,7 +86,7 @@ def unpack(pieces: Iterable[Any], directory: Path) -> None:
     """Extract the pieces of a tar archive into a directory."""
     with tarfile.open(fileobj=Pieces(pieces), mode="r|") as tar:
         tar.extraction_filter = getattr(tarfile, "data_filter", lambda member, _: member)
-        tar.extractall(directory)
+        tar.extractall(directory)  # noqa: S202 - filtered; and the driver packed it
 
 
 def execute(
@@ -126,10 +127,20 @@ def execute(
 
 
 def node_scratch() -> Path:
-    """Return the directory that this node may write to. If it is shared between nodes, a task can resume on another node."""
-    user = Path(tempfile.gettempdir()) / f"spectran-{os.getuid()}"
-    user.mkdir(mode=0o700, exist_ok=True)
-    return Path(os.environ.get("SPECTRAN_SCRATCH") or user).absolute()
+    """Return the directory that this node may write to. If it is shared between nodes, a task can resume on another node.
+
+    Raises PermissionError if others own the temporary directory or can write to it, because they could replace a task's results.
+    """
+    if chosen := os.environ.get("SPECTRAN_SCRATCH"):
+        return Path(chosen).absolute()
+    folder = Path(tempfile.gettempdir()).absolute() / f"spectran-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise PermissionError(
+            f"{folder} is a link, or others own it or can write to it; remove it, or set SPECTRAN_SCRATCH to a folder of your own"
+        )
+    return folder
 
 
 def fetch(parcel: Parcel, inputs: Path, get: Callable[[Any], Any]) -> bool:

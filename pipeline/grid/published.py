@@ -13,7 +13,7 @@ docs/results/<name>/ contains:
 import json
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import polars as pl
 import polars.selectors as cs
@@ -21,7 +21,7 @@ import polars.selectors as cs
 from common.errors import UserError
 from common.names import check_form
 from pipeline.artifacts import SIDECAR, atomic_directory, atomic_file, read_json, scratch, sha256, verify, write_signed
-from pipeline.grid.cells import KEYS, RUN_FILES, Cell, write_cell
+from pipeline.grid.cells import KEYS, RUN_FILES, Cell, Over, write_cell
 from pipeline.grid.tuning import TUNED
 from pipeline.runs import Run, evaluation_code
 
@@ -90,9 +90,7 @@ def _copy(file: Path, target: Path) -> None:
 
 
 def _cell(row: dict[str, Any]) -> Cell:
-    """Return the cell of a row of runs.csv. Raises UserError for a name that cannot be part of a path."""
-    for kind in KEYS:
-        check_form(kind, row[kind])
+    """Return the cell of a row of runs.csv, whose names `_check_lines` has checked."""
     return Cell(row["dataset"], row["backbone"], row["adapter"], row["over"], row["loss"] if row["over"] == "tuned" else None)
 
 
@@ -107,9 +105,33 @@ def _published(root: Path) -> dict[str, Path]:
 
 
 def read_runs(folder: Path) -> pl.DataFrame:
-    """Return the rows of runs.csv. Raises UserError if it is damaged."""
+    """Return the rows of runs.csv. Raises UserError if it is damaged or is no list of runs.
+
+    Paths are built from the names in it, so they are checked even if the checksum is right.
+    """
     verify(folder, PUBLISH, [RUNS])
-    return pl.read_csv(folder / RUNS)
+    try:
+        lines = pl.read_csv(folder / RUNS)
+    except pl.exceptions.PolarsError as error:
+        raise UserError(f"{folder / RUNS} is not CSV ({str(error).splitlines()[0]}); `git checkout {folder}`") from None
+    _check_lines(lines, f"{folder / RUNS}")
+    return lines
+
+
+def _check_lines(lines: pl.DataFrame, where: str) -> None:
+    """Raise UserError that starts with `where` unless every line names a run, and figures are numbers."""
+    if missing := [name for name in (*KEYS, "variant", "dim", "seed", "loss", *ADDED) if name not in lines.columns]:
+        raise UserError(f"{where}: column '{missing[0]}' is missing; publish again with the version of the project that is here")
+    for name, kind in lines.schema.items():
+        if (name in ("dim", "seed") and not kind.is_integer()) or ("@" in name and not kind.is_numeric()):
+            raise UserError(f"{where}: column '{name}' holds other things than numbers")
+    for row in lines.iter_rows(named=True):
+        for name in (*KEYS, "fingerprint", "loss", *(["variant"] if row["variant"] is not None else [])):
+            check_form(f"{where}: {name}", row[name])
+        if row["over"] not in get_args(Over):
+            raise UserError(f"{where}: over is {row['over']!r}, expected one of {', '.join(get_args(Over))}")
+    if lines["dim"].has_nulls() or lines["seed"].has_nulls():
+        raise UserError(f"{where}: a run has no dim or no seed")
 
 
 def published_run(run: Run) -> Path | None:
@@ -148,12 +170,20 @@ def unpack(file: Path, fingerprint: str, dataset: str) -> Path:
     run_directory = scratch() / "published" / fingerprint
     if not (run_directory / SIDECAR).is_file():
         verify(file.parent, PUBLISH, [file.name, f"users-{dataset}.parquet"])
-        row = pl.read_parquet(file).filter(fingerprint=fingerprint)
-        users = pl.read_parquet(file.parent / f"users-{dataset}.parquet")
-        with atomic_directory(run_directory, {"run": fingerprint}) as directory:
-            for name in RUN_FILES:
-                (directory / name).write_text(row[name][0], encoding="utf-8")
+        try:
+            row = pl.read_parquet(file).filter(fingerprint=fingerprint)
+            texts = {name: str(row[name].cast(pl.String).item()) for name in RUN_FILES}
             ranks = row.select(cs.starts_with("ranks").explode().name.replace("^ranks", "rank"))
-            users.hstack(ranks).write_parquet(directory / "ranks.parquet")
+            if not ranks.width or not all(kind.is_integer() for kind in ranks.dtypes):
+                raise ValueError("its ranks are not whole numbers")
+            users = pl.read_parquet(file.parent / f"users-{dataset}.parquet").select("user_id").hstack(ranks)
+        except (pl.exceptions.PolarsError, ValueError) as error:
+            raise UserError(f"{file} does not hold run {fingerprint} ({str(error).splitlines()[0]}); publish it again") from None
+        with atomic_directory(run_directory, {"run": fingerprint}) as directory:
+            for name, text in texts.items():
+                (directory / name).write_text(text, encoding="utf-8")
+                if name.endswith(".json") and not isinstance(read_json(directory / name, PUBLISH), dict):
+                    raise UserError(f"{file}: {name} of run {fingerprint} is not what it should be; publish it again")
+            users.write_parquet(directory / "ranks.parquet")
     verify(run_directory, PUBLISH)
     return run_directory

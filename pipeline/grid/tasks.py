@@ -18,7 +18,7 @@ from queue import SimpleQueue
 from typing import Protocol
 
 from common.errors import UserError
-from pipeline.artifacts import scratch
+from pipeline.artifacts import RWLOCK, mend_dvc_lock, scratch
 from pipeline.grid.cells import Cell, listed_cells
 from pipeline.grid.execution import NO_TRAINING, evaluated_directory, threads_per_run
 from pipeline.grid.tuning import SPACE, Tuning, listed_tunings, write_choice
@@ -232,6 +232,8 @@ def complete(params: Params, engine: Engine) -> str:
 
     Raises UserError if a task or `dvc repro` failed.
     """
+    if mend_dvc_lock():
+        print(f"grid: removed {RWLOCK}, which a killed DVC left incomplete", flush=True)
     print("grid: restoring cells from DVC's cache", flush=True)
     if assemble(quiet=True):
         return "all cells and tables were up to date"

@@ -1,15 +1,20 @@
 """Artifacts are written whole or not at all, and say what made them."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from common.errors import UserError
+from pipeline import artifacts
 from pipeline.artifacts import (
     added_files,
     atomic_directory,
@@ -24,6 +29,8 @@ from pipeline.artifacts import (
     verify,
     write_json,
 )
+
+ROOT = Path(__file__).parents[2]
 
 
 class StopError(Exception):
@@ -259,3 +266,90 @@ def test_a_sealed_file_ends_with_a_checksum_of_its_place_and_content(tmp_path: P
     file.unlink()
     with pytest.raises(UserError, match="state is missing"):
         check_seal(file, "cmd")
+
+
+# ------------------------------------------------------------------------------------------------- what a killed process leaves
+
+LEAVES = """
+import os, signal, sys
+from pathlib import Path
+from pipeline.artifacts import atomic_directory, atomic_file
+with atomic_directory(Path("data/x/y")) as directory, atomic_file(Path("data/x.json")) as file:
+    (directory / "half").touch()
+    print("writing", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def writer() -> Iterator[subprocess.Popen[str]]:
+    """Another process, in the middle of writing a directory and a file."""
+    command = [sys.executable, "-c", LEAVES]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "writing\n"
+        yield process
+        process.kill()
+
+
+def partials() -> list[str]:
+    return sorted(path.name.split(".")[1] for path in Path().rglob(".*.partial"))
+
+
+def write_both() -> None:
+    artifacts._cleaned.clear()  # as a process does that starts
+    for name in ("y", "z"):
+        with atomic_directory(Path("data/x") / name):
+            pass
+    write_json(Path("data/other.json"), {})
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_that_writes_there(writer: subprocess.Popen[str]) -> None:
+    writer.kill()
+    writer.wait()
+    assert partials() == ["x", "y"]
+    write_both()
+    assert partials() == []
+
+
+def test_what_a_living_process_is_writing_is_never_removed(writer: subprocess.Popen[str]) -> None:
+    write_both()
+    assert partials() == ["x", "y"]
+    assert writer.stdin
+    writer.stdin.close()
+    assert writer.wait() == 0
+    assert (partials(), Path("data/x/y/half").is_file(), Path("data/x.json").is_file()) == ([], True, True)
+
+
+def test_files_of_the_user_with_a_similar_name_stay(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    names = {"x.partial", ".x.partial", ".x.12345678.partial.txt", ".x.ABCDEFGH.partial"}
+    for name in names:
+        (tmp_path / "data" / name).touch()
+    write_both()
+    assert {path.name for path in (tmp_path / "data").iterdir()} - {"x", "other.json"} == names
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device", "somewhere"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        OSError("4096 requested and 0 written"),
+        RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_full_disk_is_an_error_that_names_what_was_being_written(tmp_path: Path, error: Exception) -> None:
+    for writing in (atomic_file(Path("data/x.json")), atomic_directory(Path("data/x/y"))):
+        with pytest.raises(OSError, match=r"data/x") as caught, writing:
+            raise error
+        assert caught.value.errno == errno.ENOSPC
+    assert tree(tmp_path) == {}
+
+
+def test_another_error_stays_what_it_is() -> None:
+    for error in (OSError(errno.EACCES, "Permission denied", "somewhere"), ValueError("x"), UserError("No space left on device")):
+        with pytest.raises(type(error)) as caught, atomic_file(Path("data/x.json")):
+            raise error
+        assert caught.value is error

@@ -1,5 +1,6 @@
 """Parcels from the driver to a node and back, with a list as the object store; and errors before a cluster starts."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from common.errors import UserError
-from pipeline.grid import cluster, parcels
+from pipeline.grid import cluster, node, parcels
 from pipeline.grid.cluster import Cluster
 from pipeline.grid.node import Parcel, fetch, install, tar_of, unpack
 from pipeline.grid.parcels import checksum, pack, path_in_task
@@ -147,3 +148,44 @@ def test_gpus_come_in_shares_of_one_or_whole() -> None:
     assert Resources(gpus=2).gpus == 2
     with pytest.raises(UserError, match="params: gpus: expected a fraction of one GPU, or a whole number of GPUs"):
         Resources.parse({"gpus": 1.5}, "params")
+
+
+# -------------------------------------------------------------------------------------------------- where a node may write
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of temporary files, and where a node's scratch will lie in it."""
+    monkeypatch.delenv("SPECTRAN_SCRATCH", raising=False)
+    monkeypatch.setattr(node.tempfile, "gettempdir", lambda: str(tmp_path))
+    return tmp_path / f"spectran-{os.getuid()}"
+
+
+def test_a_node_makes_a_scratch_that_only_its_user_can_write_to(temporary: Path) -> None:
+    assert node.node_scratch() == temporary
+    assert temporary.stat().st_mode & 0o777 == 0o700
+    assert node.node_scratch() == temporary
+
+
+@pytest.mark.parametrize("kind", ["link", "0777", "0770", "file", "other owner"])
+def test_a_node_refuses_a_scratch_that_others_can_write_to(temporary: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if kind == "link":
+        (temporary.parent / "elsewhere").mkdir(mode=0o700)
+        temporary.symlink_to("elsewhere")
+    elif kind == "file":
+        temporary.touch(mode=0o600)
+    else:
+        temporary.mkdir(mode=0o700)
+    if kind.startswith("0"):
+        temporary.chmod(int(kind, 8))
+    if kind == "other owner":
+        monkeypatch.setattr(node.os, "getuid", lambda: 54321)
+        temporary.rename(temporary.with_name("spectran-54321"))
+    with pytest.raises(OSError, match=r"spectran-\d+|File exists"):
+        node.node_scratch()
+
+
+def test_a_scratch_that_the_user_names_is_the_users_affair(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPECTRAN_SCRATCH", str(temporary))
+    assert node.node_scratch() == temporary
+    assert not temporary.exists()

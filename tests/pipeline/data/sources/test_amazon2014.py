@@ -2,11 +2,14 @@
 
 import ast
 import gzip
+import hashlib
 import http.server
 import json
+import random
 import re
 import socket
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +17,8 @@ from typing import Any
 
 import polars as pl
 import pytest
+import yaml
+from pydantic import ValidationError
 
 from common.errors import UserError
 from pipeline.data.interactions import build_sequences
@@ -123,6 +128,8 @@ class Site:
     etag: str | None = '"v1"'
     encodes: bool = False
     sent: int = 0
+    redirect: str = ""  # where the first request is sent
+    length: bool = True  # whether responses say how long they are
     requests: list[dict[str, str]] = field(default_factory=list)
     on_drop: Callable[["Site"], None] = lambda site: None
     url: str = ""
@@ -131,6 +138,11 @@ class Site:
         name = handler.path.rpartition("/")[2]
         headers = {key.lower(): value for key, value in handler.headers.items()}
         self.requests.append({"file": name, **headers})
+        if self.redirect and "elsewhere" not in handler.path:
+            handler.send_response(302)
+            handler.send_header("Location", self.redirect + (name if self.redirect.endswith("/") else ""))
+            handler.end_headers()
+            return
         if name not in self.content:
             handler.send_error(404)
             return
@@ -152,7 +164,8 @@ class Site:
             handler.send_header("Content-Encoding", "gzip")
         if self.etag:
             handler.send_header("ETag", self.etag)
-        handler.send_header("Content-Length", str(len(body)))
+        if self.length:
+            handler.send_header("Content-Length", str(len(body)))
         handler.end_headers()
         dropping = name == REVIEWS and bool(self.drops)
         if dropping:
@@ -312,6 +325,176 @@ def test_without_a_mirror_the_official_site_is_asked(target: Path, monkeypatch: 
     amazon2014.fetch(Amazon2014(kind="amazon2014", name="Mini"), None, target)
     site = "http://snap.stanford.edu/data/amazon/productGraph/categoryFiles/"
     assert asked == [site + REVIEWS, site + METADATA]
+
+
+# --------------------------------------------------------------------------------------------------- what is refused, and at once
+
+
+@pytest.mark.parametrize("mirror", ["file:///srv/files", "ftp://example.org/files", "gopher://example.org", "data://x"])
+def test_only_http_is_asked_and_nothing_is_tried_five_times(mirror: str, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(amazon2014, "PAUSE", 1000.0)
+    scheme = mirror.partition(":")[0]
+    with pytest.raises(UserError, match=rf"download.mirror: {scheme}:// is not supported; use http") as caught:
+        amazon2014.fetch(SOURCE, mirror, target)
+    assert ("leave out `file://`" in str(caught.value)) == (scheme == "file")
+
+
+@pytest.mark.parametrize("place", ["file:///etc/passwd", "ftp://example.org/reviews", "data:text/plain,x", "http://["])
+def test_a_redirect_to_anything_but_http_is_refused_at_once(
+    site: Site, target: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(amazon2014, "PAUSE", 1000.0)
+    site.redirect = place
+    with pytest.raises(UserError, match=r"cannot download http://127.*must be http\(s\) addresses") as caught:
+        fetch(site, target)
+    assert "\n" not in str(caught.value)
+    assert len(site.requests) == 1
+    assert contents(target) == {}
+
+
+def test_a_redirect_within_http_is_followed(site: Site, target: Path) -> None:
+    site.redirect = f"{site.url}/elsewhere/"
+    fetch(site, target)
+    assert contents(target) == FILES
+
+
+def test_a_password_of_the_address_stands_nowhere(
+    site: Site, target: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    site.url = site.url.replace("://", "://ada:hunter2@")
+    del site.content[METADATA]
+    site.drops = [amazon2014.DOWNLOAD_CHUNK] * amazon2014.TRIES
+    seen = []
+    for _ in range(2):  # the connection drops; then a file is missing
+        with pytest.raises(UserError) as caught:
+            fetch(site, target)
+        seen.append(str(caught.value))
+        seen += [str(path) for path in (target.parent / "scratch").rglob("*")]
+    printed = capfd.readouterr()
+    everything = "\n".join([*seen, printed.out, printed.err])
+    assert "ada:***@127.0.0.1" in seen[0]
+    assert "does not exist" in everything
+    assert "hunter2" not in everything
+
+
+def test_a_bomb_is_refused_with_little_memory(mirror: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """1 MiB that expands to 1 GiB; the real limits at a scale that takes a moment."""
+    monkeypatch.setattr(amazon2014, "SMALL", 1 << 20)
+    bomb = gzip.compress(b"x" * (1 << 26))
+    (mirror / REVIEWS).write_bytes(bomb * 4)
+    tracemalloc.start()
+    with pytest.raises(UserError, match=f"{REVIEWS} expands to more than 100 times its size") as caught:
+        amazon2014.fetch(SOURCE, str(mirror), target)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert "\n" not in str(caught.value)
+    assert peak < 1 << 24
+
+
+@pytest.mark.slow
+def test_26_mib_that_expand_to_6_gib_are_refused_with_little_memory(mirror: Path, target: Path) -> None:
+    part = gzip.compress(b"x" * (1 << 28))
+    (mirror / REVIEWS).write_bytes(
+        part * 24 + b"".join(gzip.compress(bytes(random.Random(i).randbytes(1 << 20))) for i in range(20))
+    )
+    size = (mirror / REVIEWS).stat().st_size
+    assert 25 << 20 < size < 28 << 20
+    tracemalloc.start()
+    with pytest.raises(UserError, match=f"{REVIEWS} expands to more than 100 times its size"):
+        amazon2014.fetch(SOURCE, str(mirror), target)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 25
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_an_endless_line_is_refused_with_little_memory(mirror: Path, file: str) -> None:
+    (mirror / file).write_bytes(gzip.compress(b"{'asin': 'A1', 'title': '" + b"x" * (1 << 26)))
+    tracemalloc.start()
+    with pytest.raises(UserError, match=rf"{file}: line 1 is longer than 1 MiB") as caught:
+        amazon2014.read(SOURCE, mirror)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert "\n" not in str(caught.value)
+    assert peak < 1 << 23
+
+
+def test_reviews_read_in_parts_are_those_read_at_once(mirror: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = amazon2014.read_reviews(mirror / REVIEWS)
+    monkeypatch.setattr(amazon2014, "PARSED_TOGETHER", 1000)
+    assert amazon2014.read_reviews(mirror / REVIEWS).equals(whole)
+    assert whole.height == 3000
+
+
+def test_a_file_without_end_is_refused(site: Site, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(amazon2014, "LARGEST_DOWNLOAD", 1 << 17)
+    site.length = False
+    with pytest.raises(UserError, match=r"reviews_Mini_5.json.gz is larger than 0 GiB"):
+        fetch(site, target)
+    assert [name for name in leftovers(target) if name.endswith(".part")] == []
+
+
+# ------------------------------------------------------------------------------------------------------- which files they are
+
+
+def digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+CHECKSUMS = [digest(FILES[REVIEWS]), digest(FILES[METADATA])]
+
+
+def test_the_files_whose_checksums_params_yaml_has_are_taken(mirror: Path, target: Path) -> None:
+    amazon2014.fetch(SOURCE.model_copy(update={"sha256": tuple(CHECKSUMS)}), str(mirror), target)
+    assert contents(target) == FILES
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_other_files_are_refused_in_one_line_that_has_both_checksums(mirror: Path, target: Path, number: int) -> None:
+    pinned = [*CHECKSUMS]
+    pinned[number] = "0" * 64
+    with pytest.raises(UserError) as caught:
+        amazon2014.fetch(SOURCE.model_copy(update={"sha256": tuple(pinned)}), str(mirror), target)
+    says = f"{(REVIEWS, METADATA)[number]} has SHA-256 {CHECKSUMS[number]}, not {'0' * 64} as `sha256` of its source"
+    assert says in str(caught.value)
+
+
+def test_a_mirrors_unknown_file_of_a_known_category_is_taken_once_its_checksum_is_written_down(
+    mirror: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The line says what to write, and writing that is enough."""
+    monkeypatch.setitem(amazon2014.KNOWN, REVIEWS, "1" * 64)
+    with pytest.raises(UserError, match=r"download.mirror: reviews_Mini_5.json.gz has SHA-256 .* not 1111") as caught:
+        amazon2014.fetch(SOURCE, str(mirror), target)
+    assert "\n" not in str(caught.value)
+    written = re.search(r"`(sha256: .*)`$", str(caught.value))
+    assert written
+    trusting = Amazon2014(kind="amazon2014", name="Mini", **yaml.safe_load(written[1]))
+    amazon2014.fetch(trusting, str(mirror), target)
+    assert contents(target) == FILES
+
+
+def test_the_official_sites_unknown_file_is_taken_with_a_note(
+    site: Site, target: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(amazon2014.KNOWN, REVIEWS, "1" * 64)
+    monkeypatch.setattr(amazon2014, "SITE", site.url)
+    amazon2014.fetch(SOURCE, None, target)
+    assert contents(target) == FILES
+    [note] = capsys.readouterr().err.splitlines()
+    assert note.startswith("note: not verified: reviews_Mini_5.json.gz has SHA-256")
+
+
+def test_the_known_checksums_are_those_of_the_data_at_hand(amazon2014: Path) -> None:
+    from pipeline.data.sources.amazon2014 import KNOWN
+
+    assert {file.name: digest(file.read_bytes()) for file in amazon2014.glob("*.gz")} == KNOWN
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "", "Toys Games", "x.y", "x\n"])
+def test_a_category_is_a_name(name: str) -> None:
+    with pytest.raises(ValidationError):
+        Amazon2014(kind="amazon2014", name=name)
 
 
 # -------------------------------------------------------------------------------------------------------------------- metadata

@@ -1,0 +1,26 @@
+"""Stages that are killed or meet a full disk, and run again, leave what they leave undisturbed. A sample of `make faults`."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--until", "preprocess", "--writes", "0.25", "--full", "0.25", "--random", "3", "--disks"],
+        pytest.param(["--writes", "0.04", "--full", "0.04", "--random", "20", "--disks", "0.3"], marks=pytest.mark.slow),
+    ],
+    ids=["data", "all stages"],
+)
+def test_a_stage_that_is_cut_off_and_run_again_leaves_what_it_leaves_undisturbed(options: list[str]) -> None:
+    """In a process of its own, which forks: pytest's has threads."""
+    command = [sys.executable, "-m", "tests.faults.kills", *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert int(re.findall(r"^(\d+) faults: lost 0", done.stdout, re.MULTILINE)[0]) >= 10
