@@ -67,6 +67,7 @@ def model_card(recommender: Recommender) -> str:
         "",
         f"- Only the last {recommender.max_history} items of a history are read. Time, price and stock are not.",
         "- Items and tastes are those of the data above. An item that is not in `items.json` cannot be recommended.",
+        *_new_items(recommender),
         "- A history of unknown items, or none, is answered with the most popular items.",
         "- Scores order the items of one answer. They are no probabilities, and those of two users are not comparable.",
         "- The model was not checked for how it treats groups of people.",
@@ -98,7 +99,7 @@ def _test(recommender: Recommender) -> list[str]:
         return ["No test of this run was found: `dvc repro` evaluates it."]
     cutoffs = load_params().evaluate.cutoffs
     lines = [
-        f"Leave-one-out: every user's last item, ranked among all {len(recommender.item_ids):,} items. Mean over "
+        f"Leave-one-out: every user's last item, ranked among all {recommender.model.adapter.n_items:,} items. Mean over "
         f"{ranks.height:,} users, with its 95 % interval.",
         "",
         "| metric | all items | items new to the user |",
@@ -109,6 +110,11 @@ def _test(recommender: Recommender) -> list[str]:
             cells = [_interval(_per_user(ranks[column].to_numpy(), name, cutoff)) for column in (ALL_ITEMS, NEW_ITEMS)]
             lines.append(f"| {name}@{cutoff} | {' | '.join(cells)} |")
     return lines
+
+
+def _new_items(recommender: Recommender) -> list[str]:
+    count = len(recommender.item_ids) - recommender.model.adapter.n_items
+    return [f"- The last {count:,} items were not known to the training; their vectors come from their texts."] if count else []
 
 
 def _per_user(ranks: np.ndarray, name: str, cutoff: int) -> np.ndarray:

@@ -164,6 +164,8 @@ def test_a_package_holds_the_new_items(extended: Callable[..., Recommender]) -> 
     wider = extended()
     write_package(wider)
     package = Package(PACKAGE)
+    assert package.config["new_items"] == 2
+    assert "The last 2 items were not known to the training" in (PACKAGE / "README.md").read_text()
     for history in (["new1", wider.item_ids[0]], wider.item_ids[:4]):
         expected = wider.recommend([history], k=30)["item_id"].to_list()
         assert [item["item_id"] for item in package.recommend(history, 30)["items"]] == expected
