@@ -1,4 +1,4 @@
-"""docs/own-data.md as a script: its commands are typed in a copy of the project, its recipes read small files of those formats."""
+"""docs/own-data.md as a script: its commands are typed in a copy of the project, its recipes read small files."""
 
 import gzip
 import json
