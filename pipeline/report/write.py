@@ -12,6 +12,7 @@ from pipeline.params import Params
 from pipeline.report import results, tables
 from pipeline.report.comparison import require_metrics, write_comparison
 from pipeline.report.decision import write_decision
+from pipeline.report.dropped import dropped_section
 from pipeline.report.figures import Figures
 from pipeline.report.html import report_html
 from pipeline.report.sections import headline_metric, report_markdown, sections
@@ -81,6 +82,7 @@ def write_report(params: Params, partial: bool = False) -> tuple[str, list[Cell]
     drawn = {file.stem for file in FIGURES.glob("*.svg")}
     told = sections(params, rows, result_sets, made, drawn, missing)
     told[0].parts.insert(1, sentences(summary, trivial, without, headline))  # below the verdict
+    told[-2:-2] = dropped_section(plain["dataset"].unique(maintain_order=True).to_list())
     write_decision(params, plain, result_sets[0].comparisons, result_sets[0].unusable, trivial)
     for file, text in ((REPORT, report_html(told, FIGURES)), (REPORT_MARKDOWN, report_markdown(told))):
         with atomic_file(file) as unfinished:
