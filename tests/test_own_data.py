@@ -181,6 +181,7 @@ def test_the_page_leads_from_csv_to_a_decision(clone: Project) -> None:
     assert "ItemKNN" in (clone.root / "metrics/report.md").read_text()
 
 
+@pytest.mark.slow
 def test_dvc_sees_a_changed_file_and_repeats_what_depends_on_it_alone(clone: Project) -> None:
     """A changed log; another cap; another dataset's options; files that are not here; an option while they are not."""
     params = yaml.safe_load((clone.root / "params.yaml").read_text())

@@ -248,7 +248,9 @@ def test_a_broken_file_is_one_line(tmp_path: Path, content: bytes, expected: str
 def test_a_section_of_sources_is_what_its_kind_wants_and_is_dumped_whole() -> None:
     """The dump is part of the sidecar of the downloaded files."""
     sources = load_params(ROOT / "params.yaml").sources
-    assert {name: source.model_dump(exclude={*PREPROCESSING, "sha256"}) for name, source in sources.items()} == REPOSITORY["sources"]
+    assert {name: source.model_dump(exclude={*PREPROCESSING, "sha256"}) for name, source in sources.items()} == REPOSITORY[
+        "sources"
+    ]
     for kind in SOURCES:
         for option, field in SOURCES.load(kind).model_fields.items():
             assert option in ("kind", "seed") or field.description, f"{kind}.{option}"

@@ -151,3 +151,16 @@ def test_gains_are_those_of_the_definition(tmp_path: Path) -> None:
     assert gains["user_id"].to_list() == ["a", "b"]
     assert gains["gain"].to_list() == pytest.approx([0.25, 0.75])
     assert np.isfinite(gains["gain"].to_numpy()).all()
+
+
+def test_what_was_dropped_is_a_section_of_the_report(reported: Path) -> None:
+    from pipeline.artifacts import write_json
+    from pipeline.data.findings import Finding
+    from pipeline.runs import preprocess_report
+
+    assert "What was dropped" not in (reported / "metrics/report.md").read_text()
+    finding = Finding("cap", "Older, dropped: 30 interactions.", 30, 100, lost=True)
+    write_json(preprocess_report("tiny"), {"findings": [finding.record()]})
+    write_report(load_params())
+    for name in ("report.md", "report.html"):
+        assert "WARNING (30.0 %): Older, dropped: 30 interactions." in (reported / "metrics" / name).read_text()

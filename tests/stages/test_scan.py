@@ -1,0 +1,102 @@
+"""The checksums of own files: another content is another record, and nothing else is."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common.errors import UserError
+from stages import scan, validate
+
+SetParams = Callable[[dict[str, Any]], None]
+RECORD = Path("data/sources/files/mine.json")
+MINE = {"kind": "files", "interactions": "logs/*.csv", "items": "items.csv"}
+
+
+@pytest.fixture
+def own(project: Path, set_params: SetParams, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(sys, "argv", ["scan"])
+    (project / "logs").mkdir()
+    (project / "logs/1.csv").write_text("user_id,item_id,timestamp\n")
+    (project / "items.csv").write_text("item_id,title\n")
+    set_params({"sources.mine": MINE})
+    return project
+
+
+def test_a_changed_or_added_file_and_an_option_of_the_download_change_the_record(own: Path, set_params: SetParams) -> None:
+    assert scan.main() == "2 files of 1 datasets"
+    first = RECORD.read_text()
+    assert set(json.loads(first)["files"]) == {"logs/1.csv", "items.csv"}
+    (own / "logs/1.csv").touch()
+    set_params({"sources.mine.cap": 5, "sources.mine.min_rating": 2, "sources.mine.ties": "item", "sources.mine.core": 9})
+    scan.main()
+    assert RECORD.read_text() == first, "the same content, and options of preprocessing alone"
+    seen = {first}
+    for change in (
+        lambda: (own / "items.csv").write_text("item_id,title\na,b\n"),
+        lambda: (own / "logs/2.csv").write_text("user_id,item_id,timestamp\n"),
+        lambda: set_params({"sources.mine.time": "s"}),
+    ):
+        change()
+        scan.main()
+        assert RECORD.read_text() not in seen
+        seen.add(RECORD.read_text())
+
+
+def test_where_the_files_are_not_here_the_record_stays_for_the_same_options_only(
+    own: Path, set_params: SetParams, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scan.main()
+    first = RECORD.read_text()
+    (own / "items.csv").unlink()
+    assert scan.main() == "0 files of 1 datasets"
+    assert "items.csv: no such file; what was recorded of its files stays" in capsys.readouterr().out
+    assert RECORD.read_text() == first
+    set_params({"sources.mine.time": "s"})
+    with pytest.raises(UserError, match=r"items\.csv: no such file"):
+        scan.main()
+    RECORD.unlink()
+    with pytest.raises(UserError, match=r"items\.csv: no such file"):
+        scan.main()
+
+
+def test_a_dataset_that_is_no_longer_listed_loses_its_record(own: Path, set_params: SetParams) -> None:
+    scan.main()
+    set_params({"sources.mine": {"kind": "demo"}})
+    assert scan.main() == "0 files of 0 datasets"
+    assert not RECORD.exists()
+
+
+def test_options_of_one_dataset_change_its_files_alone(own: Path, set_params: SetParams, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DVC compares these files: what stays the same is not done again."""
+
+    def written() -> dict[str, str]:
+        validate.main()
+        return {
+            str(file): file.read_text()
+            for folder in ("preprocessing", "sources")
+            for file in Path("data", folder).rglob("*.json")
+        }
+
+    before = written()
+    assert {"data/preprocessing/mine.json", "data/preprocessing/tiny.json", "data/sources/demo/tiny.json"} <= set(before)
+    for change, expected in (
+        ({"sources.tiny.cap": 7}, {"data/preprocessing/tiny.json"}),
+        ({"templates.demo": "{title} {brand}"}, {"data/preprocessing/demo.json"}),
+        ({"sources.mine.min_rating": 3}, {"data/preprocessing/mine.json"}),
+        ({"sources.tiny.items": 130}, {"data/sources/demo/tiny.json"}),
+    ):
+        set_params(change)
+        after = written()
+        assert {name for name in after if after[name] != before.get(name)} == expected
+        before = after
+    set_params({"preprocess.cap": 50})
+    after = written()
+    assert "data/preprocessing/tiny.json" not in {name for name in after if after[name] != before[name]}, "it has its own cap"
+    assert json.loads(after["data/preprocessing/mine.json"]) == {
+        "preprocess": {"core": 5, "cap": 50, "ties": "file", "min_rating": 3.0},
+        "template": "{title}",
+    }
