@@ -269,11 +269,12 @@ def at_every_write(bench: Bench, counts: Counter[str], share: float, chance: ran
                     raise FaultError(f"{stage} has fewer than {number} writes the second time")
                 bench.check(stage, project, f"{stage} killed before write {number}")
             counts[f"{stage}: kills before a write"] += 1
+        print(f"{stage}: {counts[f'{stage}: kills before a write']} kills before a write", flush=True)
 
 
 def at_random(bench: Bench, counts: Counter[str], trials: int, chance: random.Random) -> None:
     """Signals at random moments of random stages."""
-    for _ in range(trials):
+    for trial in range(1, trials + 1):
         stage, sent = chance.choice(bench.stages), chance.choice(SIGNALS)
         delay = chance.uniform(0, bench.seconds[stage])
 
@@ -287,6 +288,8 @@ def at_random(bench: Bench, counts: Counter[str], trials: int, chance: random.Ra
                 raise FaultError(f"{stage}: Ctrl-C after {delay:.2f} s prints a traceback:\n{bench.log.read_text()[-2000:]}")
             bench.check(stage, project, f"{stage}, {sent.name} after {delay:.2f} s")
         counts[f"{sent.name} at a random moment{' (it had ended)' if status == 0 else ''}"] += 1
+        if trial % 10 == 0:
+            print(f"{trial} signals at random moments", flush=True)
 
 
 def refused(bench: Bench, stage: str, project: Path, on_write: OnWrite | None, trial: str) -> bool:
