@@ -35,7 +35,7 @@ faults: install
 	$(VENV)/bin/python -m tests.faults.kills $(FAULTS)
 
 fuzz: install
-	$(VENV)/bin/python -m tests.faults.fuzz $(FUZZ)
+	POLARS_MAX_THREADS=1 $(VENV)/bin/python -m tests.faults.fuzz $(FUZZ)
 
 check: install
 	$(VENV)/bin/ruff check .

@@ -47,7 +47,7 @@ STAGES = (
     "publish here",
 )
 WRITES = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.truncate", "os.chmod"}
-SECONDS = 120  # until a stage is taken to hang
+SECONDS = 600  # until a stage is taken to hang
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 
 OnWrite = Callable[[int], None]
