@@ -10,7 +10,7 @@ from pipeline.params import Similarity
 
 USERS, ITEMS = 1024, 4096  # whose scores are in memory together: 16 MiB
 GROUP = 64  # items of which only the highest score is compared with what a user already has
-SLACK = 16  # candidates beside twice k that are kept until float64 decides
+SLACK = 16  # candidates beyond k that are kept until float64 decides
 EPSILON = 1e-8  # length of the shortest row that is normalised, as in training
 
 
@@ -56,7 +56,7 @@ def best_items(
 
     1. Scores of a block of items are computed in float32. Of every GROUP items only the highest is compared with the user's k-th
        best so far; most groups end there.
-    2. What is higher than that, less twice the rounding error, is a candidate. The best 2 k + SLACK candidates are kept.
+    2. What is higher than that, less twice the rounding error, is a candidate. The best k + SLACK candidates are kept.
     3. The candidates' scores are computed in float64 and sorted. A user with so many near ties that a candidate may have been
        dropped is ranked in float64 throughout.
     """
@@ -73,7 +73,7 @@ def _best_of_block(
     n_items, users = len(catalogue), len(states)
     margin = 2 * catalogue.error * torch.linalg.vector_norm(states, dim=1, keepdim=True)  # (B, 1)
     hidden = _Pairs(excluded)
-    kept = min(2 * k + SLACK, n_items)
+    kept = min(k + SLACK, n_items)
     values = states.new_full((users, kept), -torch.inf)
     items = torch.full((users, kept), -1)
     buffer = states.new_empty(users, -(-min(ITEMS, n_items) // GROUP) * GROUP)
@@ -84,8 +84,12 @@ def _best_of_block(
         scores[:, len(rows) :] = -torch.inf
         user, item = hidden.between(start, start + len(rows))
         scores[user, item - start] = -torch.inf
-        least = (values[:, min(k, kept) - 1 : min(k, kept)] - margin).clamp(min=torch.finfo().min)  # (B, 1); above -inf
-        values, items = _merge(values, items, scores, least, start)
+        if start == 0 and kept <= len(rows):
+            values, items = scores.topk(kept, dim=1)
+            items = items.masked_fill(values == -torch.inf, -1)
+        else:
+            least = (values[:, min(k, kept) - 1 : min(k, kept)] - margin).clamp(min=torch.finfo().min)  # (B, 1); above -inf
+            values, items = _merge(values, items, scores, least, start)
     scores64 = catalogue.exact_scores(states, items.clamp(min=0)).masked_fill(items < 0, -torch.inf)
     order = items.masked_fill(items < 0, n_items).argsort(dim=1)  # the lower index first, then by score
     scores64, items = scores64.gather(1, order), items.gather(1, order)
