@@ -9,7 +9,7 @@ from pathlib import Path
 
 from common.errors import UserError
 from pipeline.artifacts import read_json, write_json
-from pipeline.data.findings import findings
+from pipeline.data.findings import findings, plural
 from pipeline.params import load_params
 from pipeline.runs import preprocess_command, preprocess_report
 from stages import run
@@ -34,7 +34,7 @@ def main() -> str:
     for finding in found:
         print(finding.line(), flush=True)
     warnings = sum(finding.warning for finding in found)
-    return f"{params.dataset}: {warnings} warnings, in {CHECK}" if warnings else f"{params.dataset}: no warning, in {CHECK}"
+    return f"{params.dataset}: {plural(warnings, 'warning') if warnings else 'no warning'}, in {CHECK}"
 
 
 if __name__ == "__main__":

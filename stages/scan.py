@@ -10,6 +10,7 @@ from argparse import ArgumentParser
 from common.code import code_fingerprint
 from common.errors import UserError
 from pipeline.artifacts import main_checkout, read_json, sha256, write_json
+from pipeline.data.findings import plural
 from pipeline.data.sources.files import CODE, Files, input_files
 from pipeline.params import load_params
 from pipeline.runs import ROOT
@@ -38,7 +39,7 @@ def main() -> str:
     for stale in folder.glob("*.json"):
         if stale.stem not in own:
             stale.unlink()
-    return f"{scanned} files of {len(own)} datasets"
+    return f"{plural(scanned, 'file')} of {plural(len(own), 'dataset')}"
 
 
 if __name__ == "__main__":

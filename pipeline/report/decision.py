@@ -39,9 +39,17 @@ class Candidate:
     def std(self, name: str) -> float | None:
         return float(np.std(self.runs[name].to_numpy(), ddof=1)) if self.runs.height > 1 else None
 
+    @property
+    def ranks(self) -> Path:
+        return Path(self.runs["run_directory"][0]).parent / "ranks.parquet"
+
+    def has(self, column: str) -> bool:
+        """Whether the cell has the ranks of a protocol."""
+        return column in pl.read_parquet_schema(self.ranks)
+
     def gains(self, column: str, cutoff: int) -> pl.DataFrame:
         """user_id and NDCG of every user, mean over seeds, sorted by user."""
-        ranks = pl.read_parquet(Path(self.runs["run_directory"][0]).parent / "ranks.parquet", columns=["user_id", column])
+        ranks = pl.read_parquet(self.ranks, columns=["user_id", column])
         return ranks.group_by("user_id").agg(_gain(column, cutoff).mean().alias("gain")).sort("user_id")
 
 
@@ -236,18 +244,25 @@ def what_would_change(
         found.append(f"More epochs: runs of {names} ended at `train.epochs`, or never learned, and take no part.")
     if not params.grid.tuning.datasets:
         found.append("Tuning: no adapter was tuned; `grid.tuning` gives each the same number of trials.")
-    other = ALL_ITEMS if params.evaluate.exclude_history else NEW_ITEMS
-    best = max(candidates.values(), key=lambda one: _mean_gain(one, other, cutoff))
-    how = "all items" if params.evaluate.exclude_history else "only items that the user has not had"
-    value = str(not params.evaluate.exclude_history).lower()
-    says = "is best too" if best.adapter == leader.adapter else f"is no longer best: {title(best.adapter)} is"
-    found.append(
-        f"Another protocol: ranking {how} (`evaluate.exclude_history={value}`), {name} {says}, with NDCG@{cutoff} "
-        f"{_mean_gain(best, other, cutoff):.4f}. Choose the protocol that your shop uses."
-    )
+    found += other_protocol(leader, candidates, params.evaluate.exclude_history, cutoff)
     if beaten and beaten.surely:
         found.append(f"{beaten.name} would have to gain {100 * beaten.low:.1f} % to be level with {name}.")
     return found
+
+
+def other_protocol(leader: Candidate, candidates: dict[str, Candidate], exclude_history: bool, cutoff: int) -> list[str]:
+    """Whether another adapter leads where the history is ranked (or not); nothing for cells that were published without it."""
+    column = ALL_ITEMS if exclude_history else NEW_ITEMS
+    if not all(one.has(column) for one in candidates.values()):
+        return []
+    best = max(candidates.values(), key=lambda one: _mean_gain(one, column, cutoff))
+    how = "all items" if exclude_history else "only items that the user has not had"
+    name = title(leader.adapter)
+    says = "is best too" if best.adapter == leader.adapter else f"is no longer best: {title(best.adapter)} is"
+    return [
+        f"Another protocol: ranking {how} (`evaluate.exclude_history={str(not exclude_history).lower()}`), {name} {says}, with "
+        f"NDCG@{cutoff} {_mean_gain(best, column, cutoff):.4f}. Choose the protocol that your shop uses."
+    ]
 
 
 def _mean_gain(candidate: Candidate, column: str, cutoff: int) -> float:

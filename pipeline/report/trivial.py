@@ -10,6 +10,7 @@ from pipeline.grid.baselines import TITLES
 from pipeline.params import Params
 from pipeline.report.formats import Block, Entry, Table, number
 from pipeline.report.tables import title
+from pipeline.runs import preprocess_command, sequences_directory
 
 BELOW = "†"
 
@@ -26,6 +27,8 @@ def trivial_rows(params: Params, datasets: list[str]) -> tuple[pl.DataFrame, lis
         sidecar = directory_of(dataset) / SIDECAR
         made = read_json(sidecar, command(dataset)) if sidecar.is_file() else {}
         same = made.get("evaluate") == wanted and made.get("max_history") == params.train.max_history
+        sequences = read_json(sequences_directory(dataset) / SIDECAR, preprocess_command(dataset))
+        same = same and made.get("sequences") == sequences["checksum"]  # the users and items of today
         (usable if same else absent).append(dataset)
     return read_baselines(usable), absent
 

@@ -35,7 +35,7 @@ def test_every_loss_is_a_line_and_a_large_one_a_warning(
     call("download", monkeypatch, "mine")
     call("preprocess", monkeypatch, "mine")
     capsys.readouterr()
-    assert call("check", monkeypatch) == "mine: 1 warnings, in metrics/check.json"
+    assert call("check", monkeypatch) == "mine: 1 warning, in metrics/check.json"
     printed = capsys.readouterr().out.splitlines()
     assert printed[-2] == (
         "WARNING (50.0 %): With items that the catalogue does not list, dropped: 24 interactions with 4 items; the log has 'i4', "

@@ -27,7 +27,7 @@ def own(project: Path, set_params: SetParams, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_changed_or_added_file_and_an_option_of_the_download_change_the_record(own: Path, set_params: SetParams) -> None:
-    assert scan.main() == "2 files of 1 datasets"
+    assert scan.main() == "2 files of 1 dataset"
     first = RECORD.read_text()
     assert set(json.loads(first)["files"]) == {"logs/1.csv", "items.csv"}
     (own / "logs/1.csv").touch()
@@ -52,7 +52,7 @@ def test_where_the_files_are_not_here_the_record_stays_for_the_same_options_only
     scan.main()
     first = RECORD.read_text()
     (own / "items.csv").unlink()
-    assert scan.main() == "0 files of 1 datasets"
+    assert scan.main() == "0 files of 1 dataset"
     assert "items.csv: no such file; what was recorded of its files stays" in capsys.readouterr().out
     assert RECORD.read_text() == first
     set_params({"sources.mine.time": "s"})

@@ -191,9 +191,8 @@ def read_items(source: Files, notes: list[Finding]) -> pl.DataFrame:
         different = f"; with different titles: {names}" if names else ""
         text = f"Listed more than once, the first row with a title is taken: {plural(repeated.height, 'item')}{different}."
         notes.append(Finding("repeated_items", text, repeated.height, items.height))
-        first = pl.col("title").is_null()  # a row with a title before one without
-        items = items.sort(first, maintain_order=True) if repeated["titles"].min() == 0 else items
-        items = items.unique("item_id", keep="first", maintain_order=True)
+        titled_first = items.sort(pl.col("title").is_null(), maintain_order=True)
+        items = titled_first.unique("item_id", keep="first", maintain_order=True)
     _describe_ids(items["item_id"], "catalogue item", notes)
     return items
 

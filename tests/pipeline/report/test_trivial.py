@@ -13,7 +13,7 @@ from pipeline.grid.baseline_cells import directory_of, write_baselines
 from pipeline.grid.cells import Cell, listed_cells
 from pipeline.grid.execution import build_cell
 from pipeline.params import load_params
-from pipeline.report.decision import Beaten, Candidate, verdict
+from pipeline.report.decision import Beaten, Candidate, other_protocol, verdict
 from pipeline.report.formats import Block, Entry, Table
 from pipeline.report.trivial import below, sentences, trivial_rows, with_trivial
 from pipeline.report.write import write_report
@@ -164,3 +164,21 @@ def test_what_was_dropped_is_a_section_of_the_report(reported: Path) -> None:
     write_report(load_params())
     for name in ("report.md", "report.html"):
         assert "WARNING (30.0 %): Older, dropped: 30 interactions." in (reported / "metrics" / name).read_text()
+
+
+def test_another_leader_under_the_other_protocol_is_named(tmp_path: Path) -> None:
+    """Base has ranks 1 and 3, without history 3 and 3; SpecTran 3 and 3, without history 1 and 2."""
+    candidates = {}
+    for adapter, ranks, without in (("base", [1, 3], [3, 3]), ("spectran", [3, 3], [1, 2])):
+        folder = tmp_path / adapter
+        folder.mkdir()
+        frame = pl.DataFrame({"user_id": ["a", "b"], "rank": ranks, "rank_without_history": without})
+        frame.write_parquet(folder / "ranks.parquet")
+        candidates[adapter] = Candidate(pl.DataFrame({"adapter": [adapter], "run_directory": [str(folder / "seed-0")]}))
+    (said,) = other_protocol(candidates["base"], candidates, exclude_history=False, cutoff=20)
+    assert "(`evaluate.exclude_history=true`), Base (ID only) is no longer best: SpecTran is, with NDCG@20 0.8155." in said
+    assert (1 + 1 / np.log2(3)) / 2 == pytest.approx(0.8155, abs=1e-4)
+    (said,) = other_protocol(candidates["base"], candidates, exclude_history=True, cutoff=20)
+    assert "(`evaluate.exclude_history=false`), Base (ID only) is best too" in said
+    frame.drop("rank_without_history").write_parquet(folder / "ranks.parquet")
+    assert other_protocol(candidates["base"], candidates, exclude_history=False, cutoff=20) == []

@@ -173,11 +173,11 @@ def test_titles_are_what_people_read(load: Load) -> None:
 
 
 def test_an_item_twice_with_two_titles_is_named(load: Load) -> None:
-    items = pl.DataFrame({"item_id": ["a", "b", "a", "b", "c"], "title": ["One", "Two", "Uno", "Two", "Three"]})
+    items = pl.DataFrame({"item_id": list("dababcd"), "title": ["&nbsp;", "One", "Two", "Uno", "Two", "Three", "Four"]})
     raw = load(pl.DataFrame({"user_id": ["u"], "item_id": ["a"], "timestamp": [START]}), items)
-    assert raw.items["title"].to_list() == ["One", "Two", "Three"]
+    assert raw.items["title"].to_list() == ["One", "Two", "Three", "Four"]
     assert found(raw)["repeated_items"].text == (
-        "Listed more than once, the first row with a title is taken: 2 items; with different titles: 'a'."
+        "Listed more than once, the first row with a title is taken: 3 items; with different titles: 'a'."
     )
 
 
