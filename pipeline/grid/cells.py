@@ -87,6 +87,10 @@ class Cell:
             return str(error)
         if len(runs) != rows.height:
             return f"{rows.height} runs, now {len(runs)}"
+        # The metrics of a cell are those of one choice. Cells from before the option ranked all items.
+        excluded = rows["exclude_history"][0] if "exclude_history" in rows.columns else False
+        if excluded != params.evaluate.exclude_history:
+            return f"evaluate.exclude_history {excluded}, now {params.evaluate.exclude_history}"
         for row, run in zip(rows.iter_rows(named=True), runs, strict=True):
             config = read_json(self.run_directory(row) / "config.json", self.command)
             for name in ("encoder", "dim", "seed"):

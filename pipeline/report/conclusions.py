@@ -33,7 +33,7 @@ def _enumeration(names: list[str]) -> str:
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
-def _is_tie(row: dict) -> bool:
+def is_tie(row: dict) -> bool:
     """Return whether chance, in the users or in training, may explain the leader's difference from another adapter."""
     return row["p_holm"] >= SIGNIFICANT or _within_spread(row)
 
@@ -69,8 +69,8 @@ def verdict(summary: pl.DataFrame, compared: pl.DataFrame, unusable: pl.DataFram
     if leader in excluded or not others:
         return " ".join([f"{start}No conclusion: fewer than two adapters have runs that learned and stopped early.", *remarks])
     second = others[0]
-    ties = [title(row["other"]) for row in others if _is_tie(row)]
-    below = [title(row["other"]) for row in others if not _is_tie(row)]
+    ties = [title(row["other"]) for row in others if is_tie(row)]
+    below = [title(row["other"]) for row in others if not is_tie(row)]
     over = f", averaged over {pairs} pairs of dataset and backbone" if pairs > 1 else ""
     gain = f"{100 * second['improvement']:.1f} % above" if second["improvement"] is not None else "above"
     interval = (

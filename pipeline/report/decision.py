@@ -11,6 +11,7 @@ from pipeline.artifacts import atomic_file
 from pipeline.grid.baseline_cells import directory_of
 from pipeline.grid.baselines import TITLES
 from pipeline.params import Params
+from pipeline.report.conclusions import is_tie
 from pipeline.report.formats import markdown_lines, markdown_text
 from pipeline.report.significance import improvement_intervals, sign_flip_p_values
 from pipeline.report.tables import SIGNIFICANT, title
@@ -92,7 +93,7 @@ def _block(
     unfit = set(unusable["adapter"]) if unusable.height else set()
     leader = candidates[rows["leader"][0] if rows.height else max(candidates, key=lambda name: candidates[name].mean(metric))]
     others = [row for row in rows.iter_rows(named=True) if row["other"] not in unfit]
-    level = [row for row in others if is_level(row)]
+    level = [row for row in others if is_tie(row)]
     gains = leader.gains(column, cutoff)
     beaten = against_trivial(gains, trivial, metric, column, cutoff)
     users = gains.height
@@ -112,13 +113,11 @@ def _block(
         markdown_text(heading),
         f"**{verdict(leader, candidates, level, beaten, unfit)}**",
         markdown_lines([[markdown_text(entry) for entry in line] for line in lines]),
+        f"To serve {title(leader.adapter)}: `dvc exp run evaluate -S dataset={runs['dataset'][0]} "
+        f"-S backbone={runs['backbone'][0]} -S adapter={leader.adapter} -S dim={runs['dim'][0]}`, then "
+        "`dvc repro serving/dvc.yaml`.",
         "What would change the verdict:\n\n" + "\n".join(f"- {markdown_text(change)}" for change in changes),
     ]
-
-
-def is_level(row: dict) -> bool:
-    """Whether chance, in users or in training, may have made the leader's difference to another adapter."""
-    return row["p_holm"] >= SIGNIFICANT or row["difference"] <= max(row["std"] or 0.0, row["std_other"] or 0.0)
 
 
 @dataclass(frozen=True)

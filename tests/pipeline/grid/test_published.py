@@ -239,6 +239,9 @@ def test_results_are_restored_under_the_preprocessing_and_encoder_that_they_were
         assert not Path("grid/cells").exists()
         Path("params.yaml").write_bytes(before)
     assert "3 cells of docs/results/here in grid/cells" in restore_grid(FOLDER)
+    assert cells[0].differs(load_params()) == ""
+    set_params({"evaluate.exclude_history": True})
+    assert cells[0].differs(load_params()) == "evaluate.exclude_history False, now True", "their metrics rank all items"
 
 
 @pytest.mark.parametrize("name", ["archive-office", "archive-toys"])
