@@ -9,7 +9,7 @@ from pipeline.artifacts import sha256, write_signed
 from pipeline.report.blocks import DOCUMENTS, START, filled, write_blocks
 
 ROOT = Path(__file__).parents[3]
-HEADER = "dataset,backbone,adapter,encoder,dim,seed,over,NDCG@20,best_epoch\n"
+HEADER = "dataset,backbone,adapter,encoder,dim,seed,variant,loss,fingerprint,commit,torch,over,NDCG@20,best_epoch\n"
 DOCUMENT = """# Results
 
 <!-- results:
@@ -29,10 +29,10 @@ def publish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "docs/results/shop"
     folder.mkdir(parents=True)
     lines = [
-        "toys,sasrec,base,minilm,8,0,seeds,0.05,10",
-        "toys,sasrec,base,minilm,8,1,seeds,0.07,13",
-        "toys,sasrec,spectran,minilm,8,0,seeds,0.0612,4",
-        "toys,sasrec,base,minilm,8,0,tuned,0.9,1",
+        "toys,sasrec,base,minilm,8,0,,info_nce,f0,c0,2.13,seeds,0.05,10",
+        "toys,sasrec,base,minilm,8,1,,info_nce,f0,c0,2.13,seeds,0.07,13",
+        "toys,sasrec,spectran,minilm,8,0,,info_nce,f0,c0,2.13,seeds,0.0612,4",
+        "toys,sasrec,base,minilm,8,0,,info_nce,f0,c0,2.13,tuned,0.9,1",
     ]
     (folder / "runs.csv").write_text(HEADER + "\n".join(lines) + "\n")
     sign(folder)
@@ -86,7 +86,7 @@ def test_a_block_that_cannot_be_filled_is_one_line(columns: str, says: str) -> N
 
 def test_two_datasets_are_never_averaged(publish: Path) -> None:
     with (publish / "runs.csv").open("a") as file:
-        file.write("office,sasrec,base,minilm,8,2,seeds,0.5,1\n")
+        file.write("office,sasrec,base,minilm,8,2,,info_nce,f0,c0,2.13,seeds,0.5,1\n")
     sign(publish)
     with pytest.raises(UserError, match="mixes several values of dataset: office, toys"):
         filled(DOCUMENT.format(columns='shop NDCG@20 "N"'), "README.md")
