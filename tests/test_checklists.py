@@ -140,6 +140,7 @@ def test_the_lists_name_files_that_exist(heading: str) -> None:
         assert re.search("NAME|KIND", file) or (ROOT / file).is_file(), file
 
 
+@pytest.mark.slow
 def test_three_files_are_enough_to_run_a_method_and_the_gate_asks_for_the_others(tmp_path: Path) -> None:
     """The contract tests pass, and messages name the files that are still missing."""
     project = copy(tmp_path / "project")

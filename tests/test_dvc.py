@@ -100,6 +100,7 @@ def test_the_grid_stays_as_it_is_while_the_selected_run_changes(project: Project
     assert ran == ["validate"]
 
 
+@pytest.mark.slow
 def test_the_grid_runs_several_at_a_time_and_survives_a_failure(project: Project) -> None:
     """Finished runs become cells. A run that fails is named with its last line, and does not affect the others."""
     project.run("git", "checkout", "-q", "params.yaml", "metrics")
@@ -122,6 +123,7 @@ def test_the_grid_runs_several_at_a_time_and_survives_a_failure(project: Project
     assert "all cells and tables were up to date" in project.run(*grid), "what DVC has is not trained again"
 
 
+@pytest.mark.slow
 def test_variants_dims_and_tuning_train_only_what_is_new(project: Project) -> None:
     """An empty list gives no stage, adding a dataset trains only its cells, and adding a dim only the runs of that dim."""
     project.run("git", "checkout", "-q", "params.yaml", "metrics")

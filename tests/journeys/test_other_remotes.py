@@ -75,6 +75,7 @@ def ssh(shared: Team, tmp_path: Path) -> Iterator[None]:
         server.wait()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("server", "section"), [("s3", "S3"), pytest.param("ssh", "SSH", marks=pytest.mark.slow)])
 def test_the_spectrum_travels_over(
     server: str, section: str, team: Team, clone: Callable[[str], None], request: pytest.FixtureRequest

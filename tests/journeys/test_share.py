@@ -8,6 +8,8 @@ import pytest
 
 from tests.guide import Team
 
+pytestmark = pytest.mark.xdist_group("team")  # which is built once in a process
+
 COMPARED = 12  # columns of the sweep's table, the experiment's name apart
 SHOW = ("dvc", "exp", "show", "--only-changed", "--drop", "Created|State|Executor|(data|grid|metrics|models|pipeline)/.*")
 

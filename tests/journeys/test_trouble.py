@@ -10,6 +10,8 @@ import pytest
 from tests.clone import Project
 from tests.guide import Team, sections
 
+pytestmark = pytest.mark.xdist_group("team")  # which is built once in a process
+
 WEIGHTS = "data/checkpoints/selected/model.safetensors"
 SPECTRUM = "data/spectrum/demo/minilm"
 
@@ -45,6 +47,7 @@ def unharmed(checkout: Project, metrics: dict) -> None:
     assert checkout.metrics() == metrics, "figures were made from something wrong"
 
 
+@pytest.mark.slow
 def test_a_damaged_object_in_the_cache(team: Team) -> None:
     ben, ada = team.member("ben"), team.member("ada")
     ben.run("dvc", "exp", "run", "evaluate", "--pull", "--allow-missing", "-S", "dim=8")
@@ -61,6 +64,7 @@ def test_a_damaged_object_in_the_cache(team: Team) -> None:
     assert (ben.root / SPECTRUM / "V.npy").read_bytes() == (ada.root / SPECTRUM / "V.npy").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verify", ["true", "false"])
 def test_a_damaged_object_on_the_remote(team: Team, remote: Path, verify: str) -> None:
     """With `verify`, DVC refuses a damaged object; without it, the stage that reads it does."""
@@ -76,6 +80,7 @@ def test_a_damaged_object_on_the_remote(team: Team, remote: Path, verify: str) -
     unharmed(ben, before)
 
 
+@pytest.mark.slow
 def test_a_push_that_was_cut_off(team: Team) -> None:
     ben, ada = team.member("ben"), team.member("ada")
     before = ben.metrics()
@@ -91,6 +96,7 @@ def test_a_push_that_was_cut_off(team: Team) -> None:
     assert ben.ran(team.type(again))[-1] == "evaluate"
 
 
+@pytest.mark.slow
 def test_a_remote_that_is_down(team: Team, remote: Path) -> None:
     ben = team.member("ben")
     before = ben.metrics()

@@ -325,6 +325,7 @@ def shared_rows(request: pytest.FixtureRequest, project: Path) -> Path:
     return project
 
 
+@pytest.mark.slow
 def test_two_processes_find_what_one_finds(shared_rows: Path) -> None:
     done = launch("-m", "stages.svd", "tiny", "random")
     assert done.returncode == 0, done.stderr
@@ -359,6 +360,7 @@ def test_a_bad_row_of_one_process_ends_both(shared_rows: Path) -> None:
     assert tree() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dies", ["0", "1"])
 @pytest.mark.parametrize("shared_rows", [(3000, 24)], indirect=True)
 def test_a_process_that_dies_ends_the_launch_and_leaves_the_old_spectrum(shared_rows: Path, dies: str) -> None:

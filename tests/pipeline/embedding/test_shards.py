@@ -294,6 +294,7 @@ def taken() -> dict[str, bytes]:
     return content
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_gives_the_same_bytes(run: Callable[..., subprocess.Popen]) -> None:
     assert "mine: 3,000 items x 16" in finish(run())
     undisturbed = taken()
@@ -305,6 +306,7 @@ def test_killed_and_started_again_gives_the_same_bytes(run: Callable[..., subpro
     assert taken() == undisturbed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [1, pytest.param(0, marks=pytest.mark.slow)])
 def test_two_processes_make_the_bytes_of_one_also_when_one_of_them_dies(run: Callable[..., subprocess.Popen], rank: int) -> None:
     finish(run())

@@ -299,6 +299,7 @@ def test_new_items_from_another_encoder_are_refused() -> None:
         coordinates(decompose(CASES["tall"])[0], torch.ones(2, 7))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_memory_does_not_grow_with_the_items(tmp_path: Path, dtype: type) -> None:
     """300,000 x 128: both U have 300 MB together, and E in float32 half of that."""

@@ -205,6 +205,7 @@ def test_a_cluster_that_is_not_there_is_named_in_one_line(stand: Stand, monkeypa
         assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_killed_node_loses_its_running_task_and_no_other(stand: Stand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nodes = Nodes(tmp_path, 2)
     monkeypatch.setenv("RAY_ADDRESS", nodes.processes.address)

@@ -35,6 +35,7 @@ def weights() -> dict[str, bytes]:
     return {str(file.relative_to(".scratch")): file.read_bytes() for file in Path(".scratch/runs").rglob("model.safetensors")}
 
 
+@pytest.mark.slow
 def test_one_job_and_two_give_the_same_weights(
     project: Path, set_params: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
