@@ -1,6 +1,6 @@
 """What the report says of interactions with equal timestamps, whose order the preprocessing chooses."""
 
-from pipeline.artifacts import SIDECAR, read_json
+from pipeline.artifacts import read_json, verify
 from pipeline.runs import preprocess_command, sequences_directory
 
 MATTERS = 0.01  # of the test items: below this share, the order of ties decides no conclusion
@@ -19,12 +19,12 @@ def ties_of(dataset: str, title: str) -> str:
     """Return how the dataset's interactions with equal timestamps are ordered and what share of its items that concerns.
 
     title: the dataset's name in the report. Empty if less than MATTERS of the test items is tied. A test item is tied if the item
-    before it has the same timestamp.
+    before it has the same timestamp. Raises UserError if the artifact is missing or damaged.
     """
     command = preprocess_command(dataset)
     directory = sequences_directory(dataset)
+    ties = verify(directory, command, ["statistics.json"]).get("preprocess", {}).get("ties")
     tied = read_json(directory / "statistics.json", command).get("tied", {})
-    ties = read_json(directory / SIDECAR, command).get("preprocess", {}).get("ties")
     if tied.get("test", 0.0) < MATTERS or ties not in RULES:
         return ""
     shares = f"{100 * tied['steps']:.1f} % of the training steps, {100 * tied['validation']:.1f} % of the validation items and "

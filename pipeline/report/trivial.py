@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import polars as pl
 
-from pipeline.artifacts import SIDECAR, read_json
+from pipeline.artifacts import SIDECAR, read_signed
 from pipeline.grid.baseline_cells import command, directory_of, read_baselines
 from pipeline.grid.baselines import TITLES
 from pipeline.params import Params
@@ -25,9 +25,9 @@ def trivial_rows(params: Params, datasets: list[str]) -> tuple[pl.DataFrame, lis
     absent: list[str] = []
     for dataset in datasets:
         sidecar = directory_of(dataset) / SIDECAR
-        made = read_json(sidecar, command(dataset)) if sidecar.is_file() else {}
+        made = read_signed(sidecar, command(dataset)) if sidecar.is_file() else {}
         same = made.get("evaluate") == wanted and made.get("max_history") == params.train.max_history
-        sequences = read_json(sequences_directory(dataset) / SIDECAR, preprocess_command(dataset))
+        sequences = read_signed(sequences_directory(dataset) / SIDECAR, preprocess_command(dataset))
         same = same and made.get("sequences") == sequences["checksum"]  # the users and items of today
         (usable if same else absent).append(dataset)
     return read_baselines(usable), absent

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from pipeline.artifacts import write_json
+from pipeline.artifacts import atomic_directory, write_json
 from pipeline.params import load_params
 from pipeline.report import formats, results, table_data, tables
 from pipeline.report.figures import GROUND, INK, Figures
@@ -169,10 +169,14 @@ def test_the_report_holds_data_costs_settings_and_what_was_not_asked_for(
 @pytest.mark.parametrize("ties", ["item", "shuffled"])
 def test_an_order_of_ties_that_can_be_learned_is_said_with_the_verdict(project: Path, ties: str) -> None:
     directory = Path("data/sequences/tiny")
-    sidecar, statistics = (json.loads((directory / name).read_text()) for name in ("sidecar.json", "statistics.json"))
-    statistics["tied"] = {"steps": 0.2, "validation": 0.3, "test": 0.4}
-    write_json(directory / "sidecar.json", sidecar | {"preprocess": {"ties": ties}})
-    write_json(directory / "statistics.json", statistics)
+    statistics = json.loads((directory / "statistics.json").read_text()) | {
+        "tied": {"steps": 0.2, "validation": 0.3, "test": 0.4}
+    }
+    tables = {name: (directory / name).read_bytes() for name in ("sequences.parquet", "items.parquet")}
+    with atomic_directory(directory, {"preprocess": {"ties": ties}}) as partial:
+        write_json(partial / "statistics.json", statistics)
+        for name, content in tables.items():
+            (partial / name).write_bytes(content)
     verdict, _, rest = report_markdown(tiny_report()[0]).partition("## Table 2")
     assert ("a model that knows IDs can learn it" in verdict) == (ties == "item")
     assert "40.0 % of the test items" in rest.partition("Table 1: datasets")[2]

@@ -5,14 +5,13 @@ from typing import Any
 
 import pytest
 
-from pipeline.artifacts import write_json
+from pipeline.artifacts import atomic_directory, write_json
 from pipeline.report.ties import ties_of
 
 
 def write(directory: Path, ties: str, **shares: float) -> None:
-    directory.mkdir(parents=True, exist_ok=True)
-    write_json(directory / "sidecar.json", {"preprocess": {"ties": ties}})
-    write_json(directory / "statistics.json", {"tied": shares})
+    with atomic_directory(directory, {"preprocess": {"ties": ties}}) as partial:
+        write_json(partial / "statistics.json", {"tied": shares})
 
 
 SHARES: dict[str, Any] = {"steps": 0.188, "validation": 0.246, "test": 0.236}
