@@ -24,7 +24,6 @@ from pipeline.training.model import build_recommender
 
 pytestmark = pytest.mark.xdist_group("serving")
 OPTIONS = yaml.safe_load((Path(__file__).parents[3] / "params.yaml").read_text())["adapters"]
-TEXT = [name for name in ADAPTERS if name != "base"]
 
 
 @pytest.fixture
@@ -54,10 +53,14 @@ def build(spectrum: Spectrum, name: str, **options: Any) -> tuple[Adapter, dict[
     return model.adapter.eval(), chosen
 
 
-@pytest.mark.parametrize("name", TEXT)
+@pytest.mark.parametrize("name", ADAPTERS)
 def test_the_text_of_a_known_item_gets_the_row_that_it_has(spectrum: Spectrum, known: torch.Tensor, name: str) -> None:
     """Every item's own row, but for the ID part: there all IDs are made equal first, so that their mean is each of them."""
     adapter, options = build(spectrum, name)
+    if name != "llminit" and adapter.semantic_table() is None:
+        with pytest.raises(UserError, match="knows items by their ID alone"):
+            new_rows(adapter, options, spectrum, known)
+        return
     if name not in ("llminit", "llm_esr"):  # their IDs start from the text, so an untrained table is reproduced whole
         with torch.no_grad():
             for parameter in [getattr(adapter, "id_embedding", None)]:
