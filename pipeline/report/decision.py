@@ -16,6 +16,7 @@ from pipeline.report.formats import markdown_lines, markdown_text
 from pipeline.report.significance import improvement_intervals, sign_flip_p_values
 from pipeline.report.tables import SIGNIFICANT, title
 from pipeline.report.trivial import best_trivial
+from pipeline.report.users import rank_metrics
 from pipeline.runs import sequences_directory
 from pipeline.training.metrics import ALL_ITEMS, NEW_ITEMS, headline
 from pipeline.training.sequences import popularity, read_sequences
@@ -51,12 +52,7 @@ class Candidate:
     def gains(self, column: str, cutoff: int) -> pl.DataFrame:
         """user_id and NDCG of every user, mean over seeds, sorted by user."""
         ranks = pl.read_parquet(self.ranks, columns=["user_id", column])
-        return ranks.group_by("user_id").agg(_gain(column, cutoff).mean().alias("gain")).sort("user_id")
-
-
-def _gain(column: str, cutoff: int) -> pl.Expr:
-    rank = pl.col(column).cast(pl.Float64)
-    return pl.when(rank <= cutoff).then(1 / (rank + 1).log(2)).otherwise(0.0)
+        return ranks.group_by("user_id").agg(rank_metrics(column, cutoff)[0].mean().alias("gain")).sort("user_id")
 
 
 def write_decision(
@@ -146,7 +142,7 @@ def against_trivial(gains: pl.DataFrame, trivial: pl.DataFrame, metric: str, col
         return None
     name, mean = best["trivial"][0], best["value"][0]
     ranks = pl.read_parquet(directory_of(best["dataset"][0]) / "ranks.parquet").filter(pl.col("adapter") == name)
-    theirs = ranks.select("user_id", other=_gain(column, cutoff))
+    theirs = ranks.select("user_id", other=rank_metrics(column, cutoff)[0])
     both = gains.join(theirs, on="user_id", maintain_order="left")
     ours, other = both["gain"].to_numpy(), both["other"].to_numpy()
     low, high = improvement_intervals(ours, other[:, None])[0]

@@ -18,6 +18,7 @@ from pipeline.report.conclusions import (
     verdicts,
     with_full_softmax,
 )
+from pipeline.report.dropped import dropped_parts
 from pipeline.report.formats import ABSENT, Block, Entry, Table, count, markdown, markdown_text, number
 from pipeline.report.results import ResultSet
 from pipeline.report.tables import title
@@ -69,11 +70,13 @@ def sections(
     tables: dict[str, Table],
     drawn: set[str],
     missing: list[Cell],
+    trivial: list[str],
 ) -> list[Section]:
     """Return the report's sections.
 
     rows: a row per run, as `read_cells` returns them. result_sets: the first is for the settings of params.yaml. tables: by name.
     drawn: names of the figures that exist. missing: cells that are listed but not in the report.
+    trivial: sentences that compare the adapters with rankings without training.
     """
     first, *tuned = result_sets
     metric = headline_metric(first.summary)
@@ -85,15 +88,16 @@ def sections(
         parts += [Figure(*figure)] if figure[0] in drawn else []
         return [Section(heading, [text, *parts] if text else parts)] if parts else []
 
-    opening: list[Part] = []
-    for result_set in result_sets:
+    opening: list[Part] = [*verdicts(first), trivial]
+    for result_set in tuned:
         opening += verdicts(result_set)
     opening += [softmax] if (softmax := with_full_softmax(tuned)) else []
     opening += [unusable] if (unusable := unusable_sentences(rows, params)) else []
     if missing:
         names = ", ".join(cell.name for cell in missing)
         opening.append(f"Missing cells, left out of this report: {names}. `dvc repro -k grid/dvc.yaml` trains them.")
-    ties = [sentence for name in default["dataset"].unique(maintain_order=True) if (sentence := ties_of(name, title(name)))]
+    datasets = default["dataset"].unique(maintain_order=True).to_list()
+    ties = [sentence for name in datasets if (sentence := ties_of(name, title(name)))]
     opening += [sentence for sentence in ties if sentence.endswith(LEARNABLE)]
     unlisted = [how.format(dataset=default["dataset"][0]) for name, how in HOW_TO_ADD.items() if name not in tables]
     spectra = "Cumulative share of variance in the leading directions of the item table's text part, one line per run."
@@ -123,6 +127,7 @@ def sections(
         *part("Short and long histories", figure=("history", f"Test {metric} by number of training items."), text=HISTORY),
         *part("Learning curves", figure=("learning-curves", "Validation NDCG@20 by epoch, one line per run.")),
         *part("Table 1: datasets", "table1", text=" ".join(ties)),
+        *([Section("What was dropped", dropped)] if (dropped := dropped_parts(datasets)) else []),
         Section("Settings", [settings(params, default), *unlisted]),
         Section("Provenance", [_data_table(params, default), Folded(f"{rows.height} runs", _run_table(rows))]),
     ]

@@ -22,10 +22,14 @@ def user_metrics(row: dict, cutoff: int) -> pl.DataFrame:
     file = Path(row["run_directory"]).parent / "ranks.parquet"
     if not file.is_file():
         raise UserError(f"{file} is missing; `dvc repro grid/dvc.yaml` rebuilds the cell")
-    column = pl.col(headline(bool(row.get("exclude_history"))))  # missing in cells published before it was added
-    rank, hit = column.cast(pl.Float64), (column <= cutoff).cast(pl.Float64)
-    gain = hit / (rank + 1).log(2)
-    return pl.read_parquet(file).select("seed", "user_id", gain.alias(f"NDCG@{cutoff}"), hit.alias(f"HR@{cutoff}"))
+    column = headline(bool(row.get("exclude_history")))  # missing in cells published before it was added
+    return pl.read_parquet(file).select("seed", "user_id", *rank_metrics(column, cutoff))
+
+
+def rank_metrics(column: str, cutoff: int) -> tuple[pl.Expr, pl.Expr]:
+    """Return the expressions of a user's NDCG and HR, from a column of ranks."""
+    rank, hit = pl.col(column).cast(pl.Float64), (pl.col(column) <= cutoff).cast(pl.Float64)
+    return (hit / (rank + 1).log(2)).alias(f"NDCG@{cutoff}"), hit.alias(f"HR@{cutoff}")
 
 
 def comparisons(rows: pl.DataFrame, cutoff: int, unusable: pl.DataFrame) -> pl.DataFrame:

@@ -13,7 +13,6 @@ from pipeline.report import results, table_data, users
 from pipeline.report.comparison import require_metrics, write_comparison
 from pipeline.report.conclusions import headline_metric
 from pipeline.report.decision import write_decision
-from pipeline.report.dropped import dropped_section
 from pipeline.report.figures import Figures
 from pipeline.report.html import report_html
 from pipeline.report.sections import report_markdown, sections
@@ -85,9 +84,8 @@ def write_report(params: Params, partial: bool = False) -> tuple[str, list[Cell]
         if "table4" in tables:
             figures.dimensions(tables["table4"].data, metric)
     drawn = {file.stem for file in FIGURES.glob("*.svg")}
-    report = sections(params, rows, result_sets, tables, drawn, missing)
-    report[0].parts.insert(1, sentences(summary, trivial, without, headline))  # below the verdict
-    report[-2:-2] = dropped_section(default["dataset"].unique(maintain_order=True).to_list())
+    compared = sentences(summary, trivial, without, headline)
+    report = sections(params, rows, result_sets, tables, drawn, missing, compared)
     write_decision(params, default, result_sets[0].comparisons, result_sets[0].unusable, trivial)
     for file, text in ((REPORT, report_html(report, FIGURES)), (REPORT_MARKDOWN, report_markdown(report))):
         with atomic_file(file) as unfinished:
