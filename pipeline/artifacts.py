@@ -1,6 +1,5 @@
 """Writing artifacts whole or not at all, saying what made them, and fingerprints."""
 
-import errno
 import fcntl
 import hashlib
 import json
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 if TYPE_CHECKING:
     import numpy as np
 
+from common.disk import room_for
 from common.errors import UserError
 
 SIDECAR = "sidecar.json"
@@ -245,55 +245,12 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# How libraries say so that raise no OSError with an errno: polars, safetensors, NumPy.
-SAYS_FULL = re.compile(r"No space left on device|os error (28|122|27)\b|requested and \d+ written")
-PROBE = 1 << 16  # bytes
-
-
-def no_room(error: BaseException) -> str | None:
-    """Why nothing more can be written, if `error` says so, whichever library raised it; else None."""
-    number = getattr(error, "errno", None)
-    if number not in FULL:
-        if not SAYS_FULL.search(str(error)):
-            return None
-        number = errno.ENOSPC
-    return os.strerror(number)
-
-
-@contextmanager
-def _room_for(path: Path) -> Iterator[None]:
-    """Name `path` in the error of a full disk. Raises OSError with errno ENOSPC.
-
-    torch does not say why it cannot write: for an error that says nothing, it is tried whether the disk takes a few bytes more.
-    """
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        if reason := no_room(error) or _full(path.parent):
-            raise OSError(errno.ENOSPC, reason, str(path)) from error
-        raise
-
-
-def _full(folder: Path) -> str | None:
-    """Why a file in `folder` cannot take PROBE bytes, where the disk is full."""
-    try:
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(bytes(PROBE))
-            file.flush()
-    except OSError as error:
-        return no_room(error)
-    return None
-
-
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it there on success, remove it on failure."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # DVC may have linked `path` to its read-only cache: replacing the name leaves the cache alone, writing through would not.
-    with _partial(path.parent, path.name, directory=False) as partial, _room_for(path):
+    with _partial(path.parent, path.name, directory=False) as partial, room_for(path):
         yield partial
         partial.chmod(0o644)
         partial.replace(path)
@@ -310,7 +267,7 @@ def atomic_directory(path: Path, made_from: dict[str, Any] | None = None) -> Ite
     check_artifact_folder(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     around = path.parent.parent
-    with _partial(around, path.name, directory=True) as partial, _room_for(path):
+    with _partial(around, path.name, directory=True) as partial, room_for(path):
         yield partial
         if made_from is not None:
             files = {file.relative_to(partial).as_posix(): sha256(file) for file in sorted(_files(partial))}
@@ -351,36 +308,6 @@ def remove_directory(directory: Path) -> None:
 
 def _files(directory: Path) -> Iterable[Path]:
     return (path for path in directory.rglob("*") if path.is_file())
-
-
-RWLOCK = Path(".dvc/tmp/rwlock")  # DVC's list of who reads and writes what
-
-
-def broken_dvc_lock() -> str | None:
-    """What a DVC that was killed while it wrote its list leaves to stop every later one, and how to mend it; else None."""
-    try:
-        if isinstance(json.loads(RWLOCK.read_text(encoding="utf-8")), dict):
-            return None
-    except FileNotFoundError:
-        return None
-    except ValueError:
-        pass
-    return f"{RWLOCK} was left incomplete by a DVC that was killed; if no other DVC is at work, `rm {RWLOCK}` mends it"
-
-
-def mend_dvc_lock() -> bool:
-    """Remove DVC's list where a kill left it incomplete, as long as no DVC is writing it; return whether it was removed.
-
-    The list only says who is at work at the moment. DVC starts a new one.
-    """
-    if broken_dvc_lock() is None:
-        return False
-    with RWLOCK.with_suffix(".lock").open("a") as guard:  # which DVC locks while it writes the list
-        fcntl.flock(guard, fcntl.LOCK_EX)
-        if broken_dvc_lock() is None:
-            return False
-        RWLOCK.unlink()
-        return True
 
 
 def main_checkout() -> Path:

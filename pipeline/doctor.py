@@ -9,9 +9,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from common.dvc_lock import broken_dvc_lock
 from common.errors import UserError
 from common.secrets import masked
-from pipeline.artifacts import SIDECAR, broken_dvc_lock, main_checkout, read_json
+from pipeline.artifacts import SIDECAR, main_checkout, read_json
 from pipeline.params import Encoder, Params
 from pipeline.remotes import default_remote, refuse_secrets, silence
 from pipeline.runs import sequences_directory, spectrum_directory

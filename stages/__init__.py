@@ -54,8 +54,8 @@ def run(main: Callable[[], str | None]) -> None:
 
 def explained(error: Exception) -> str | None:
     """Return the one line for what a user can mend; None for a fault of the program."""
+    from common.disk import no_room
     from common.errors import UserError
-    from pipeline.artifacts import no_room
 
     if isinstance(error, UserError):
         return str(error)

@@ -17,8 +17,9 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Protocol
 
+from common.dvc_lock import RWLOCK, mend_dvc_lock
 from common.errors import UserError
-from pipeline.artifacts import RWLOCK, mend_dvc_lock, scratch
+from pipeline.artifacts import scratch
 from pipeline.grid.cells import Cell, listed_cells
 from pipeline.grid.execution import NO_TRAINING, evaluated_directory, threads_per_run
 from pipeline.grid.tuning import SPACE, Tuning, listed_tunings, write_choice

@@ -1,10 +1,8 @@
 """`make doctor`: its page is correct, and its exit status says whether this machine can run the selected run."""
 
-import fcntl
 import json
 import shutil
 import subprocess
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from common import dvc_lock
 from common.errors import UserError
-from pipeline import artifacts, doctor
+from pipeline import doctor
 from pipeline.artifacts import write_json
 from pipeline.doctor import Examination, artifact_bytes, offline_folder
 from pipeline.embedding.encoder import TextEncoder
@@ -57,32 +56,11 @@ def test_data_that_nothing_can_bring_is_a_problem(examined: Callable) -> None:
 def test_a_lock_that_a_killed_dvc_left_is_a_problem(examined: Callable, content: str) -> None:
     assert examined()[0]["locks"] == "no lock was left behind"
     Path(".dvc/tmp").mkdir(exist_ok=True)
-    for lock in (artifacts.RWLOCK, doctor.GIT_LOCK):
+    for lock in (dvc_lock.RWLOCK, doctor.GIT_LOCK):
         lock.write_text(content)
     page, problems = examined()
     assert [problem.rpartition("`rm ")[2] for problem in problems] == [".dvc/tmp/rwlock` mends it", ".git/index.lock`"]
     assert all(problem in page["locks"] for problem in problems)
-
-
-def test_the_cure_for_dvcs_lock_cures_and_harms_no_dvc_at_work(project: Path) -> None:
-    subprocess.run(["dvc", "init", "--quiet", "--no-scm"], check=True)
-    (project / "dvc.yaml").write_text("stages: {one: {cmd: touch one, outs: [one]}}\n")
-    artifacts.RWLOCK.parent.mkdir(exist_ok=True)
-    artifacts.RWLOCK.write_text("")
-    stopped = subprocess.run(["dvc", "repro"], capture_output=True, text=True, check=False)
-    assert stopped.returncode != 0
-    assert "JSON structure is corrupted" in stopped.stderr
-    with artifacts.RWLOCK.with_suffix(".lock").open("w") as held:  # by a DVC that is about to write its list
-        fcntl.flock(held, fcntl.LOCK_EX)
-        waiting = threading.Thread(target=artifacts.mend_dvc_lock)
-        waiting.start()
-        artifacts.RWLOCK.write_text("{}")
-    waiting.join()
-    assert artifacts.RWLOCK.read_text() == "{}"
-    artifacts.RWLOCK.write_text("")
-    assert artifacts.mend_dvc_lock()
-    assert not artifacts.mend_dvc_lock()
-    subprocess.run(["dvc", "repro", "--quiet"], check=True)
 
 
 def test_a_secret_is_a_problem(examined: Callable) -> None:
