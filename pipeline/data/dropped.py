@@ -13,6 +13,7 @@ def dropped(raw: Raw, made: Dataset, options: Preprocess) -> list[Finding]:
     steps = list(made.statistics["steps"].values())
     first, complete, deduplicated, titled, cored, capped = steps
     found: list[Finding] = []
+    split = made.statistics.get("split")
 
     def lose(name: str, text: tuple[str, str], before: dict[str, int], after: dict[str, int]) -> None:
         count, total = before["interactions"] - after["interactions"], before["interactions"]
@@ -35,7 +36,7 @@ def dropped(raw: Raw, made: Dataset, options: Preprocess) -> list[Finding]:
     lose(
         "cap",
         (
-            f"Older than the last {options.cap} of their user (cap)",
+            f"Older than the last {options.cap} of their user{' before valid_from' if split else ''} (cap)",
             f", and {plural(cored['items'] - capped['items'], 'item')} with them" if cored["items"] > capped["items"] else "",
         ),
         cored,
@@ -44,7 +45,13 @@ def dropped(raw: Raw, made: Dataset, options: Preprocess) -> list[Finding]:
     share = capped["interactions"] / first["interactions"]
     kept = f"Kept: {plural(capped['users'], 'user')}, {plural(capped['items'], 'item')}, "
     kept += f"{plural(capped['interactions'], 'interaction')}, {100 * share:.1f} % of the log."
-    return [*found, Finding("kept", kept, capped["interactions"], first["interactions"])]
+    found.append(Finding("kept", kept, capped["interactions"], first["interactions"]))
+    if split:
+        text = f"Split by time, validation from {options.valid_from}, test from {options.test_from}: a model learns from "
+        text += f"{plural(split['training_users'], 'user')}, {plural(split['validation_users'], 'user')} validate it, "
+        text += f"{plural(split['test_users'], 'user')} test it."
+        found.append(Finding("split", text))
+    return found
 
 
 def _unknown_items(raw: Raw, total: int) -> list[Finding]:

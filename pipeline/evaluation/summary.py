@@ -9,6 +9,7 @@ from pipeline.artifacts import read_json
 from pipeline.params import Evaluate
 from pipeline.runs import Run
 from pipeline.training.metrics import metrics_by_ranking
+from pipeline.training.sequences import split_of
 
 
 def run_summary(run: Run, directory: Path, evaluate: Evaluate) -> dict[str, Any]:
@@ -39,5 +40,6 @@ def run_summary(run: Run, directory: Path, evaluate: Evaluate) -> dict[str, Any]
         "threads": cost["threads"],
         "similarity": evaluate.similarity,
         "exclude_history": evaluate.exclude_history,
+        "split": split_of(run.sequences),
         **{f"{ranking}_{name}": value for ranking, found in by_ranking.items() for name, value in found.items()},
     }

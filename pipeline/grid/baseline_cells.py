@@ -42,7 +42,7 @@ def write_baselines(dataset: str, encoder: str, max_history: int, evaluate: Eval
     cpu = torch.device("cpu")
     sequences = load_sequences(sequences_path, max_history, cpu)
     longest = int(max(1, pl.read_parquet(sequences_path / "sequences.parquet")["items"].list.len().to_numpy().max()))
-    train = load_sequences(sequences_path, longest, cpu).valid_history.numpy()  # every training item, not the last ones alone
+    train = load_sequences(sequences_path, longest, cpu).train.numpy()  # every training item, not the last ones alone
     spectrum = load_spectrum(spectrum_path)
     text = (spectrum.U * spectrum.sigma).numpy()  # a rotation of the embeddings, so all cosines are theirs
     valid = (sequences.valid_history.numpy(), sequences.valid_target.numpy())

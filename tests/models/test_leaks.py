@@ -135,7 +135,10 @@ def test_popularity_counts_what_a_loop_over_training_items_counts() -> None:
     for items in sequences:
         for item in items[:-2]:
             expected[item] += 1
-    assert popularity(pl.DataFrame({"items": sequences}), ITEMS).tolist() == expected
+    assert (
+        popularity(pl.DataFrame({"items": sequences, "train": [len(items) - 2 for items in sequences]}), ITEMS).tolist()
+        == expected
+    )
 
 
 def test_the_spectrum_stage_has_no_way_to_interactions() -> None:
