@@ -123,6 +123,7 @@ def sections(
             figure=("cost", f"Test {metric} against seconds of training, with deviations over seeds."),
         ),
         *part("Table 6: SpecTran's weights", "table6"),
+        *part("Beyond accuracy", "beyond"),
         *part("Figure 1: spectra", figure=("figure1", spectra)),
         *part("Popular and rare items", figure=("popularity", f"Test {metric} by popularity of the test item."), text=POPULARITY),
         *part("Short and long histories", figure=("history", f"Test {metric} by number of training items."), text=HISTORY),
