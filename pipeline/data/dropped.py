@@ -3,7 +3,7 @@
 import polars as pl
 
 from pipeline.data.findings import Finding, plural, quoted
-from pipeline.data.interactions import Dataset, both_sides
+from pipeline.data.interactions import KEYS, Dataset, both_sides
 from pipeline.data.sources import Raw
 from pipeline.params import Preprocess
 
@@ -56,12 +56,12 @@ def dropped(raw: Raw, made: Dataset, options: Preprocess) -> list[Finding]:
 
 def _unknown_items(raw: Raw, total: int) -> list[Finding]:
     """Interactions with items that the catalogue does not list, and with items that it lists without a title."""
-    log = raw.interactions.drop_nulls().unique(["user_id", "item_id", "timestamp"])
+    log = raw.interactions
     listed = raw.items["item_id"].drop_nulls().unique()
-    unknown = log.filter(~pl.col("item_id").is_in(listed.implode()))
+    unknown = log.filter(~pl.col("item_id").is_in(listed.implode())).drop_nulls().unique(KEYS)
     titles = raw.items.unique("item_id", keep="first", maintain_order=True)
     untitled = titles.filter(~(pl.col("title").str.len_chars() > 1).fill_null(False))["item_id"]
-    lacking = log.filter(pl.col("item_id").is_in(untitled.implode()))
+    lacking = log.filter(pl.col("item_id").is_in(untitled.implode())).drop_nulls().unique(KEYS)
     found = []
     if unknown.height:
         items = plural(unknown["item_id"].n_unique(), "item")

@@ -66,11 +66,13 @@ def build_sequences(raw: Raw, options: Preprocess, template: str = TITLE, where:
             )
         return table
 
-    table = count("raw", raw.interactions)
+    # Ids are numbers from here on, in the order of the texts: a table of numbers takes a fraction of the memory.
+    table, names = coded(raw.interactions)
+    table = count("raw", table)
     table = count("complete", table.drop_nulls())
     table = count("deduplicated", _without_duplicates(table, options.ties))
     titled = raw.items.unique("item_id", keep="first", maintain_order=True).filter(pl.col("title").str.len_chars() > 1)
-    table = count("titled", table.join(titled.select("item_id"), on="item_id", how="semi"))
+    table = count("titled", table.filter(names["item_id"].is_in(titled["item_id"].implode()).gather(table["item_id"])))
     table = count(f"{options.core}-core", _core(table, options.core))
     by_row = options.ties == "file"
     table = table.sort(["user_id", "timestamp", "row" if by_row else "item_id"], descending=[False, True, by_row])
@@ -82,17 +84,19 @@ def build_sequences(raw: Raw, options: Preprocess, template: str = TITLE, where:
         table = table.filter(later | (pl.int_range(pl.len()).over("user_id", later) < options.cap))
     table = count(f"last {options.cap}", table)
     # The cap takes whole interactions away from a user, never below `cap`, so no user falls under three.
-    items = titled.join(table.select("item_id").unique(), on="item_id", how="semi").sort("item_id")
+    kept = table["item_id"].unique().sort()
+    items = titled.join(names["item_id"].gather(kept).to_frame(), on="item_id", how="semi").sort("item_id")
     texts = [fill(template, item) for item in items.iter_rows(named=True)]
     # The other fields stay out: embeddings depend on this file, and nothing but a text should make them stale.
     items = items.select("item_id", "title", text=pl.Series(texts, dtype=pl.String))
-    index = items.select("item_id").with_row_index("item").with_columns(pl.col("item").cast(pl.Int32))
+    rows = pl.zeros(names["item_id"].len(), dtype=pl.Int32, eager=True).scatter(kept, range(kept.len()))  # of items.parquet
+    table = _ordered(table, options.ties, names)
     users = (
-        _ordered(table, options.ties)
-        .join(index, on="item_id", maintain_order="left")
+        table.select("user_id", "timestamp", item=rows.gather(table["item_id"]))
         .group_by("user_id", maintain_order=True)
         .agg(items=pl.col("item"), timestamps=pl.col("timestamp"))
     )
+    users = users.with_columns(names["user_id"].gather(users["user_id"]))
     if cut is not None:
         users = split_by_time(users, cut)
         check_targets(users, options, raw.time_unit)
@@ -109,6 +113,17 @@ def build_sequences(raw: Raw, options: Preprocess, template: str = TITLE, where:
         "steps": steps,
     }
     return Dataset(users, items, statistics)
+
+
+def coded(log: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, pl.Series]]:
+    """Return the log with users and items as their positions in sorted lists of ids, and these lists. A missing id stays missing.
+
+    >>> table, names = coded(pl.DataFrame({"user_id": ["b", None, "a"], "item_id": ["x", "y", "x"], "timestamp": [1, 2, 3]}))
+    >>> table["user_id"].to_list(), names["user_id"].to_list()
+    ([1, None, 0], ['a', 'b'])
+    """
+    names = {name: log[name].unique().drop_nulls().sort() for name in ("user_id", "item_id")}
+    return log.select(*(log[name].cast(pl.Enum(ids)).to_physical() for name, ids in names.items()), "timestamp"), names
 
 
 def nothing_known(log: pl.Series, items: pl.DataFrame) -> str:
@@ -148,8 +163,8 @@ def _without_duplicates(table: pl.DataFrame, ties: Ties) -> pl.DataFrame:
     return table.unique()
 
 
-def _ordered(table: pl.DataFrame, ties: Ties) -> pl.DataFrame:
-    """Interactions by user and time, equal times as `ties` says."""
+def _ordered(table: pl.DataFrame, ties: Ties, names: dict[str, pl.Series]) -> pl.DataFrame:
+    """Interactions by user and time, equal times as `ties` says. table, names: from `coded`."""
     if ties == "file":
         return table.sort(["user_id", "timestamp", "row"])
     table = table.sort(["user_id", "timestamp", "item_id"])
@@ -159,7 +174,9 @@ def _ordered(table: pl.DataFrame, ties: Ties) -> pl.DataFrame:
     alone = day.is_unique()
     digests = np.zeros(table.height, dtype=np.uint64)
     some = (~alone).to_numpy()
-    digests[some] = [shuffle_key(user, item) for user, item in table.filter(~alone).select("user_id", "item_id").iter_rows()]
+    tied = table.filter(~alone)
+    texts = (names[name].gather(tied[name]) for name in ("user_id", "item_id"))
+    digests[some] = [shuffle_key(user, item) for user, item in zip(*texts, strict=True)]
     return table.with_columns(digest=pl.Series(digests)).sort(["user_id", "timestamp", "digest", "item_id"]).drop("digest")
 
 
