@@ -13,10 +13,11 @@ from pipeline.grid.baseline_cells import directory_of, write_baselines
 from pipeline.grid.cells import Cell, listed_cells
 from pipeline.grid.execution import build_cell
 from pipeline.params import load_params
-from pipeline.report.decision import Beaten, Candidate, other_protocol, verdict
+from pipeline.report.decision import Beaten, Candidate, other_protocol, other_split, verdict
 from pipeline.report.formats import Block, Entry, Table
-from pipeline.report.trivial import below, sentences, trivial_rows, with_trivial
+from pipeline.report.trivial import below, beyond_table, sentences, trivial_rows, with_trivial
 from pipeline.report.write import write_report
+from tests.sign import sign
 
 METRIC = "NDCG@20"
 SUMMARY = pl.DataFrame(
@@ -182,3 +183,49 @@ def test_another_leader_under_the_other_protocol_is_named(tmp_path: Path) -> Non
     assert "(`evaluate.exclude_history=false`), Base (ID only) is best too" in said
     frame.drop("rank_without_history").write_parquet(folder / "ranks.parquet")
     assert other_protocol(candidates["base"], candidates, exclude_history=False, cutoff=20) == []
+
+
+def test_the_order_under_another_published_split_is_compared_by_pairs(project: Path) -> None:
+    """0.3, 0.2, 0.1 here; 0.1, 0.2, 0.15 under the other split: two of three pairs of adapters change their order."""
+    cell = {"dataset": "tiny", "backbone": "sasrec", "encoder": "random", "dim": 16, "seed": 0}
+    here = {"base": 0.3, "morec": 0.2, "spectran": 0.1}
+    candidates = {name: Candidate(pl.DataFrame([cell | {"adapter": name, METRIC: value}])) for name, value in here.items()}
+    assert other_split(candidates["base"], candidates, 20) == [], "nothing is published"
+    about = {"variant": None, "loss": "info_nce", "over": "seeds", "fingerprint": "f0", "commit": "c0", "torch": "2"}
+    there = {"base": 0.1, "morec": 0.2, "spectran": 0.15}
+    split = "by time: validation from 2013-10-01, test from 2013-12-01"
+    for name, changes in (("cut", {"split": split}), ("same", {"split": "leave-one-out"}), ("old", {}), ("wide", {"dim": 32})):
+        folder = project / "docs/results" / name
+        folder.mkdir(parents=True)
+        rows = [cell | about | {"adapter": adapter, METRIC: value} | changes for adapter, value in there.items()]
+        pl.DataFrame(rows, infer_schema_length=None).write_csv(folder / "runs.csv")
+        sign(folder)
+    (said,) = other_split(candidates["base"], candidates, 20)
+    assert said == (
+        f"Another split: {split} (docs/results/cut), Base (ID only) is not best: MoRec is, with NDCG@20 0.2000; 2 of 3 pairs of "
+        "adapters change their order."
+    )
+
+
+def test_the_table_beyond_accuracy_has_means_over_seeds_and_the_baselines() -> None:
+    key = {"dataset": "office", "backbone": "sasrec"}
+    runs = pl.DataFrame(
+        [
+            key | {"adapter": name, "seed": seed, "coverage@20": share, "novelty@20": 5.0, "diversity@20": 0.5}
+            for name, shares in (("base", [0.2, 0.4]), ("spectran", [0.5, 0.5]))
+            for seed, share in enumerate(shares)
+        ]
+    )
+    trivial = TRIVIAL.with_columns(**{"coverage@20": 0.01, "novelty@20": 2.0, "diversity@20": 0.9})
+    table = beyond_table(runs, trivial)
+    assert table is not None
+    (block,) = table.blocks
+    assert block.heading == "Office, SASRec (2 seeds)"
+    assert block.header == ["Adapter", "Coverage@20", "Novelty@20", "Diversity@20"]
+    assert [entry.text for entry in block.rows[0]] == ["Base (ID only)", "30.0 %", "5.000", "0.500"]
+    assert block.rows[0][1].spread == "14.1"
+    assert [[entry.text for entry in row] for row in block.footer] == [
+        ["Most popular", "1.0 %", "2.000", "0.900"],
+        ["ItemKNN", "1.0 %", "2.000", "0.900"],
+    ]
+    assert beyond_table(runs.drop("coverage@20", "novelty@20", "diversity@20"), trivial) is None
