@@ -1,8 +1,13 @@
 """A causal model that is small enough for every test."""
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
+
+from pipeline.params import load_params
+from pipeline.runs import Run
 
 
 @pytest.fixture(scope="session")
@@ -34,3 +39,17 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     LlamaModel(config).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def kernels() -> Iterator[None]:
+    """Restore torch's settings, because training makes its process use deterministic kernels."""
+    before = torch.are_deterministic_algorithms_enabled()
+    yield
+    torch.use_deterministic_algorithms(before)
+
+
+@pytest.fixture
+def selected(project: Path) -> Callable[..., Run]:
+    """Return the run that the project's params.yaml selects, with changes."""
+    return lambda **choice: Run.of(load_params(), **choice)

@@ -1,6 +1,5 @@
 """The grid on this machine: a run's number of threads, and so its numbers, do not depend on the runs in parallel."""
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,19 +8,11 @@ import pytest
 
 from common.errors import UserError
 from pipeline.grid.cells import listed_cells
-from pipeline.grid.execution import evaluated_in_parallel, threads_per_run
+from pipeline.grid.execution import evaluated_in_parallel
 from pipeline.grid.tasks import Local, run_all, unfinished_tasks
 from pipeline.params import load_params
 
 ROOT = Path(__file__).parents[3]
-
-
-def test_a_run_takes_the_users_threads_or_its_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert [threads_per_run(jobs) for jobs in (1, 2, 3, 8, 20)] == [8, 4, 2, 1, 1]
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert [threads_per_run(jobs) for jobs in (1, 2, 8)] == [3, 3, 3]
 
 
 @pytest.mark.parametrize("value", ["", "0", "-1", "two", "4,2"])
