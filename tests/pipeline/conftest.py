@@ -6,8 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipeline.grid import published
+from pipeline.grid.cells import Cell, listed_cells
+from pipeline.grid.execution import build_cell
 from pipeline.params import load_params
 from pipeline.runs import Run
+
+FOLDER = Path("docs/results/here")  # of published results
 
 
 @pytest.fixture(scope="session")
@@ -53,3 +58,17 @@ def kernels() -> Iterator[None]:
 def selected(project: Path) -> Callable[..., Run]:
     """Return the run that the project's params.yaml selects, with changes."""
     return lambda **choice: Run.of(load_params(), **choice)
+
+
+@pytest.fixture
+def cells(project: Path, set_params: Callable[..., None]) -> list[Cell]:
+    """Three cells, one over dims, built and published."""
+    lists = {"datasets": ["tiny"], "backbones": ["sasrec"], "adapters": ["spectran"], "dims": [8]}
+    set_params({"train.epochs": 1, "grid.dimensions": lists})
+    params = load_params()
+    cells = listed_cells(params.grid)
+    for cell in cells:
+        build_cell(cell, params)
+    published.publish([(cell, cell.runs(params)) for cell in cells], FOLDER, "0123456789")
+    published._published.cache_clear()
+    return cells

@@ -170,6 +170,8 @@ def test_weights_that_explode_are_one_line_and_never_the_best(
     assert not list(Path(".scratch").rglob("*.*"))
 
 
+# ------------------------------------------------------------------------------------------------------------------- resuming
+
 
 def test_an_interrupted_training_leaves_nothing_that_looks_finished(
     selected: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
@@ -180,9 +182,6 @@ def test_an_interrupted_training_leaves_nothing_that_looks_finished(
             trained(selected())
     assert not selected().finished
     assert not list(Path(".scratch/runs").rglob("*.*"))
-
-
-# ------------------------------------------------------------------------------------------------------------------- resuming
 
 
 def cut_off(monkeypatch: pytest.MonkeyPatch, run: Run, epochs: int) -> None:
