@@ -11,7 +11,6 @@ from tests.guide import Team
 pytestmark = pytest.mark.xdist_group("team")  # which is built once in a process
 
 COMPARED = 12  # columns of the sweep's table, the experiment's name apart
-SHOW = ("dvc", "exp", "show", "--only-changed", "--drop", "Created|State|Executor|others.*|(data|grid|metrics|models|pipeline)/.*")
 
 
 def test_another_trains_a_new_dimension_without_the_embeddings(team: Team) -> None:
