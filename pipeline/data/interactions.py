@@ -158,9 +158,9 @@ def both_sides(log: pl.Series, catalogue: pl.Series, otherwise: str = "") -> str
 
 def _without_duplicates(table: pl.DataFrame, ties: Ties) -> pl.DataFrame:
     """Drop repeated (user, item, time); with `file`, keep the first of them and number the source's rows in a column `row`."""
-    if ties == "file":
-        return table.with_row_index("row").unique(KEYS, keep="first", maintain_order=True)
-    return table.unique()
+    rows = table.with_row_index("row").sort([*KEYS, "row"])  # a table of hashes would take several times the memory
+    repeated = pl.all_horizontal(pl.col(name) == pl.col(name).shift() for name in KEYS)
+    return rows.filter(~repeated.fill_null(False)).drop([] if ties == "file" else ["row"])
 
 
 def _ordered(table: pl.DataFrame, ties: Ties, names: dict[str, pl.Series]) -> pl.DataFrame:
