@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,21 @@ def test_a_directory_stays_as_it_was_where_writing_fails(tmp_path: Path, error: 
         (directory / "more").write_text("half")
         raise error
     assert tree(tmp_path) == before
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["raw"]
+
+
+def test_several_that_replace_a_directory_at_once_leave_one_of_theirs_whole(tmp_path: Path) -> None:
+    target = tmp_path / "data/raw/demo"
+
+    def replace_often(name: str) -> None:
+        for _ in range(50):
+            with atomic_directory(target, {"made": name}) as directory:
+                (directory / name).touch()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(replace_often, "abcd"))
+    verify(target, "download")
+    assert len(list(target.iterdir())) == 2
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["raw"]
 
 
