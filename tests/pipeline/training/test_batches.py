@@ -86,3 +86,13 @@ def test_a_missing_file_names_the_stage_that_makes_it(artifact: Path, name: str)
         UserError, match=rf"{name} is missing; it is made by `dvc repro data/dvc.yaml:preprocess@{artifact.name}`"
     ):
         load_sequences(artifact, 3, CPU)
+
+
+@pytest.mark.parametrize("name", ["sequences.parquet", "items.parquet"])
+def test_a_file_that_is_no_table_is_one_line(artifact: Path, name: str) -> None:
+    """Even if the artifact was signed with it."""
+    (artifact / name).write_text("no Parquet")
+    sign(artifact)
+    with pytest.raises(UserError, match=rf"^{artifact} is damaged \(.+\); delete it and run `dvc repro` again$") as caught:
+        load_sequences(artifact, 3, CPU)
+    assert "\n" not in str(caught.value)
