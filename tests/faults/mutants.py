@@ -77,7 +77,7 @@ def noticed(file: Path, source: str | None, tests: tuple[str, ...], limit: float
             os.setsid()
             if source is not None:
                 load_instead(file, source)
-            status = int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *tests]))
+            status = int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", "not slow", *tests]))
             modules = {
                 name for name, module in sys.modules.items() if "site-packages" in (getattr(module, "__file__", None) or "")
             }
