@@ -22,7 +22,7 @@ from pipeline.report.dropped import dropped_parts
 from pipeline.report.formats import ABSENT, Block, Entry, Table, count, markdown, markdown_text, number
 from pipeline.report.results import ResultSet
 from pipeline.report.tables import title
-from pipeline.report.ties import LEARNABLE, ties_of
+from pipeline.report.ties import ties_of
 from pipeline.runs import sequences_directory, spectrum_directory
 
 HOW_TO_ADD = {  # table without cells -> the setting that adds its cells
@@ -97,8 +97,8 @@ def sections(
         names = ", ".join(cell.name for cell in missing)
         opening.append(f"Missing cells, left out of this report: {names}. `dvc repro -k grid/dvc.yaml` trains them.")
     datasets = default["dataset"].unique(maintain_order=True).to_list()
-    ties = [sentence for name in datasets if (sentence := ties_of(name, title(name)))]
-    opening += [sentence for sentence in ties if sentence.endswith(LEARNABLE)]
+    ties = [found for name in datasets if (found := ties_of(name, title(name)))]
+    opening += [found.text for found in ties if found.learnable]
     unlisted = [how.format(dataset=default["dataset"][0]) for name, how in HOW_TO_ADD.items() if name not in tables]
     spectra = "Cumulative share of variance in the leading directions of the item table's text part, one line per run."
     return [
@@ -126,7 +126,7 @@ def sections(
         *part("Popular and rare items", figure=("popularity", f"Test {metric} by popularity of the test item."), text=POPULARITY),
         *part("Short and long histories", figure=("history", f"Test {metric} by number of training items."), text=HISTORY),
         *part("Learning curves", figure=("learning-curves", "Validation NDCG@20 by epoch, one line per run.")),
-        *part("Table 1: datasets", "table1", text=" ".join(ties)),
+        *part("Table 1: datasets", "table1", text=" ".join(found.text for found in ties)),
         *([Section("What was dropped", dropped)] if (dropped := dropped_parts(datasets)) else []),
         Section("Settings", [settings(params, default), *unlisted]),
         Section("Provenance", [_data_table(params, default), Folded(f"{rows.height} runs", _run_table(rows))]),

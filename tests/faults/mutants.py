@@ -27,7 +27,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 TESTS = {
     "pipeline/training/ranking.py": ("tests/pipeline/training/test_ranking.py",),
-    "pipeline/training/sequences.py": ("tests/pipeline/training/test_batches.py",),
+    "pipeline/training/sequences.py": ("tests/pipeline/training/test_sequences.py",),
     "pipeline/training/batches.py": ("tests/pipeline/training/test_batches.py",),
     "pipeline/data/interactions.py": ("tests/pipeline/data/test_interactions.py",),
     "pipeline/embedding/spectrum.py": ("tests/pipeline/embedding/test_spectrum.py",),

@@ -1,34 +1,20 @@
 """The grid on this machine: a run's number of threads, and so its numbers, do not depend on the runs in parallel."""
 
-import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from common.errors import UserError
-from pipeline.artifacts import PARTIAL, verify
 from pipeline.grid.cells import listed_cells
-from pipeline.grid.execution import evaluated, evaluated_in_parallel, threads_per_run
-from pipeline.grid.tasks import Local, Task, run_all, unfinished_tasks
+from pipeline.grid.execution import evaluated_in_parallel
+from pipeline.grid.tasks import Local, Task, grid_lock, run_all, unfinished_tasks
 from pipeline.params import load_params
-from pipeline.runs import Run
-from pipeline.training import loop
 
 ROOT = Path(__file__).parents[3]
-
-
-def test_a_run_takes_the_users_threads_or_its_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert [threads_per_run(jobs) for jobs in (1, 2, 3, 8, 20)] == [8, 4, 2, 1, 1]
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert [threads_per_run(jobs) for jobs in (1, 2, 8)] == [3, 3, 3]
 
 
 @pytest.mark.parametrize("value", ["", "0", "-1", "two", "4,2"])
@@ -61,52 +47,6 @@ def test_a_task_that_is_killed_is_one_line_and_the_others_go_on(
     assert Path("result").read_text() == "made"
 
 
-@pytest.mark.usefixtures("project")
-def test_of_two_that_need_the_same_run_one_trains_it(monkeypatch: pytest.MonkeyPatch, set_params: Callable[..., None]) -> None:
-    """Else one would put its directory in place of the other's while that is tested."""
-    set_params({"train.epochs": 1, "grid.adapters": ["base"], "grid.seeds": [0]})
-    params = load_params()
-    (cell,) = listed_cells(params.grid)
-    (run,) = cell.runs(params)
-    trainings, train = [], loop.train_run
-
-    def slowly(run: Run) -> None:
-        trainings.append(run)
-        time.sleep(0.5)
-        train(run)
-
-    monkeypatch.setattr(loop, "train_run", slowly)
-    with ThreadPoolExecutor(3) as pool:
-        assert list(pool.map(evaluated, [run] * 3)) == [run.scratch] * 3
-    assert trainings == [run]
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("project")
-def test_two_processes_that_build_the_same_cell_leave_one_whole_cell(set_params: Callable[..., None]) -> None:
-    set_params({"train.epochs": 2, "grid.seeds": [0]})
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "stages.cell", "tiny", "sasrec", "base"]
-    (cell, _) = listed_cells(load_params().grid)
-    found = []
-    for count in (1, 2, 2):
-        shutil.rmtree(".scratch", ignore_errors=True)
-        processes = [
-            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-            for _ in range(count)
-        ]
-        printed = [process.communicate()[0] for process in processes]
-        assert [process.returncode for process in processes] == [0] * count, printed
-        verify(cell.directory, cell.command)
-        assert not [path for path in Path.cwd().rglob(".*") if PARTIAL.fullmatch(path.name)]
-        assert not list(Path(".scratch/unfinished").glob("*"))
-        files = ("history.csv", "training.json", "config.json", "model.safetensors")
-        found.append({str(file): file.read_bytes() for file in cell.directory.rglob("*") if file.name in files})
-        found[-1]["ranks"] = (cell.directory / "ranks.parquet").read_bytes()
-    assert len(found[0]) == 5
-    assert found[0] == found[1] == found[2]
-
-
 @pytest.mark.slow
 def test_one_job_and_two_give_the_same_weights(
     project: Path, set_params: Callable[..., None], monkeypatch: pytest.MonkeyPatch
@@ -127,3 +67,17 @@ def test_one_job_and_two_give_the_same_weights(
     assert len(found[0]) == 2
     assert found[0] == found[1] == weights()
     assert project.is_dir()
+
+
+@pytest.mark.usefixtures("project")
+def test_of_two_grids_on_one_scratch_the_second_is_refused_until_the_first_is_gone() -> None:
+    holds = "from pipeline.grid.tasks import grid_lock\nwith grid_lock():\n print(flush=True)\n input()"
+    command = [sys.executable, "-c", holds]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={"PYTHONPATH": str(ROOT)}) as first:
+        assert first.stdout
+        first.stdout.readline()
+        with pytest.raises(UserError, match=f"another grid is running in .*process {first.pid} on "), grid_lock():
+            pass
+        first.kill()
+    with grid_lock():
+        pass

@@ -61,4 +61,4 @@ def report_rows(values: dict[Cell, list[float]]) -> pl.DataFrame:
 
 
 def summary(values: dict[Cell, list[float]]) -> pl.DataFrame:
-    return summarise(report_rows(values), NAMES)
+    return summarise(rows(values), NAMES)
