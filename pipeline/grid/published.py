@@ -45,9 +45,7 @@ def publish(
     """
     kept = {RUNS, SIDECAR, TUNED.name, *(name.partition("/")[0] for name in others)}
     if strangers := sorted(path.name for path in folder.glob("*") if path.name not in kept and path.suffix != ".parquet"):
-        raise UserError(
-            f"{folder} is replaced as a whole and holds {', '.join(strangers)}, which publishing did not write; move it"
-        )
+        raise UserError(f"{folder} is replaced whole and holds {', '.join(strangers)}, which publishing did not write; move it")
     lines = []
     tables: dict[str, pl.DataFrame] = {}
     choices = []
