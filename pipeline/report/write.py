@@ -11,10 +11,11 @@ from pipeline.grid.cells import Cell, listed_cells, move_unlisted_cells, read_ce
 from pipeline.params import Params
 from pipeline.report import results, table_data, users
 from pipeline.report.comparison import require_metrics, write_comparison
-from pipeline.report.conclusions import headline_metric
 from pipeline.report.decision import write_decision
-from pipeline.report.figures import Figures
+from pipeline.report.gains import by_group, over_base
 from pipeline.report.html import report_html
+from pipeline.report.illustrations import Measured, illustrate
+from pipeline.report.leaderboard import leaderboard
 from pipeline.report.sections import report_markdown, sections
 from pipeline.report.tables import all_tables
 from pipeline.report.trivial import sentences, trivial_rows, with_trivial
@@ -65,6 +66,8 @@ def write_report(params: Params, partial: bool = False) -> tuple[str, list[Cell]
     for result_set in result_sets:
         name = result_set.file_name("table2")
         tables[name] = with_trivial(tables[name], result_set.summary, trivial, headline)
+    gains = over_base(default, cutoff)
+    tables["leaderboard"] = leaderboard(gains, result_sets[0], headline, f"HR@{cutoff}")
     with atomic_directory(TABLES) as directory:
         for table in tables.values():
             table.write(directory)
@@ -73,19 +76,11 @@ def write_report(params: Params, partial: bool = False) -> tuple[str, list[Cell]
         runs = rows.drop("over", "run_directory", "training_seconds", "seconds_per_epoch", "inference_seconds")
         runs.write_csv(directory / "runs.csv")
     with atomic_directory(FIGURES) as directory:
-        metric = headline_metric(summary)
-        figures = Figures(directory, rows["adapter"].unique(maintain_order=True).to_list())
-        figures.comparison(summary, metric)
-        figures.learning_curves(default)
-        figures.spectra(default)
-        figures.cost(cost, summary, metric)
-        figures.groups(grouped, "popularity", "popularity of the test item", metric)
-        figures.groups(grouped, "history", "training items of the user", metric)
-        if "table4" in tables:
-            figures.dimensions(tables["table4"].data, metric)
-    drawn = {file.stem for file in FIGURES.glob("*.svg")}
+        unusable = results.unusable_runs(rows, params.train)
+        measured = Measured(rows, result_sets, gains, by_group(default, cutoff), cost, trivial, unusable)
+        shown = illustrate(directory, measured, tables, headline)
     compared = sentences(summary, trivial, without, headline)
-    report = sections(params, rows, result_sets, tables, drawn, missing, compared)
+    report = sections(params, rows, result_sets, tables, shown, missing, compared)
     write_decision(params, default, result_sets[0].comparisons, result_sets[0].unusable, trivial)
     for file, text in ((REPORT, report_html(report, FIGURES)), (REPORT_MARKDOWN, report_markdown(report))):
         with atomic_file(file) as unfinished:
