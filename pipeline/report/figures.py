@@ -100,7 +100,7 @@ class Figures(Canvas):
             ("component", "leading directions of the text in T"),
             ("cumulative_share", "cumulative share of its variance"),
         )
-        self._curves("figure1", rows, "spectrum.csv", *axes, limits=(0, 1.02))
+        self._curves("figure1", rows, "spectrum.csv", *axes, limits=(0, 1.02), label_at=0.3)
 
     def cost(self, cost: pl.DataFrame, summary: pl.DataFrame, metric: str) -> None:
         """Draw the test metric against seconds of training. cost: from `table_data.cost`."""
@@ -160,8 +160,12 @@ class Figures(Canvas):
         x: tuple[str, str],
         y: tuple[str, str],
         limits: tuple[float, float] | None = None,
+        label_at: float = 1,
     ) -> None:
-        """Draw one column of a file of every run against another. x and y: the column and its label."""
+        """Draw one column of a file of every run against another.
+
+        x and y: the column and its label. label_at: the part of a line, from 0 to 1, at which its label points.
+        """
 
         def draw(axis: Axes, block: pl.DataFrame) -> None:
             ends = []
@@ -172,7 +176,8 @@ class Figures(Canvas):
                     (line,) = axis.plot(curve[x[0]], curve[y[0]], **style)
                     self.hover(line, f"{title(str(adapter))}, seed {row['seed']}: {y[1]} up to {curve[y[0]].max():.4f}")
                     if not number:
-                        ends.append((curve[x[0]][-1], curve[y[0]][-1], str(adapter)))
+                        place = round(label_at * (curve.height - 1))
+                        ends.append((curve[x[0]][place], curve[y[0]][place], str(adapter)))
             axis.grid(axis="y", color=FAINT, linewidth=0.6)
             axis.set(xlabel=x[1], ylabel=y[1], ylim=limits)
             axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))

@@ -69,7 +69,7 @@ def comparison(summary: pl.DataFrame, metric: str, unusable: pl.DataFrame) -> st
     return per_block(without(summary.filter(pl.col("metric") == metric), unusable), say)
 
 
-def groups(grouped: pl.DataFrame, by: str) -> str:
+def groups(grouped: pl.DataFrame, by: str, unusable: pl.DataFrame) -> str:
     """Say who gains most over Base in each group, and how much SpecTran does. grouped: from `gains.by_group`."""
 
     def say(block: pl.DataFrame) -> str:
@@ -81,7 +81,7 @@ def groups(grouped: pl.DataFrame, by: str) -> str:
             parts.append(f"{named} ({title(OURS)} {100 * ours[0]:+.0f} %)" if ours and best["adapter"] != OURS else named)
         return f"the largest gain over Base is, by group: {'; '.join(parts)}."
 
-    return per_block(grouped.filter(pl.col("by") == by), say)
+    return per_block(without(grouped.filter(pl.col("by") == by), unusable), say)
 
 
 def dimensions(summary: pl.DataFrame, metric: str) -> str:
@@ -97,7 +97,7 @@ def dimensions(summary: pl.DataFrame, metric: str) -> str:
     return per_block(summary.filter(pl.col("metric") == metric), say)
 
 
-def cost(cost: pl.DataFrame, summary: pl.DataFrame, metric: str) -> str:
+def cost(cost: pl.DataFrame, summary: pl.DataFrame, metric: str, unusable: pl.DataFrame) -> str:
     """Say which adapter trains fastest, and how long the one with the highest metric takes."""
     quality = summary.filter(pl.col("metric") == metric).select(*KEYS, "mean")
 
@@ -109,7 +109,7 @@ def cost(cost: pl.DataFrame, summary: pl.DataFrame, metric: str) -> str:
             f"{title(best['adapter'])}, the highest with {best['mean']:.4f}, takes {best['training_seconds']:.0f} s."
         )
 
-    return per_block(cost.join(quality, on=KEYS, how="inner", maintain_order="left"), say)
+    return per_block(without(cost.join(quality, on=KEYS, how="inner", maintain_order="left"), unusable), say)
 
 
 def spectra(rows: pl.DataFrame) -> str:

@@ -86,6 +86,6 @@ def _drawing(file: Path, figure: Figure) -> Markup:
     if box is None:
         raise ValueError(f"{file} has no viewBox")
     width, label = float(box[1]), escape(figure.finding)
-    style = f"min-width: {0.88 * width:.0f}px; max-width: {1.7 * width:.0f}px"
+    style = f"min-width: {0.92 * width:.0f}px; max-width: {1.7 * width:.0f}px"
     drawing = text[text.index(">", text.index("<svg")) + 1 :]
     return Markup(f'<svg {box[0]} role="img" aria-label="{label}" style="{style}">{drawing}')

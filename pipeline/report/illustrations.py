@@ -55,9 +55,9 @@ def illustrate(directory: Path, measured: Measured, tables: dict[str, Table], me
         "comparison": lambda: findings.comparison(summary, metric, first.unusable),
         "learning-curves": lambda: findings.learning_curves(default),
         "figure1": lambda: findings.spectra(default),
-        "cost": lambda: findings.cost(measured.cost, summary, metric),
-        "popularity": lambda: findings.groups(measured.grouped, "popularity"),
-        "history": lambda: findings.groups(measured.grouped, "history"),
+        "cost": lambda: findings.cost(measured.cost, summary, metric, first.unusable),
+        "popularity": lambda: findings.groups(measured.grouped, "popularity", first.unusable),
+        "history": lambda: findings.groups(measured.grouped, "history", first.unusable),
         "tuning": lambda: findings.tuning(changed, metric),
         "attention": lambda: findings.attention(default),
     }

@@ -93,7 +93,10 @@ def attention_weights(run_directory: Path) -> np.ndarray | None:
 
 
 def draw_attention(canvas: Canvas, rows: pl.DataFrame) -> None:
-    """Draw |W| of SpecTran's first run on each pair, averaged in tiles: the darker, the larger. rows: the runs of Table 2."""
+    """Draw |W| of SpecTran's first run on each pair, averaged in tiles: the stronger the colour, the larger.
+
+    rows: the runs of Table 2.
+    """
     runs = rows.filter(pl.col("adapter") == OURS).unique(BLOCK, keep="first", maintain_order=True)
     found = {directory: attention_weights(Path(directory)) for directory in runs["run_directory"]}
     known = [directory for directory, weights in found.items() if weights is not None]

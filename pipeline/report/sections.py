@@ -42,7 +42,7 @@ MEAN_RANKS = (
 )
 GROUPS = "Relative gain over Base, with 95 % intervals over users for SpecTran and the leader."
 SPECTRA = "Cumulative share of variance in the leading directions of the text's part of the item table, one line per run."
-ATTENTION = "Absolute values of W, averaged in tiles: the darker, the larger."
+ATTENTION = "Absolute values of W, averaged in tiles: the stronger the colour, the larger."
 HISTORY = "Users are grouped by their number of training items, divided at its quartiles."
 
 

@@ -1,5 +1,6 @@
 """The grid's outputs: tables, figures, and the report as HTML and Markdown."""
 
+import textwrap
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,11 +12,13 @@ from pipeline.grid.cells import Cell, listed_cells, move_unlisted_cells, read_ce
 from pipeline.params import Params
 from pipeline.report import results, table_data, users
 from pipeline.report.comparison import require_metrics, write_comparison
+from pipeline.report.conclusions import verdicts
 from pipeline.report.decision import write_decision
+from pipeline.report.formats import Table
 from pipeline.report.gains import by_group, over_base
 from pipeline.report.html import report_html
 from pipeline.report.illustrations import Measured, illustrate
-from pipeline.report.leaderboard import leaderboard
+from pipeline.report.leaderboard import leaderboard, plain
 from pipeline.report.sections import report_markdown, sections
 from pipeline.report.tables import all_tables
 from pipeline.report.trivial import sentences, trivial_rows, with_trivial
@@ -23,15 +26,18 @@ from pipeline.runs import preprocess_command, sequences_directory, spectrum_dire
 
 TABLES = Path("metrics/tables")
 FIGURES = Path("metrics/figures")
+LEADERBOARD = "leaderboard.txt"
 REPORT = Path("metrics/report.html")
+WIDTH = 98  # columns of the text for a terminal
 REPORT_MARKDOWN = Path("metrics/report.md")
 
 
 def write_report(params: Params, partial: bool = False) -> tuple[str, list[Cell]]:
     """Write metrics/tables, metrics/figures, both reports, metrics/decision.md and metrics/selected.md from the cells.
 
-    Returns a summary in one line, and the cells that are in the report. Cells that the lists of params.yaml do not name are moved
-    into scratch. With `partial`, cells that are missing or were built with other settings are left out.
+    Returns a summary, which ends with the verdict and the leaderboard as plain text, and the cells that are in the report. Cells
+    that the lists of params.yaml do not name are moved into scratch. With `partial`, cells that are missing or were built with
+    other settings are left out.
 
     Raises UserError if cells are missing or were built with other settings, unless `partial`; if no cell of Table 2 is left; if
     data is damaged; and if a metric was not measured.
@@ -71,6 +77,7 @@ def write_report(params: Params, partial: bool = False) -> tuple[str, list[Cell]
     with atomic_directory(TABLES) as directory:
         for table in tables.values():
             table.write(directory)
+        (directory / LEADERBOARD).write_text(terminal_text(result_sets[0], tables["leaderboard"]), encoding="utf-8")
         grouped.write_csv(directory / "groups.csv")
         # Without seconds, the file is the same for every build of the same runs.
         runs = rows.drop("over", "run_directory", "training_seconds", "seconds_per_epoch", "inference_seconds")
@@ -92,4 +99,10 @@ def write_report(params: Params, partial: bool = False) -> tuple[str, list[Cell]
     summary_line += f"; moved to scratch, no longer listed: {', '.join(moved)}" if moved else ""
     with suppress(UserError):  # without metrics of the selected run, there is no comparison to update
         write_comparison(params)
-    return summary_line, [cell for cell in cells if cell not in missing]
+    summary_text = f"{summary_line}\n\n{(TABLES / LEADERBOARD).read_text(encoding='utf-8')}"
+    return summary_text, [cell for cell in cells if cell not in missing]
+
+
+def terminal_text(result_set: results.ResultSet, board: Table) -> str:
+    """Return the verdict and the leaderboard for a terminal: no markup, at most WIDTH columns as far as names allow."""
+    return f"{textwrap.fill(str(verdicts(result_set)[0]), WIDTH)}\n\n{plain(board)}\n"

@@ -12,7 +12,8 @@ import pytest
 from pipeline.artifacts import atomic_directory, write_json
 from pipeline.params import load_params
 from pipeline.report import formats, results, table_data, tables
-from pipeline.report.figures import GROUND, INK, Figures
+from pipeline.report.canvas import COLOURS
+from pipeline.report.figures import Figures
 from pipeline.report.html import report_html
 from pipeline.report.sections import Figure, Folded, Section, report_markdown, sections
 from tests.pipeline.report.values import NAMES, report_rows
@@ -43,12 +44,18 @@ def tiny_report() -> tuple[list[Section], dict[str, formats.Table]]:
     result_sets = [results.ResultSet(None, summed, NOTHING, NOTHING, NO_RUNS)]
     shown = tables.all_tables(params, found, [], result_sets, cost)
     Path("figures").mkdir()
-    figures = Figures(Path("figures"), ["base", "spectran"])
-    figures.comparison(summed, "NDCG@20")
+    figures = Figures(Path("figures"), "spectran")
+    figures.comparison(summed, "NDCG@20", pl.DataFrame(schema={"dataset": pl.String}), NO_RUNS)
     figures.learning_curves(found)
     figures.cost(cost, summed, "NDCG@20")
     return sections(
-        params, found, result_sets, shown, {"comparison", "learning-curves", "cost"}, [], ["every adapter is above chance"]
+        params,
+        found,
+        result_sets,
+        shown,
+        dict.fromkeys(("comparison", "learning-curves", "cost"), "SpecTran and Base are level."),
+        [],
+        ["every adapter is above chance"],
     ), shown
 
 
@@ -105,15 +112,17 @@ def test_the_page_is_whole_and_needs_no_network(report: tuple[list[Section], dic
     assert not re.search(r"https?://|@import|url\((?!#)", text)
     assert set(re.findall(r"url\(#([^)]+)\)", text)) <= set(page.ids)
     assert text.count("<svg") == 3
-    assert INK not in text, "ink follows light and dark"
-    assert GROUND not in text
+    drawings = "".join(re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL))
+    assert not [light for light, _ in COLOURS.values() if light in drawings], "colours follow light and dark"
+    assert drawings.count('aria-label="SpecTran and Base are level."') == 3, "the alternative text is what a figure shows"
+    assert "<title>SpecTran: 0.1500 ± 0.0707</title>" in drawings, "values to hover over"
     assert text.index("<h1>Which adapter?</h1>") < text.index("<nav"), "the conclusion comes first"
 
 
 def test_the_pages_tables_are_those_of_the_csv(report: tuple[list[Section], dict[str, formats.Table]]) -> None:
     text = report_html(report[0], Path("figures"))
     page = Page(text)
-    table = next(table for table in page.tables if table[0][:2] == ["Adapter", "NDCG@10"])
+    table = next(table for table in page.tables if table[0][:2] == ["Adapter", "NDCG@20"])
     shown = {(row[0], name): cell for row in table[1:] for name, cell in zip(table[0][1:], row[1:], strict=True)}
     data = report[1]["table2"].data
     assert data.height == 8
@@ -156,12 +165,13 @@ def test_the_report_holds_data_costs_settings_and_what_was_not_asked_for(
 ) -> None:
     text = report_markdown(report[0])
     users = pl.read_parquet("data/sequences/tiny/sequences.parquet")
-    assert f"| {users.height} " in text
+    assert f" {users.height} | " in text
     assert f"{users['items'].list.len().sum():,}" in text
     assert text.count("1,234") == 2
     assert "Encoder random, dim 16, 2 seeds." in text
     assert "learning rate 0.001" in text
-    assert text.startswith("# Which adapter?\n\nNo conclusion: ")
+    assert text.startswith("# Which adapter?\n\n*Data: Tiny, ")
+    assert "Encoder: random · Dim: 16 · Runs: 2 seeds of 2 adapters*\n\nNo conclusion: " in text
     assert "`-S 'grid.ablations.datasets=[tiny]'` adds them" in text
     assert "## Table 3" not in text
     assert "2.00 ± 0.00" in text, "Table 6"
@@ -179,6 +189,6 @@ def test_an_order_of_ties_that_can_be_learned_is_said_with_the_verdict(project: 
         write_json(partial / "statistics.json", statistics)
         for name, content in tables.items():
             (partial / name).write_bytes(content)
-    verdict, _, rest = report_markdown(tiny_report()[0]).partition("## Table 2")
+    verdict, _, rest = report_markdown(tiny_report()[0]).partition("## Table 1")
     assert ("a model that knows IDs can learn it" in verdict) == (ties == "item")
-    assert "40.0 % of the test items" in rest.partition("Table 1: datasets")[2]
+    assert "40.0 % of the test items" in rest

@@ -40,7 +40,7 @@ def parsed(markdown: str) -> list[dict[str, str]]:
     found = []
     for table in tables:
         header, rule, *body = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.strip().splitlines()]
-        assert all(re.fullmatch("-+", cell) for cell in rule)
+        assert all(re.fullmatch("-+:?", cell) for cell in rule)
         assert len({len(line) for line in (header, rule, *body)}) == 1, "every row has as many cells as the header"
         found += [dict(zip(header, line, strict=True)) for line in body]
     return found
