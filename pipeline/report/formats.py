@@ -110,6 +110,16 @@ def markdown_lines(lines: list[list[str]]) -> str:
     return "\n".join([row(lines[0]), f"|{rule}|", *map(row, lines[1:])])
 
 
+def plain_lines(lines: list[list[str]]) -> str:
+    """Return a table for a terminal: no markup, the first column aligned to the left and the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = []
+    for name, *values in lines:
+        cells = [name.ljust(widths[0]), *(value.rjust(width) for value, width in zip(values, widths[1:], strict=True))]
+        text.append("  ".join(cells))
+    return "\n".join(text)
+
+
 LATEX = {"–": "--", "φ": r"$\varphi$", "Σ": r"$\Sigma$", "ᵀ": r"$^\top$", "±": r"$\pm$", "\\": r"\textbackslash{}"}
 LATEX |= {character: f"\\{character}" for character in "_&#%${}"} | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 

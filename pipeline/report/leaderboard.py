@@ -4,7 +4,7 @@ import polars as pl
 
 from pipeline.grid.cells import BLOCK, KEYS
 from pipeline.report.canvas import panel_title
-from pipeline.report.formats import ABSENT, Block, Entry, Table, number, percent
+from pipeline.report.formats import ABSENT, Block, Entry, Table, number, percent, plain_lines
 from pipeline.report.gains import ALL_PAIRS
 from pipeline.report.results import ResultSet
 from pipeline.report.tables import SIGNIFICANT, seed_count, title
@@ -63,14 +63,8 @@ def _of(frame: pl.DataFrame, here: dict[str, str]) -> pl.DataFrame:
 
 
 def plain(table: Table) -> str:
-    """Return a table as text for a terminal: no markup, numbers aligned to the right."""
-    parts = []
-    for block in table.blocks:
-        lines = [block.header, *([entry.text for entry in row] for row in block.rows)]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        text = []
-        for name, *values in lines:
-            cells = [name.ljust(widths[0]), *(value.rjust(width) for value, width in zip(values, widths[1:], strict=True))]
-            text.append("  ".join(cells))
-        parts.append("\n".join([block.heading, "", *text]))
-    return "\n\n".join(parts)
+    """Return a table as text for a terminal."""
+    return "\n\n".join(
+        f"{block.heading}\n\n{plain_lines([block.header, *([entry.text for entry in row] for row in block.rows)])}"
+        for block in table.blocks
+    )
