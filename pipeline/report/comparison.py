@@ -35,7 +35,8 @@ def write_comparison(params: Params) -> str:
     with atomic_file(SELECTED) as partial:
         partial.write_text(f"## {heading(run)}\n\n{markdown_lines(lines)}\n", encoding="utf-8")
     left_out = ", ".join(cell.name for cell in cells if cell not in current)
-    return f"{SELECTED}{f'; left out, built with other settings: {left_out}' if left_out else ''}\n\n{heading(run)}\n\n{plain_lines(lines)}"
+    summary = f"{SELECTED}{f'; left out, built with other settings: {left_out}' if left_out else ''}"
+    return f"{summary}\n\n{heading(run)}\n\n{plain_lines(lines)}"
 
 
 def selected_metrics(params: Params) -> dict[str, float]:
