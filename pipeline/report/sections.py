@@ -88,12 +88,13 @@ def sections(
     shown: dict[str, str],
     missing: list[Cell],
     trivial: list[str],
+    changes: list[str],
 ) -> list[Section]:
     """Return the report's sections.
 
     rows: a row per run, as `read_cells` returns them. result_sets: the first is for the settings of params.yaml. tables: by name.
     shown: by name of each figure that exists, what it shows. missing: cells that are listed but not in the report.
-    trivial: sentences that compare the adapters with rankings without training.
+    trivial: sentences that compare the adapters with rankings without training. changes: what would change the verdict.
     """
     first, *tuned = result_sets
     metric = headline_metric(first.summary)
@@ -125,6 +126,7 @@ def sections(
     return [
         Section("Which adapter?", opening, about(default)),
         *part("Leaderboard", "leaderboard"),
+        *([Section("What would change the verdict", [changes])] if changes else []),
         *part("Over all pairs", figure=("mean-ranks", MEAN_RANKS)),
         *part("What tuning changes", figure=("tuning", f"Test {metric} of each adapter by the way its settings were chosen.")),
         *part("Table 1: datasets", "table1", text=" ".join(ties)),

@@ -56,6 +56,7 @@ def tiny_report() -> tuple[list[Section], dict[str, formats.Table]]:
         dict.fromkeys(("comparison", "learning-curves", "cost"), "SpecTran and Base are level."),
         [],
         ["every adapter is above chance"],
+        ["More seeds."],
     ), shown
 
 
