@@ -4,8 +4,9 @@ The same numbers give the same bytes.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import polars as pl
@@ -91,7 +92,10 @@ class Canvas:
 
     def dot(self, axis: Axes, x: float | str, y: float | str, adapter: str, text: str, hollow: bool = False) -> None:
         """Draw one value. hollow: of runs that support no conclusion."""
-        style = {"markerfacecolor": GROUND if hollow else self.colour(adapter), "markeredgecolor": self.colour(adapter)}
+        style: dict[str, Any] = {
+            "markerfacecolor": GROUND if hollow else self.colour(adapter),
+            "markeredgecolor": self.colour(adapter),
+        }
         (artist,) = axis.plot([x], [y], "o", markersize=6 if adapter in (OURS, self.leader) else 5, zorder=5, **style)
         self.hover(artist, text)
 
@@ -112,7 +116,7 @@ class Canvas:
             if name in (OURS, self.leader):
                 label.set(color=self.colour(name), fontweight="bold")
 
-    def label_ends(self, axis: Axes, ends: list[tuple[float, float, str]]) -> None:
+    def label_ends(self, axis: Axes, ends: Sequence[tuple[float, float, str]]) -> None:
         """Write the names of lines at the right margin, apart from each other. ends: x and y of a line's end, and its adapter.
 
         The limits of the axes must be final.

@@ -174,7 +174,7 @@ class Figures(Canvas):
                     curve = pl.read_csv(Path(row["run_directory"]) / file)
                     style = self.line(str(adapter)) | ({"linewidth": 0.7} if number else {})
                     (line,) = axis.plot(curve[x[0]], curve[y[0]], **style)
-                    self.hover(line, f"{title(str(adapter))}, seed {row['seed']}: {y[1]} up to {curve[y[0]].max():.4f}")
+                    self.hover(line, f"{title(str(adapter))}, seed {row['seed']}: {y[1]} up to {max(curve[y[0]].to_list()):.4f}")
                     if not number:
                         place = round(label_at * (curve.height - 1))
                         ends.append((curve[x[0]][place], curve[y[0]][place], str(adapter)))

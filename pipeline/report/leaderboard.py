@@ -46,7 +46,7 @@ def leaderboard(gains: pl.DataFrame, result_set: ResultSet, metric: str, hits: s
                 ]
             )
         header = ["Adapter", metric, "over Base", "95 % interval", hits, "p, to the leader"]
-        heading = f"{panel_title(block)} ({block['users'][0]:,} users, {seed_count(block['seeds'].min())})"
+        heading = f"{panel_title(block)} ({block['users'][0]:,} users, {seed_count(min(block['seeds'].to_list()))})"
         blocks.append(Block(heading, header, rows, sorted_by=1))
     notes = [
         "Bold: the leader. over Base: relative gain, with its bootstrap interval over users. p, to the leader: of the "
