@@ -15,7 +15,7 @@ def main() -> str:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, metavar="DIR", help=f"a trained run ({CHECKPOINT})")
     parser.add_argument("--push-to-hub", metavar="OWNER/NAME", help="upload it to a private model repository of Hugging Face")
-    parser.add_argument("--new-items", type=Path, metavar="FILE", help="CSV or Parquet of items that the training did not know")
+    parser.add_argument("--new-items", type=Path, metavar="FILE", help="catalogue with items that the training did not know")
     given = parser.parse_args()
 
     from pipeline.serving.card import source_kind

@@ -32,7 +32,7 @@ def main() -> str:
     parser.add_argument("--allow", nargs="+", metavar="ITEM", help="recommend only these")
     parser.add_argument("--deny", nargs="+", metavar="ITEM", default=[], help="recommend none of these")
     parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, metavar="DIR", help=f"a trained run ({CHECKPOINT})")
-    parser.add_argument("--new-items", type=Path, metavar="FILE", help="CSV or Parquet of items that the training did not know")
+    parser.add_argument("--new-items", type=Path, metavar="FILE", help="catalogue with items that the training did not know")
     given = parser.parse_args()
     if (given.requests is None) != (given.out is None):
         parser.error("--requests and --out go together")

@@ -60,14 +60,19 @@ def tiny_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture
-def project(tiny_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the tiny project, which becomes the current directory, with its own scratch."""
+def enter_copy(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Copy a project and make the copy, which has its own scratch, the current directory; return it."""
     root = tmp_path / "project"
-    shutil.copytree(tiny_project, root)
+    shutil.copytree(project, root)
     monkeypatch.chdir(root)
     monkeypatch.delenv("SPECTRAN_SCRATCH", raising=False)
     return root
+
+
+@pytest.fixture
+def project(tiny_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the tiny project, as the current directory."""
+    return enter_copy(tiny_project, tmp_path, monkeypatch)
 
 
 @pytest.fixture
@@ -134,8 +139,4 @@ def trained_project(tiny_project: Path, tmp_path_factory: pytest.TempPathFactory
 @pytest.fixture
 def trained(trained_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the trained project, as the current directory."""
-    root = tmp_path / "project"
-    shutil.copytree(trained_project, root)
-    monkeypatch.chdir(root)
-    monkeypatch.delenv("SPECTRAN_SCRATCH", raising=False)
-    return root
+    return enter_copy(trained_project, tmp_path, monkeypatch)

@@ -66,6 +66,34 @@ class Mean(CausalBackbone):
         return query_layout.weighted_values(weights, x * self.position[layout.position])
 '''
 
+ADAPTER_TEST = '''"""Mine, compared with its equation."""
+
+import torch
+
+from tests.models.conftest import Make
+
+
+def test_mine_scales_the_columns_of_the_ids(make: Make) -> None:
+    adapter = make("mine").adapter
+    with torch.no_grad():
+        adapter.gain.copy_(torch.arange(8.0))
+    torch.testing.assert_close(adapter.table()[:, 3], 3 * adapter.id_embedding[:, 3])
+'''
+
+BACKBONE_TEST = '''"""Mean, compared with a mean by hand."""
+
+import torch
+
+from tests.models.conftest import PADDING, Make
+
+
+def test_the_last_state_is_the_mean_of_the_scaled_items(make: Make) -> None:
+    model = make("base", "mean").eval()
+    table, position = model.adapter.table(), model.backbone.position
+    found = model.encode(torch.tensor([[PADDING, PADDING, PADDING, 7, 9]]), table)[0, -1]
+    torch.testing.assert_close(found, (table[7] * position[3] + table[9] * position[4]) / 2)
+'''
+
 # File -> what it becomes, or the line after which another one is put, in the order of the lists.
 Edits = dict[str, str | tuple[str, str]]
 ADAPTER_EDITS: Edits = {
@@ -77,6 +105,7 @@ ADAPTER_EDITS: Edits = {
         '    "base": lambda n, w, r, c, d, p: n * d,\n',
         '    "mine": lambda n, w, r, c, d, p: n * d + d,\n',
     ),
+    "tests/models/adapters/test_mine.py": ADAPTER_TEST,
     "docs/methods.md": ("|---|---|---|---|---|\n", f"| `mine` | yes | no | {11_757 * 128 + 128 + 200_704:,} | never |\n"),
 }
 BACKBONE_EDITS: Edits = {
@@ -85,6 +114,7 @@ BACKBONE_EDITS: Edits = {
     "params.yaml": ("\nbackbones:\n", "  mean: {}\n"),
     "grid/space.yaml": ("\nbackbones:\n", "  mean: {}\n"),
     "tests/models/test_sizes.py": ("Callable[[int, int], int]] = {\n", '    "mean": lambda d, h: h * d,\n'),
+    "tests/models/backbones/test_mean.py": BACKBONE_TEST,
     "docs/methods.md": ("\n## Backbones\n", "\nAnother one is `mean`, for a test.\n"),
 }
 
@@ -158,6 +188,7 @@ def test_three_files_are_enough_to_run_a_method_and_the_gate_asks_for_the_others
         "add the number of trainable parameters of mine to ADAPTER_SIZES in tests/models/test_sizes.py",
         "there should be a row of `mine` in the table of sizes in docs/methods.md: 1,705,728 trainable parameters",
         "say in grid/space.yaml what tuning may choose of adapters ['mine']; {} for nothing",
+        "write these tests: ['tests/models/adapters/test_mine.py', 'tests/models/backbones/test_mean.py']",
         "docs/params.schema.json is stale; `SPECTRAN_WRITE_SCHEMA=1 pytest tests/test_project.py` writes it",
     ):
         assert says in printed, printed

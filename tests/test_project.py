@@ -89,6 +89,15 @@ def test_what_the_tests_import_is_declared() -> None:
     assert not missing, f"declare in pyproject.toml, under optional-dependencies.dev: {missing}"
 
 
+def test_every_module_has_a_test_file_of_its_name() -> None:
+    """At the mirrored place. Stages are thin and tested together; the registries in `__init__.py` are tested in common."""
+    modules = (file for folder in ("common", "models", "pipeline") for file in sorted((ROOT / folder).rglob("*.py")))
+    names = (file.relative_to(ROOT) for file in modules if file.stem != "__init__")
+    expected = ("tests" / name.with_name(f"test_{name.name}") for name in names)
+    missing = [str(file) for file in expected if not (ROOT / file).is_file()]
+    assert not missing, f"write these tests: {missing}"
+
+
 def test_what_is_declared_is_used() -> None:
     used = set().union(*distributions(CODE).values(), USED_WITHOUT_IMPORT)
     unused = sorted(declared() - used)

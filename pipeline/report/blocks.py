@@ -9,7 +9,8 @@ A block starts with a comment that lists its columns, one a line, and ends with 
     <!-- end of results -->
 
 A column is a folder of docs/results (followed by `/dataset` if it holds several), a column of its runs.csv, and a heading. The
-folder `paper/DATASET/BACKBONE` stands for the published figures in metrics/paper.
+folder `paper/DATASET/BACKBONE` stands for the published figures in metrics/paper, and `cold/DATASET` for docs/results/cold, which
+holds what `python -m stages.cold` wrote.
 
 A verdict is the one with which the report of a folder opens:
 
@@ -58,6 +59,8 @@ class Column:
         if self.folder == "paper":
             dataset, _, backbone = str(self.dataset).partition("/")
             runs = paper_table("table2").filter(dataset=dataset, backbone=backbone)
+        elif self.folder == "cold":
+            runs = cold_table(check_form("dataset", str(self.dataset)))
         else:
             runs = read_runs(PUBLISHED / check_form("folder", self.folder)).filter(over="seeds")
             runs = runs.filter(dataset=self.dataset) if self.dataset else runs
@@ -85,6 +88,14 @@ class Column:
         return entries
 
 
+def cold_table(dataset: str) -> pl.DataFrame:
+    """Return a row per method for items held out of training; where IDs have a choice, they are the mean of the trained ones."""
+    file = PUBLISHED / "cold" / f"{dataset}.csv"
+    if not file.is_file():
+        raise UserError(f"{file} is missing; `python -m stages.cold` writes metrics/cold.csv, a copy of which it is")
+    return pl.read_csv(file).filter(pl.col("ids").is_null() | (pl.col("ids") == "mean")).rename({"method": "adapter"})
+
+
 def parse_columns(text: str, where: str) -> list[Column]:
     """Return the columns that a block's comment lists. Raises UserError for one that is not `FOLDER METRIC "HEADING"`."""
     columns = []
@@ -97,10 +108,11 @@ def parse_columns(text: str, where: str) -> list[Column]:
 
 
 def table(columns: list[Column]) -> str:
-    """Return the Markdown table, a row per adapter that any column has, in the order of the registry."""
+    """Return the Markdown table: methods without training, then adapters in the order of the registry, if a column has them."""
     entries = [column.entries() for column in columns]
     lines = ["| | " + " | ".join(column.heading for column in columns) + " |", "|---|" + "---:|" * len(columns)]
-    for adapter, title in ADAPTERS.items():
+    untrained = dict.fromkeys(name for of in entries for name in of if name not in ADAPTERS)
+    for adapter, title in [*((name, name.capitalize()) for name in untrained), *ADAPTERS.items()]:
         if any(adapter in of for of in entries):
             lines.append(f"| {title} | " + " | ".join(of.get(adapter, "–") for of in entries) + " |")
     return "\n".join(lines) + "\n"

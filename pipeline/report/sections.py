@@ -23,7 +23,7 @@ from pipeline.report.formats import ABSENT, Block, Entry, Table, count, markdown
 from pipeline.report.header import about
 from pipeline.report.results import ResultSet
 from pipeline.report.tables import title
-from pipeline.report.ties import LEARNABLE, ties_of
+from pipeline.report.ties import ties_of
 from pipeline.runs import sequences_directory, spectrum_directory
 
 HOW_TO_ADD = {  # table without cells -> the setting that adds its cells
@@ -120,8 +120,8 @@ def sections(
         names = ", ".join(cell.name for cell in missing)
         opening.append(f"Missing cells, left out of this report: {names}. `dvc repro -k grid/dvc.yaml` trains them.")
     datasets = default["dataset"].unique(maintain_order=True).to_list()
-    ties = [sentence for name in datasets if (sentence := ties_of(name, title(name)))]
-    opening += [sentence for sentence in ties if sentence.endswith(LEARNABLE)]
+    ties = [found for name in datasets if (found := ties_of(name, title(name)))]
+    opening += [found.text for found in ties if found.learnable]
     unlisted = [how.format(dataset=default["dataset"][0]) for name, how in HOW_TO_ADD.items() if name not in tables]
     return [
         Section("Which adapter?", opening, about(default)),
@@ -129,7 +129,7 @@ def sections(
         *([Section("What would change the verdict", [changes])] if changes else []),
         *part("Over all pairs", figure=("mean-ranks", MEAN_RANKS)),
         *part("What tuning changes", figure=("tuning", f"Test {metric} of each adapter by the way its settings were chosen.")),
-        *part("Table 1: datasets", "table1", text=" ".join(ties)),
+        *part("Table 1: datasets", "table1", text=" ".join(found.text for found in ties)),
         *part("Table 2: adapters", "table2", figure=("comparison", f"Test {metric}, the highest first.")),
         *part("Significance", "significance"),
         *(

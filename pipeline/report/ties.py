@@ -1,5 +1,7 @@
 """What the report says of interactions with equal timestamps, whose order the preprocessing chooses."""
 
+from typing import NamedTuple
+
 from pipeline.artifacts import read_json, verify
 from pipeline.runs import preprocess_command, sequences_directory
 
@@ -15,10 +17,17 @@ LEARNABLE = (
 )
 
 
-def ties_of(dataset: str, title: str) -> str:
+class Ties(NamedTuple):
+    """What is said of a dataset's ties, and whether a model can learn their order."""
+
+    text: str
+    learnable: bool
+
+
+def ties_of(dataset: str, title: str) -> Ties | None:
     """Return how the dataset's interactions with equal timestamps are ordered and what share of its items that concerns.
 
-    title: the dataset's name in the report. Empty if less than MATTERS of the test items is tied. A test item is tied if the item
+    title: the dataset's name in the report. None if less than MATTERS of the test items is tied. A test item is tied if the item
     before it has the same timestamp. Raises UserError if the artifact is missing or damaged.
     """
     command = preprocess_command(dataset)
@@ -26,8 +35,9 @@ def ties_of(dataset: str, title: str) -> str:
     ties = verify(directory, command, ["statistics.json"]).get("preprocess", {}).get("ties")
     tied = read_json(directory / "statistics.json", command).get("tied", {})
     if tied.get("test", 0.0) < MATTERS or ties not in RULES:
-        return ""
+        return None
     shares = f"{100 * tied['steps']:.1f} % of the training steps, {100 * tied['validation']:.1f} % of the validation items and "
     sentence = f"{title}: interactions of a user with equal timestamps {RULES[ties]}; this decides {shares}"
     sentence += f"{100 * tied['test']:.1f} % of the test items."
-    return f"{sentence} {LEARNABLE}" if ties == "item" else sentence
+    learnable = ties == "item"
+    return Ties(f"{sentence} {LEARNABLE}" if learnable else sentence, learnable)

@@ -125,7 +125,7 @@ def chance(held: Held) -> dict[str, float]:
     count = len(held.embeddings)
     ranks = np.arange(1, count + 1)
     among = metrics(ranks, CUTOFFS)
-    return {name: 0.0 for name in among if name != "MRR"} | {f"held out {name}": among[name] for name in among if name != "MRR"}
+    return {name: 0.0 for name in among if name != "MRR"} | {f"held_out_{name}": among[name] for name in among if name != "MRR"}
 
 
 def figures(states: Tensor, rows: Tensor, held: Held) -> dict[str, float]:
@@ -134,4 +134,4 @@ def figures(states: Tensor, rows: Tensor, held: Held) -> dict[str, float]:
     everywhere = target_ranks(states, rows, held.targets + first).numpy()
     among = target_ranks(states, rows[first:].contiguous(), held.targets).numpy()
     found = {name: value for name, value in metrics(everywhere, CUTOFFS).items() if name != "MRR"}
-    return found | {f"held out {name}": value for name, value in metrics(among, CUTOFFS).items() if name != "MRR"}
+    return found | {f"held_out_{name}": value for name, value in metrics(among, CUTOFFS).items() if name != "MRR"}

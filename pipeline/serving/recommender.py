@@ -79,9 +79,15 @@ class Recommender:
         return wider
 
     def with_new_items(self, path: Path) -> "Recommender":
-        """`with_items` for a CSV or Parquet file of item_id, title and the template's fields, embedded by the run's encoder."""
+        """`with_items` for a CSV or Parquet file of item_id, title and the template's fields, embedded by the run's encoder.
+
+        The file may be the whole catalogue: items that the training knew keep their rows. Raises UserError if no item is new.
+        """
         items = read_new_items(path, self.run)
-        return self.with_items(items, embed(items["text"].to_list(), self.run))
+        new = items.filter(~pl.col("item_id").is_in(self.item_ids))
+        if new.is_empty():
+            raise UserError(f"{path}: no item is new; the training knew all {items.height:,}")
+        return self.with_items(new, embed(new["text"].to_list(), self.run))
 
     @classmethod
     def load(cls, directory: Path | str = CHECKPOINT) -> "Recommender":

@@ -16,6 +16,7 @@ from pipeline.grid import published
 from pipeline.params import load_params
 from pipeline.runs import Run
 from pipeline.training import loop
+from tests.conftest import enter_copy
 
 ROOT = Path(__file__).parents[2]
 TRAINED = ("model.safetensors", "config.json", "history.csv", "training.json", "run.json")
@@ -128,12 +129,8 @@ def damage(file: Path, kind: str) -> None:
 
 @pytest.fixture
 def copied(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    root = tmp_path / "project"
-    shutil.copytree(whole, root)
-    monkeypatch.chdir(root)
-    monkeypatch.delenv("SPECTRAN_SCRATCH", raising=False)
     published._published.cache_clear()
-    return root
+    return enter_copy(whole, tmp_path, monkeypatch)
 
 
 @pytest.mark.usefixtures("copied")

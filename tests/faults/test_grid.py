@@ -71,6 +71,6 @@ def test_a_grid_that_is_killed_with_dvc_ends_as_one_that_is_not(project: Project
                 os.killpg(process.pid, signal.SIGKILL)
     (project.root / ".dvc/tmp/rwlock").write_text("")  # as one kill in 60 leaves it
     printed = project.run(*GRID)
-    assert ".dvc/tmp/rwlock, left incomplete by a DVC that was killed, is removed" in printed
+    assert "removed .dvc/tmp/rwlock, which a killed DVC left incomplete" in printed
     assert results(project.root) == results(other.root)
     assert not [path for path in project.root.rglob(".*") if PARTIAL.fullmatch(path.name)]

@@ -8,17 +8,49 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from torch import nn
 
 from models.core.adapter import Spectrum
+from models.core.attention import Attention
+from models.core.layout import Layout
 from models.core.recommender import Recommender
 from models.losses import LOSSES
 from pipeline.training.model import build_recommender
 
+Make = Callable[..., Recommender]
+Decompose = Callable[[np.ndarray], Spectrum]
+
 N_ITEMS = 60
+PADDING = N_ITEMS
 WIDTH = 24
 HISTORY = 5
+HIDDEN = ~torch.ones(4, 4, dtype=torch.bool).tril()  # torch's masks say what is not seen
 
 PARAMS = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text(encoding="utf-8"))
+
+
+def numbers(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().double().numpy()
+
+
+def steps(model: Recommender, sequences: torch.Tensor, count: int = 3) -> None:
+    optimiser = torch.optim.Adam(model.parameter_groups(0.0), lr=1e-2)
+    draws = torch.Generator().manual_seed(1)
+    torch.manual_seed(1)
+    model.train()
+    for _ in range(count):
+        loss, _ = model.loss(sequences, draws)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+
+
+def copy_attention(reference: nn.MultiheadAttention, module: Attention) -> None:
+    with torch.no_grad():
+        reference.in_proj_weight.copy_(torch.cat([module.query.weight, module.key_value.weight]))
+        reference.in_proj_bias.copy_(torch.cat([module.query.bias, module.key_value.bias]))
+        reference.out_proj.weight.copy_(module.output.weight)
+        reference.out_proj.bias.copy_(module.output.bias)
 
 
 def spectrum_of(embeddings: np.ndarray) -> Spectrum:
@@ -97,3 +129,9 @@ def sequences() -> torch.Tensor:
     for i, row in enumerate(rows):
         row[: i % HISTORY] = N_ITEMS
     return torch.from_numpy(rows)
+
+
+@pytest.fixture(params=[True, False], ids=["packed", "dense"])
+def layout(request: pytest.FixtureRequest) -> Layout:
+    """Three sequences of four tokens without padding, packed and dense."""
+    return Layout(torch.ones(3, 4, dtype=torch.bool), causal=True, packed=request.param)

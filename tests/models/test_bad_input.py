@@ -8,7 +8,6 @@ import pytest
 from common.errors import UserError
 from models.core.adapter import Spectrum
 from models.core.recommender import Recommender
-from models.losses import LOSSES
 
 Make = Callable[..., Recommender]
 
@@ -89,20 +88,3 @@ def test_a_mask_ratio_outside_0_and_1(make: Make, ratio: float) -> None:
 def test_heads_that_do_not_divide_dim(make: Make, backbone: str) -> None:
     text = message(make, "base", backbone, backbone_options={"heads": 3})
     assert text.startswith(f"backbone {backbone}: heads is 3, which does not divide dim 8")
-
-
-@pytest.mark.parametrize(("names", "near"), [(("bse", "sasrec"), "base"), (("base", "hstuu"), "hstu")])
-def test_a_misspelt_name(spectrum: Spectrum, names: tuple[str, str], near: str) -> None:
-    from pipeline.training.model import build_recommender
-
-    with pytest.raises(UserError, match=f"did you mean '{near}'"):
-        build_recommender(
-            spectrum,
-            adapter=names[0],
-            adapter_options={},
-            backbone=names[1],
-            backbone_options={},
-            dim=8,
-            max_history=5,
-            objective=LOSSES.load("info_nce")(0.07, 7),
-        )

@@ -1,8 +1,18 @@
 """A causal model that is small enough for every test."""
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
+
+from pipeline.grid import published
+from pipeline.grid.cells import Cell, listed_cells
+from pipeline.grid.execution import build_cell
+from pipeline.params import load_params
+from pipeline.runs import Run
+
+FOLDER = Path("docs/results/here")  # of published results
 
 
 @pytest.fixture(scope="session")
@@ -34,3 +44,31 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     LlamaModel(config).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def kernels() -> Iterator[None]:
+    """Restore torch's settings, because training makes its process use deterministic kernels."""
+    before = torch.are_deterministic_algorithms_enabled()
+    yield
+    torch.use_deterministic_algorithms(before)
+
+
+@pytest.fixture
+def selected(project: Path) -> Callable[..., Run]:
+    """Return the run that the project's params.yaml selects, with changes."""
+    return lambda **choice: Run.of(load_params(), **choice)
+
+
+@pytest.fixture
+def cells(project: Path, set_params: Callable[..., None]) -> list[Cell]:
+    """Three cells, one over dims, built and published."""
+    lists = {"datasets": ["tiny"], "backbones": ["sasrec"], "adapters": ["spectran"], "dims": [8]}
+    set_params({"train.epochs": 1, "grid.dimensions": lists})
+    params = load_params()
+    cells = listed_cells(params.grid)
+    for cell in cells:
+        build_cell(cell, params)
+    published.publish([(cell, cell.runs(params)) for cell in cells], FOLDER, "0123456789")
+    published._published.cache_clear()
+    return cells

@@ -16,7 +16,7 @@ from models.adapters import ADAPTERS, spectran
 from models.backbones import BACKBONES
 from pipeline.data import PREPROCESSING, SOURCES
 from pipeline.grid.cells import listed_cells
-from pipeline.params import Params, Preprocess, Variant, choose_grid, load_params
+from pipeline.params import Params, Preprocess, Resources, Variant, choose_grid, load_params
 
 ROOT = Path(__file__).parents[2]
 REPOSITORY = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
@@ -351,3 +351,10 @@ def test_a_secret_has_no_place_where_git_and_dvc_keep_it(mirror: str) -> None:
     says = complaint(with_value("download.mirror", mirror))
     assert "put it into ~/.netrc" in says
     assert "hunter2" not in says
+
+
+def test_gpus_come_in_shares_of_one_or_whole() -> None:
+    assert Resources(gpus=0.25).gpus == 0.25
+    assert Resources(gpus=2).gpus == 2
+    with pytest.raises(UserError, match="params: gpus: expected a fraction of one GPU, or a whole number of GPUs"):
+        Resources.parse({"gpus": 1.5}, "params")

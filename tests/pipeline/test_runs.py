@@ -8,10 +8,6 @@ import pytest
 import yaml
 
 from common.code import python_files
-from models.adapters import ADAPTERS
-from models.backbones import BACKBONES
-from models.losses import LOSSES
-from pipeline.data import SOURCES
 from pipeline.params import load_params
 from pipeline.runs import EVALUATION_CODE, TRAINING_CODE, Run
 
@@ -128,14 +124,6 @@ def test_all_code_that_a_stage_depends_on_exists(file: str) -> None:
         for dep in code_of(stage(file, name)):
             if "$" not in dep:
                 assert (ROOT / dep).exists(), f"{file}:{name}: {dep}"
-
-
-@pytest.mark.parametrize("registry", [ADAPTERS, BACKBONES, LOSSES, SOURCES], ids=["adapters", "backbones", "losses", "sources"])
-def test_a_registered_name_is_a_file_that_defines_its_class(registry: Any) -> None:
-    """dvc.yaml depends on models/adapters/${adapter}.py, data/dvc.yaml on pipeline/data/sources/${item.kind}.py."""
-    for name in registry:
-        assert (ROOT / registry.file(name)).is_file()
-        assert registry.load(name).__module__ == registry.file(name).removesuffix(".py").replace("/", ".")
 
 
 def test_every_kind_of_source_has_the_file_that_data_dvc_depends_on() -> None:

@@ -10,9 +10,6 @@ from typing import Any
 import pytest
 
 from common.errors import UserError
-from pipeline.grid.estimate import duration, epoch_seconds
-from pipeline.params import load_params
-from pipeline.runs import Run
 
 SetParams = Callable[[dict[str, Any]], None]
 START = 1_500_000_000
@@ -69,25 +66,3 @@ def test_the_estimate_counts_what_is_to_be_trained_and_ends_when_nothing_is(
     assert call("check", monkeypatch, "--estimate") == "every run of the grid is there; nothing is to be trained"
     with pytest.raises(UserError, match="--jobs is 0"):
         call("check", monkeypatch, "--estimate", "--jobs", "0")
-
-
-@pytest.mark.usefixtures("project")
-def test_an_epoch_takes_about_as_long_as_the_training_of_a_run_says() -> None:
-    """Within a factor of 5: machines are busy."""
-    import torch
-
-    from pipeline.grid.execution import trained
-
-    run = Run.of(load_params())
-    measured = json.loads((trained(run) / "run.json").read_text())["seconds_per_epoch"]
-    assert measured / 5 < epoch_seconds(run, torch.device("cpu")) < measured * 5
-
-
-def test_durations() -> None:
-    assert [duration(seconds) for seconds in (0.2, 89, 91, 5399, 5401)] == [
-        "1 seconds",
-        "89 seconds",
-        "2 minutes",
-        "90 minutes",
-        "1.5 hours",
-    ]

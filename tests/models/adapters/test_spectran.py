@@ -1,22 +1,13 @@
 """SpecTran, compared with the paper's equations; its ablations; and its learned threshold."""
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 import torch
 
 from common.errors import UserError
 from models.core.adapter import Spectrum
-from models.core.recommender import Recommender
 from pipeline.training.loop import evaluate_ranks
-
-Make = Callable[..., Recommender]
-Decompose = Callable[[np.ndarray], Spectrum]
-
-
-def numbers(tensor: torch.Tensor) -> np.ndarray:
-    return tensor.detach().double().numpy()
+from tests.models.conftest import Decompose, Make, numbers
 
 
 def test_forward_is_equations_7_to_11(make: Make, spectrum: Spectrum) -> None:

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 import models.core.recommender
-from common.errors import UserError
 from models.adapters import ADAPTERS
 from models.backbones import BACKBONES
 from models.core.adapter import Adapter, Spectrum
@@ -105,9 +104,3 @@ def test_a_sparse_gradient_has_the_rows_that_the_batch_names_and_the_rest_is_not
     assert moved.tolist() == gradient.indices()[0].tolist()
     moments = optimiser.state[model.adapter.id_embedding]["exp_avg"].abs().sum(1).nonzero().flatten()
     assert moments.tolist() == moved.tolist()
-
-
-def test_an_adapter_that_needs_every_item_is_refused_sparse(make: Make) -> None:
-    with pytest.raises(UserError, match="rlmrec uses every item in each step") as caught:
-        make("rlmrec", sparse=True)
-    assert "\n" not in str(caught.value)

@@ -1,6 +1,5 @@
 """The spectrum, compared with numpy's SVD in float64 and with scikit-learn."""
 
-import hashlib
 import subprocess
 import sys
 import tempfile
@@ -331,45 +330,3 @@ print(peaks[1] - peaks[0])
         check=True,
     )
     assert int(done.stdout) < 20_000  # KiB
-
-
-@pytest.fixture
-def saved(tmp_path: Path) -> Path:
-    np.save(tmp_path / "embeddings.npy", CASES["wide"])
-    module.decompose(tmp_path / "embeddings.npy", tmp_path / "spectrum")
-    sign(tmp_path / "spectrum")
-    return tmp_path / "spectrum"
-
-
-def test_writing_to_a_loaded_spectrum_leaves_its_files_alone(saved: Path) -> None:
-    """DVC's cache may share these bytes on disk."""
-
-    def checksums() -> dict[str, str]:
-        return {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in saved.rglob("*.npy")}
-
-    before = checksums()
-    read = load_spectrum(saved)
-    for tensor in (read.U, read.sigma, read.centred.V):
-        tensor.zero_()
-    assert checksums() == before
-    assert len(before) == 8
-
-
-@pytest.mark.parametrize("name", ["U", "sigma", "V", "mean"])
-@pytest.mark.parametrize("content", [None, b"", b"not numpy", b"\x93NUMPY\x01\x00", "cut"])
-def test_a_file_that_is_missing_or_damaged_is_one_line_that_names_it(saved: Path, name: str, content: bytes | str | None) -> None:
-    file = saved / f"{name}.npy"
-    if content is None:
-        file.unlink()
-    else:
-        file.write_bytes(file.read_bytes()[:-3] if isinstance(content, str) else content)
-    with pytest.raises(UserError, match=f"{name}.npy is {'missing' if content is None else 'damaged'}") as caught:
-        load_spectrum(saved)
-    assert "\n" not in str(caught.value)
-
-
-def test_the_centred_twin_is_only_read_when_asked_for(saved: Path) -> None:
-    (saved / "centred/U.npy").unlink()
-    read = load_spectrum(saved)
-    with pytest.raises(UserError, match=r"centred/U.npy is missing"):
-        _ = read.centred

@@ -1,13 +1,9 @@
 """Spectral measures, compared with numpy and closed forms."""
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 import torch
 
-from models.core.recommender import Recommender
-from pipeline.evaluation.evaluate import analyse
 from pipeline.evaluation.spectral import covariance_spectrum, cumulative_share, effective_rank, top_share
 
 
@@ -42,18 +38,3 @@ def test_equal_rows_have_no_direction() -> None:
     values = covariance_spectrum(torch.full((10, 4), 3.0))
     assert effective_rank(values) == 0
     assert cumulative_share(values).tolist() == [0, 0, 0, 0]
-
-
-def test_alphafuse_semantics_are_flat(make: Callable[..., Recommender]) -> None:
-    """Standardised components have equal variances, so the effective rank is d and m components have a share of m / d."""
-    analysis = analyse(make("alphafuse", dim=16))
-    assert analysis["effective_rank"] == pytest.approx(16, rel=1e-4)
-    assert analysis["top10_share"] == pytest.approx(10 / 16, rel=1e-4)
-    np.testing.assert_allclose(analysis["semantic_table"]["cumulative_share"], np.arange(1, 17) / 16, atol=1e-5)
-
-
-def test_an_adapter_without_text_is_shown_by_its_whole_table(make: Callable[..., Recommender]) -> None:
-    analysis = analyse(make("base"))
-    assert analysis["semantic_table"] is None
-    assert analysis["effective_rank"] == analysis["table"]["effective_rank"]
-    assert analysis["trainable_parameters"] == make("base").n_trainable()

@@ -1,7 +1,6 @@
 """Published results contain what the cells do, and suffice for tables, significance tests and for continuing elsewhere."""
 
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 import yaml
 
 from common.errors import UserError
-from pipeline.artifacts import SIDECAR, read_json, sha256, verify, write_signed
+from pipeline.artifacts import SIDECAR, read_json, sha256, write_signed
 from pipeline.grid import published as module
 from pipeline.grid.cells import Cell, listed_cells, read_cells
 from pipeline.grid.execution import build_cell, evaluated_directory
@@ -18,27 +17,11 @@ from pipeline.grid.published import publish, published_run, restore
 from pipeline.grid.tasks import unfinished_tasks
 from pipeline.grid.tuning import SPACE, listed_tunings, tune, write_choice
 from pipeline.params import Params, load_params
-from pipeline.report import publishing
-from pipeline.report.publishing import committed_code, publish_grid, restore_grid
 from pipeline.report.results import table_metrics, unusable_runs
 from pipeline.report.users import comparisons
+from tests.pipeline.conftest import FOLDER
 
-FOLDER = Path("docs/results/here")
 ROOT = Path(__file__).parents[3]
-
-
-@pytest.fixture
-def cells(project: Path, set_params: Callable[..., None]) -> list[Cell]:
-    """Three cells, one over dims, built and published."""
-    lists = {"datasets": ["tiny"], "backbones": ["sasrec"], "adapters": ["spectran"], "dims": [8]}
-    set_params({"train.epochs": 1, "grid.dimensions": lists})
-    params = load_params()
-    cells = listed_cells(params.grid)
-    for cell in cells:
-        build_cell(cell, params)
-    publish([(cell, cell.runs(params)) for cell in cells], FOLDER, "0123456789")
-    module._published.cache_clear()
-    return cells
 
 
 def compared(cells: list[Cell]) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -156,39 +139,6 @@ def test_what_is_published_is_small_and_complete(cells: list[Cell]) -> None:
     assert not list(FOLDER.rglob("*.safetensors"))
 
 
-def test_code_that_is_not_committed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="git finds no commit here"):
-        committed_code()
-    file = Path("pipeline/training/loop.py")
-    file.parent.mkdir(parents=True)
-    file.write_text("a = 1\n")
-    git = ("git", "-c", "user.name=t", "-c", "user.email=t@example.org")
-    for command in (("init", "-q"), ("add", "."), ("commit", "-q", "-m", "first")):
-        subprocess.run([*git, *command], check=True)
-    head = subprocess.run(["git", "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout
-    assert head.startswith(committed_code())
-    Path("notes.md").write_text("other files may differ\n")
-    assert head.startswith(committed_code())
-    Path(".gitignore").write_text("__pycache__/\nmine.py\n")
-    cached = Path("models/__pycache__/mine.pyc")
-    cached.parent.mkdir(parents=True)
-    cached.touch()
-    assert head.startswith(committed_code())
-    for new in ("models/adapters/other.py", "stages/new.py", "common/text.txt", "models/adapters/mine.py"):
-        Path(new).parent.mkdir(parents=True, exist_ok=True)
-        Path(new).touch()
-        with pytest.raises(UserError, match=rf"\({new}\); commit it first"):
-            committed_code()
-        Path(new).unlink()
-    file.write_text("a = 2\n")
-    with pytest.raises(UserError, match=r"\(pipeline/training/loop.py\); commit it first"):
-        committed_code()
-    subprocess.run([*git, "add", "."], check=True)
-    with pytest.raises(UserError, match=r"\(pipeline/training/loop.py\); commit it first"):
-        committed_code()
-
-
 def test_cells_tested_by_other_code_are_refused(cells: list[Cell], monkeypatch: pytest.MonkeyPatch) -> None:
     before = {path: path.read_bytes() for path in FOLDER.iterdir()}
     monkeypatch.setattr(module, "evaluation_code", lambda: "another")
@@ -196,52 +146,6 @@ def test_cells_tested_by_other_code_are_refused(cells: list[Cell], monkeypatch: 
     with pytest.raises(UserError, match=r"tiny-sasrec-base is stale: the code that tests runs changed since; run `dvc repro "):
         publish([(cell, cell.runs(params)) for cell in cells], FOLDER, "0123456789")
     assert {path: path.read_bytes() for path in FOLDER.iterdir()} == before
-
-
-def test_the_report_that_is_published_is_of_the_cells_that_are(
-    cells: list[Cell], set_params: Callable[..., None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """There is a report of older cells; cells with other settings are named in the error."""
-    monkeypatch.setattr(publishing, "committed_code", lambda: "0123456789")
-    Path("metrics").mkdir()
-    Path("metrics/report.md").write_text("of older cells")
-    publish_grid(FOLDER, load_params())
-    report = (FOLDER / "report.md").read_text()
-    mean = pl.read_csv(FOLDER / "runs.csv").filter(adapter="base", over="seeds")["NDCG@20"].mean()
-    assert f"{mean:.4f}" in report
-    assert (FOLDER / "figures/comparison.svg").is_file()
-    verify(FOLDER, "publish")
-    set_params({"train.patience": 1})
-    build_cell(cells[0], load_params())
-    with pytest.raises(UserError, match=r"tiny-sasrec-spectran, .*-dims was built with settings other than those of params.yaml"):
-        publish_grid(FOLDER, load_params())
-    assert (FOLDER / "report.md").read_text() == report
-
-
-def test_results_are_restored_under_the_preprocessing_and_encoder_that_they_were_made_with(
-    cells: list[Cell], set_params: Callable[..., None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nothing in a cell says how ties of time were ordered, so its table would stand under the wrong rule."""
-    monkeypatch.setattr(publishing, "committed_code", lambda: "0123456789")
-    publish_grid(FOLDER, load_params())
-    shutil.rmtree("grid/cells")
-    before = Path("params.yaml").read_bytes()
-    for changed, says in [
-        ({"preprocess.ties": "item"}, "preprocess.ties shuffled, params.yaml item"),
-        ({"preprocess.core": 7}, "preprocess.core 5, params.yaml 7"),
-        ({"encoder": "minilm"}, "encoder random, params.yaml minilm"),
-    ]:
-        set_params(changed)
-        other = Path("params.yaml").read_bytes()
-        with pytest.raises(UserError, match=f"docs/results/here/grid.yaml is for {says}; change params.yaml first"):
-            restore_grid(FOLDER)
-        assert Path("params.yaml").read_bytes() == other
-        assert not Path("grid/cells").exists()
-        Path("params.yaml").write_bytes(before)
-    assert "3 cells of docs/results/here in grid/cells" in restore_grid(FOLDER)
-    assert cells[0].differs(load_params()) == ""
-    set_params({"evaluate.exclude_history": True})
-    assert cells[0].differs(load_params()) == "evaluate.exclude_history False, now True", "their metrics rank all items"
 
 
 @pytest.mark.parametrize("name", ["archive-office", "archive-toys"])

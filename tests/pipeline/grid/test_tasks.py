@@ -1,7 +1,8 @@
 """The grid on this machine: a run's number of threads, and so its numbers, do not depend on the runs in parallel."""
 
-import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,19 +10,11 @@ import pytest
 
 from common.errors import UserError
 from pipeline.grid.cells import listed_cells
-from pipeline.grid.execution import evaluated_in_parallel, threads_per_run
-from pipeline.grid.tasks import Local, run_all, unfinished_tasks
+from pipeline.grid.execution import evaluated_in_parallel
+from pipeline.grid.tasks import Local, grid_lock, run_all, unfinished_tasks
 from pipeline.params import load_params
 
 ROOT = Path(__file__).parents[3]
-
-
-def test_a_run_takes_the_users_threads_or_its_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert [threads_per_run(jobs) for jobs in (1, 2, 3, 8, 20)] == [8, 4, 2, 1, 1]
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert [threads_per_run(jobs) for jobs in (1, 2, 8)] == [3, 3, 3]
 
 
 @pytest.mark.parametrize("value", ["", "0", "-1", "two", "4,2"])
@@ -55,3 +48,17 @@ def test_one_job_and_two_give_the_same_weights(
     assert len(found[0]) == 2
     assert found[0] == found[1] == weights()
     assert project.is_dir()
+
+
+@pytest.mark.usefixtures("project")
+def test_of_two_grids_on_one_scratch_the_second_is_refused_until_the_first_is_gone() -> None:
+    holds = "from pipeline.grid.tasks import grid_lock\nwith grid_lock():\n print(flush=True)\n input()"
+    command = [sys.executable, "-c", holds]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={"PYTHONPATH": str(ROOT)}) as first:
+        assert first.stdout
+        first.stdout.readline()
+        with pytest.raises(UserError, match=f"another grid is running in .*process {first.pid} on "), grid_lock():
+            pass
+        first.kill()
+    with grid_lock():
+        pass

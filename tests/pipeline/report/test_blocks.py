@@ -68,6 +68,21 @@ def test_the_papers_figures_stand_beside_ours() -> None:
     assert "| Base (ID only) | 0.0600 ± 0.0141 | 0.0423 |" in text
 
 
+@pytest.mark.usefixtures("publish")
+def test_items_held_out_of_training_have_rows_without_training_first() -> None:
+    """Of a method's two rows, that with the mean of the trained IDs counts."""
+    Path("docs/results/cold").mkdir()
+    rows = "method,ids,NDCG@20\npopularity,,0.0\nnearest text,,0.03\nspectran,mean,0.05\nspectran,zero,0.09\nllminit,,0.02\n"
+    Path("docs/results/cold/toys.csv").write_text(rows)
+    text = filled(DOCUMENT.format(columns='cold/toys NDCG@20 "New"'), "README.md")
+    assert [line for line in text.splitlines() if line.startswith("| ")][1:] == [
+        "| Popularity | 0.0000 |",
+        "| Nearest text | 0.0300 |",
+        "| LLMInit | 0.0200 |",
+        "| SpecTran | **0.0500** |",
+    ]
+
+
 @pytest.mark.parametrize(
     ("columns", "says"),
     [
@@ -75,6 +90,7 @@ def test_the_papers_figures_stand_beside_ours() -> None:
         ('shop HR@5 "H"', "there is no HR@5, only dataset, "),
         ('shop/office NDCG@20 "N"', "no runs of office"),
         ('../shop NDCG@20 "N"', "folder"),
+        ('cold/shop NDCG@20 "N"', "cold/shop.csv is missing; `python -m stages.cold` writes"),
     ],
 )
 @pytest.mark.usefixtures("publish")

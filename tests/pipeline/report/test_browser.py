@@ -22,8 +22,8 @@ from pipeline.report import findings
 from pipeline.report.figures import Figures
 from pipeline.report.html import report_html
 from pipeline.report.sections import Figure, Section
-from tests.pipeline.report.test_figures import GAINS, NO_RUNS
-from tests.pipeline.report.test_sections import tiny_report
+from tests.pipeline.report.conftest import tiny_report
+from tests.pipeline.report.values import GAINS, NO_RUNS
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [

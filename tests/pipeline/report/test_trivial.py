@@ -1,22 +1,10 @@
 """The trivial baselines in Table 2 and in the verdict, and the page with the decision."""
 
-import re
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-
-import numpy as np
 import polars as pl
 import pytest
 
-from pipeline.grid.baseline_cells import directory_of, write_baselines
-from pipeline.grid.cells import Cell, listed_cells
-from pipeline.grid.execution import build_cell
-from pipeline.params import load_params
-from pipeline.report.decision import Beaten, Candidate, other_protocol, verdict
 from pipeline.report.formats import Block, Entry, Table
-from pipeline.report.trivial import below, sentences, trivial_rows, with_trivial
-from pipeline.report.write import write_report
+from pipeline.report.trivial import below, sentences, with_trivial
 
 METRIC = "NDCG@20"
 SUMMARY = pl.DataFrame(
@@ -80,105 +68,3 @@ def test_what_is_not_measured_is_said() -> None:
     assert sentences(SUMMARY, pl.DataFrame(), ["office"], METRIC) == [
         "Without the trivial baselines of Office; `dvc repro grid/dvc.yaml:baselines@office` ranks them."
     ]
-
-
-@pytest.fixture
-def reported(project: Path, set_params: Callable[[dict[str, Any]], None]) -> Path:
-    """The tiny grid, its baselines and its report."""
-    set_params({"train.epochs": 12, "train.patience": 1, "grid.seeds": [0]})
-    params = load_params()
-    for cell in listed_cells(params.grid):
-        build_cell(cell, params)
-    write_baselines("tiny", "random", params.train.max_history, params.evaluate)
-    write_report(params)
-    return project
-
-
-def test_the_report_and_the_decision_name_the_baselines(reported: Path, set_params: Callable[[dict[str, Any]], None]) -> None:
-    report, decision = ((reported / f"metrics/{name}.md").read_text() for name in ("report", "decision"))
-    knn = pl.read_csv(directory_of("tiny") / "metrics.csv").filter(pl.col("adapter") == "item_knn")["NDCG@20"][0]
-    assert re.search(rf"\| ItemKNN +\| .*{knn:.4f}", report)
-    assert "the best ranking without training (NDCG@20" in report
-    rows = pl.concat(Cell("tiny", "sasrec", name).read() for name in ("base", "spectran"))
-    means = rows.group_by("adapter").agg(
-        pl.col("NDCG@20", "trainable_parameters", "training_seconds", "inference_seconds").mean()
-    )
-    leader = re.search(r"\| +\| (.+?) +\|", decision)[1]
-    name = {"Base (ID only)": "base", "SpecTran": "spectran"}[leader]
-    (mine,) = means.filter(pl.col("adapter") == name).to_dicts()
-    users = pl.read_parquet("data/sequences/tiny/sequences.parquet").height
-    for shown in (
-        f"{mine['NDCG@20']:.4f} ",
-        f"{1e3 * mine['inference_seconds'] / users:.3g} ms",
-        f"{mine['trainable_parameters']:,.0f} trained parameters, {4 * mine['trainable_parameters'] / 2**20:.1f} MiB",
-        f"{mine['training_seconds'] / 60:.1f} minutes",
-        f"## Tiny, SASRec: {users:,} users, 1 seed",
-        "`evaluate.exclude_history=true`",
-    ):
-        assert shown in decision
-    # Another max_history: these baselines are of other settings, and so are left out and said to be missing.
-    set_params({"train.max_history": 5})
-    params = load_params()
-    assert trivial_rows(params, ["tiny"])[1] == ["tiny"]
-
-
-def runs(adapter: str, seconds: float = 1.0, size: int = 10) -> Candidate:
-    return Candidate(pl.DataFrame({"adapter": [adapter], "training_seconds": [seconds], "trainable_parameters": [size]}))
-
-
-def test_the_sentence_to_act_on() -> None:
-    everyone = {"base": runs("base", 1, 30), "spectran": runs("spectran", 9, 20), "morec": runs("morec", 5, 10)}
-    leader = everyone["spectran"]
-    sure = Beaten("ItemKNN", 0.1, 0.5, 0.3, 0.7, 0.001)
-    close = {"other": "base"}, {"other": "morec"}
-    assert verdict(leader, everyone, [], sure, set()) == "Ship SpecTran: it is beyond chance above every other adapter."
-    assert verdict(leader, everyone, list(close), sure, set()) == (
-        "Ship SpecTran, or any of those level with it: Base (ID only), MoRec. The fastest of them to train is Base (ID only), "
-        "the smallest MoRec."
-    )
-    for improvement, p, how in ((0.02, 0.4, "is not beyond chance above"), (-0.2, 0.001, "does not beat")):
-        beaten = Beaten("ItemKNN", 0.1, improvement, 0.0, 0.0, p)
-        said = verdict(leader, everyone, [], beaten, set())
-        assert said == f"Ship none yet: SpecTran, the best adapter, {how} ItemKNN, which needs no training."
-    assert verdict(leader, everyone, [], sure, {"spectran"}).startswith("No verdict yet: ")
-
-
-def test_gains_are_those_of_the_definition(tmp_path: Path) -> None:
-    """Two seeds; ranks 1, 3 and 21 give 1, 1/2 and 0."""
-    frame = pl.DataFrame({"user_id": ["b", "a", "b", "a"], "rank": [1, 3, 3, 21]})
-    frame.write_parquet(tmp_path / "ranks.parquet")
-    gains = Candidate(pl.DataFrame({"adapter": ["x"], "run_directory": [str(tmp_path / "seed-0")]})).gains("rank", 20)
-    assert gains["user_id"].to_list() == ["a", "b"]
-    assert gains["gain"].to_list() == pytest.approx([0.25, 0.75])
-    assert np.isfinite(gains["gain"].to_numpy()).all()
-
-
-def test_what_was_dropped_is_a_section_of_the_report(reported: Path) -> None:
-    from pipeline.artifacts import write_json
-    from pipeline.data.findings import Finding
-    from pipeline.runs import preprocess_report
-
-    assert "What was dropped" not in (reported / "metrics/report.md").read_text()
-    finding = Finding("cap", "Older, dropped: 30 interactions.", 30, 100, lost=True)
-    write_json(preprocess_report("tiny"), {"findings": [finding.record()]})
-    write_report(load_params())
-    for name in ("report.md", "report.html"):
-        assert "WARNING (30.0 %): Older, dropped: 30 interactions." in (reported / "metrics" / name).read_text()
-
-
-def test_another_leader_under_the_other_protocol_is_named(tmp_path: Path) -> None:
-    """Base has ranks 1 and 3, without history 3 and 3; SpecTran 3 and 3, without history 1 and 2."""
-    candidates = {}
-    for adapter, ranks, without in (("base", [1, 3], [3, 3]), ("spectran", [3, 3], [1, 2])):
-        folder = tmp_path / adapter
-        folder.mkdir()
-        frame = pl.DataFrame({"user_id": ["a", "b"], "rank": ranks, "rank_without_history": without})
-        frame.write_parquet(folder / "ranks.parquet")
-        candidates[adapter] = Candidate(pl.DataFrame({"adapter": [adapter], "run_directory": [str(folder / "seed-0")]}))
-    (said,) = other_protocol(candidates["base"], candidates, exclude_history=False, cutoff=20)
-    assert "(`evaluate.exclude_history=true`), Base (ID only) is no longer best: SpecTran is, with NDCG@20 0.8155." in said
-    assert (1 + 1 / np.log2(3)) / 2 == pytest.approx(0.8155, abs=1e-4)
-    (said,) = other_protocol(candidates["base"], candidates, exclude_history=True, cutoff=20)
-    assert "(`evaluate.exclude_history=false`), Base (ID only) is best too" in said
-    frame.drop("rank_without_history").write_parquet(folder / "ranks.parquet")
-    assert other_protocol(candidates["base"], candidates, exclude_history=False, cutoff=20) == []

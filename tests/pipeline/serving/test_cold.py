@@ -62,7 +62,7 @@ def test_figures_rank_among_all_and_among_the_held_out() -> None:
     held = Held("x", rows[3:], rows[:3], [np.array([0])], torch.tensor([0]))
     found = figures(torch.ones(1, 1), rows, held)
     assert found["NDCG@10"] == pytest.approx(1 / np.log2(5))
-    assert found["held out NDCG@10"] == pytest.approx(1 / np.log2(3))
+    assert found["held_out_NDCG@10"] == pytest.approx(1 / np.log2(3))
     assert found["HR@20"] == 1
 
 
@@ -71,16 +71,16 @@ def test_chance_is_what_random_orders_give() -> None:
     ranks = 1 + np.random.default_rng(0).integers(0, 40, size=200_000)
     found = chance(held)
     assert found["HR@10"] == 0
-    assert found["held out HR@10"] == pytest.approx((ranks <= 10).mean(), abs=0.005)
-    assert found["held out NDCG@20"] == pytest.approx(np.where(ranks <= 20, 1 / np.log2(ranks + 1), 0).mean(), abs=0.005)
+    assert found["held_out_HR@10"] == pytest.approx((ranks <= 10).mean(), abs=0.005)
+    assert found["held_out_NDCG@20"] == pytest.approx(np.where(ranks <= 20, 1 / np.log2(ranks + 1), 0).mean(), abs=0.005)
 
 
 def test_nearest_text_finds_the_item_that_is_worded_as_the_history(held: Held) -> None:
     held.embeddings[held.targets[0]] = held.known[held.histories[0][-10:]].sum(0)
     only = Held(held.dataset, held.embeddings, held.known, held.histories[:1], held.targets[:1])
-    assert nearest_text(load_params(), only)["held out HR@10"] == 1
+    assert nearest_text(load_params(), only)["held_out_HR@10"] == 1
     turned = Held(held.dataset, -held.embeddings, held.known, held.histories[:1], held.targets[:1])
-    assert nearest_text(load_params(), turned)["held out HR@10"] == 0
+    assert nearest_text(load_params(), turned)["held_out_HR@10"] == 0
 
 
 @pytest.mark.slow

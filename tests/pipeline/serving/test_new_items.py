@@ -195,10 +195,33 @@ def test_a_wrong_file_of_new_items_is_one_line(trained: Path, content: str, says
     assert re.match(rf"(new\.csv|{path}): ", str(refused.value))
 
 
-def test_an_item_that_is_there_already_is_refused(extended: Callable[..., Recommender]) -> None:
+def test_of_a_whole_catalogue_the_known_items_keep_their_rows(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = Recommender.load()
+    given: list[list[str]] = []
+
+    def embed(texts: list[str], run: object) -> torch.Tensor:
+        given.append(texts)
+        return torch.from_numpy(np.load("data/embeddings/tiny/random/embeddings.npy"))[: len(texts)]
+
+    monkeypatch.setattr(recommender, "embed", embed)
+    catalogue = pl.DataFrame({"item_id": [*plain.item_ids, "new1"], "title": [*plain.titles, "First"]})
+    catalogue.sample(fraction=1, shuffle=True, seed=0).write_csv("catalogue.csv")
+    wider = plain.with_new_items(Path("catalogue.csv"))
+    assert wider.item_ids == [*plain.item_ids, "new1"]
+    assert given == [["First"]]
+    torch.testing.assert_close(wider.table[:-1], plain.table)
+
+
+def test_a_catalogue_without_a_new_item_is_refused(extended: Callable[..., Recommender]) -> None:
     wider = extended()
-    with pytest.raises(UserError, match="new items: 'new1' is in the catalogue already"):
+    with pytest.raises(UserError, match=r"new\.csv: no item is new; the training knew all 2"):
         wider.with_new_items(Path("new.csv"))
+
+
+def test_an_item_that_is_there_already_is_refused(trained: Path) -> None:
+    plain = Recommender.load()
+    with pytest.raises(UserError, match=f"new items: '{plain.item_ids[0]}' is in the catalogue already"):
+        plain.with_items(pl.DataFrame({"item_id": plain.item_ids[:1], "title": ["Again"]}), torch.zeros(1, 2))
 
 
 def test_a_spectrum_that_does_not_name_its_encoder_is_refused(trained: Path) -> None:

@@ -16,7 +16,7 @@ from common.errors import UserError
 from models.adapters import ADAPTERS
 from models.backbones import BACKBONES
 from pipeline.serving import package as packaging
-from pipeline.serving.card import model_card, source_kind
+from pipeline.serving.card import source_kind
 from pipeline.serving.package import PACKAGE, push_to_hub, write_package
 from pipeline.serving.recommender import Recommender
 from pipeline.serving.server import Package, PackageError
@@ -63,17 +63,6 @@ def test_unknown_items_are_an_error_or_passed_over(packaged: Path, checkpoint: R
         package.recommend([ids[0], "new"])
     assert package.recommend([ids[0], "new"], skip_unknown=True) == package.recommend(ids[:1])
     assert package.recommend(["new"], skip_unknown=True)["source"] == "popularity"
-
-
-def test_the_exported_program_has_the_checkpoints_states(packaged: Path, checkpoint: Recommender) -> None:
-    program = torch.export.load(packaged / "encoder.pt2").module()
-    n_items = len(checkpoint.item_ids)
-    for users in (1, 5):
-        items = checkpoint.users["items"].to_list()[:users]
-        history = torch.tensor([[n_items] * (10 - len(row[-10:])) + row[-10:] for row in items])
-        with torch.no_grad():
-            expected = checkpoint.model.next_item_states(history, checkpoint.table)
-        torch.testing.assert_close(program(history, checkpoint.table), expected, atol=1e-5, rtol=0)
 
 
 def test_a_package_runs_elsewhere_and_without_this_project(packaged: Path, checkpoint: Recommender, tmp_path: Path) -> None:
@@ -168,53 +157,6 @@ def of_format(folder: Path, version: int) -> None:
     sidecar = json.loads((folder / "sidecar.json").read_text())
     sidecar["files"]["config.json"] = sha256(folder / "config.json")
     (folder / "sidecar.json").write_text(json.dumps(sidecar))
-
-
-# -------------------------------------------------------------------------------------------------------------- the model card
-
-
-def test_the_card_has_the_runs_metrics_and_settings(packaged: Path, trained_project: Path, checkpoint: Recommender) -> None:
-    card = (packaged / "README.md").read_text()
-    metrics = json.loads((trained_project / "metrics/evaluation.json").read_text())
-    for name in ("HR@10", "HR@20", "NDCG@10", "NDCG@20"):
-        assert f"| {name} | {metrics[name]:.4f} ± " in card
-    assert "| train.temperature | 0.07 |" in card
-    assert checkpoint.run.fingerprint in card
-
-
-def test_intervals_are_those_of_a_mean_over_users() -> None:
-    """Of 100 users a quarter is a hit: the standard error of a share is sqrt(p (1 - p) / (n - 1))."""
-    from pipeline.serving.card import _interval, _per_user
-
-    hits = _per_user(np.array([1] * 25 + [50] * 75), "HR", 10)
-    assert _interval(hits) == f"0.2500 ± {1.96 * (0.25 * 0.75 / 99) ** 0.5:.4f}"
-    assert _per_user(np.array([3, 11]), "NDCG", 10).tolist() == [0.5, 0.0]
-
-
-def test_the_card_of_a_run_that_was_not_tested_says_so(trained: Path) -> None:
-    recommender = Recommender.load()
-    other = Path("data/runs/evaluate-selected.json")
-    other.write_text(other.read_text().replace('"seed": 0', '"seed": 1'))
-    assert "No test of this run was found" in model_card(recommender)
-    other.unlink()
-    assert "No test of this run was found" in model_card(recommender)
-
-
-@pytest.mark.parametrize(
-    ("model", "licence"),
-    [("Qwen/Qwen3-Embedding-0.6B", "Apache-2.0"), ("meta-llama/Meta-Llama-3-8B", "Meta Llama 3"), ("own/encoder", "not known")],
-)
-def test_the_card_names_the_encoders_licence_where_it_is_known(trained: Path, model: str, licence: str) -> None:
-    from pipeline.artifacts import read_signed, write_signed
-
-    recommender = Recommender.load()
-    sidecar = recommender.run.spectrum / "sidecar.json"
-    content = read_signed(sidecar, "")
-    content["embeddings"]["encoder"] = {"model": model, "revision": "abc"}
-    write_signed(sidecar, content)
-    card = model_card(recommender)
-    assert f"{model}, revision abc." in card
-    assert f"Licence: {licence}" in card
 
 
 # -------------------------------------------------------------------------------------------------------------- upload

@@ -8,21 +8,10 @@ import torch
 
 from common.errors import UserError
 from pipeline.training.batches import items_before_test, load_sequences
-from pipeline.training.sequences import popularity, read_sequences
+from tests.pipeline.training.conftest import USERS, N
 from tests.sign import sign
 
-USERS = {"short": [4, 2, 0], "middle": [1, 3, 5, 7, 2], "long": [0, 1, 2, 3, 4, 5, 6, 7]}
-N = 8  # items; also the padding
 CPU = torch.device("cpu")
-
-
-@pytest.fixture
-def artifact(tmp_path: Path) -> Path:
-    users = pl.DataFrame({"user_id": list(USERS), "items": list(USERS.values())}, schema_overrides={"items": pl.List(pl.Int32)})
-    users.write_parquet(tmp_path / "sequences.parquet")
-    pl.DataFrame({"item_id": [f"i{i}" for i in range(N)]}).write_parquet(tmp_path / "items.parquet")
-    sign(tmp_path)
-    return tmp_path
 
 
 def test_the_last_item_tests_the_one_before_validates_the_rest_trains(artifact: Path) -> None:
@@ -70,13 +59,6 @@ def test_no_held_out_item_is_trained_on(tmp_path: Path) -> None:
     assert not held_out & set(split.valid_history.flatten().tolist())
     assert not set(split.test_target.tolist()) & set(split.test_history.flatten().tolist())
     assert [row[-1] for row in split.test_history.tolist()] == split.valid_target.tolist()
-
-
-def test_popularity_counts_training_interactions_only(artifact: Path) -> None:
-    users, n_items = read_sequences(artifact)
-    counts = popularity(users, n_items)
-    assert counts.tolist() == [1, 2, 1, 2, 2, 2, 0, 0]
-    assert counts.sum() == sum(len(items) - 2 for items in USERS.values())
 
 
 @pytest.mark.parametrize("name", ["sequences.parquet", "items.parquet"])

@@ -1,25 +1,13 @@
 """Ranks and metrics, compared with sorting, scikit-learn and closed forms."""
 
 import numpy as np
-import polars as pl
 import pytest
-import pytrec_eval
 import torch
-from sklearn.metrics import ndcg_score
 
 from common.errors import UserError
 from pipeline.training import ranking
-from pipeline.training.metrics import metric_names, metrics, metrics_by_ranking
 from pipeline.training.ranking import rank_all, target_ranks
-
-
-def sorted_ranks(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Return the position of each target, from 1, after sorting by score (descending) and index (ascending)."""
-    ranks = []
-    for row, target in zip(scores, targets, strict=True):
-        order = np.lexsort((np.arange(len(row)), -row))
-        ranks.append(int(np.flatnonzero(order == target)[0]) + 1)
-    return np.array(ranks)
+from tests.pipeline.training.conftest import sorted_ranks
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -34,28 +22,6 @@ def test_ranks_are_those_of_a_stable_sort(monkeypatch: pytest.MonkeyPatch, seed:
     targets = rng.integers(items, size=users)
     ranks = target_ranks(*(torch.from_numpy(x) for x in (states, table, targets)))
     np.testing.assert_array_equal(ranks.numpy(), sorted_ranks(states @ table.T, targets))
-
-
-def test_metrics_are_those_of_trec_eval() -> None:
-    """Scores without ties, compared with NIST's trec_eval."""
-    torch.manual_seed(0)
-    states, table = torch.randn(200, 16), torch.randn(80, 16)
-    targets = torch.randint(80, (200,))
-    scores = (states @ table.T).double().numpy()
-    assert all(len(set(row)) == 80 for row in scores.astype(np.float32))
-    relevant = {str(u): {str(int(t)): 1} for u, t in enumerate(targets)}
-    run = {str(u): {str(i): float(s) for i, s in enumerate(row)} for u, row in enumerate(scores)}
-    judged = pytrec_eval.RelevanceEvaluator(relevant, {"success.10,20", "ndcg_cut.10,20", "recip_rank"}).evaluate(run).values()
-    found = metrics(target_ranks(states, table, targets).numpy(), [10, 20])
-    names = {
-        "success_10": "HR@10",
-        "success_20": "HR@20",
-        "ndcg_cut_10": "NDCG@10",
-        "ndcg_cut_20": "NDCG@20",
-        "recip_rank": "MRR",
-    }
-    for name_in_reference, name in names.items():
-        assert found[name] == pytest.approx(np.mean([user[name_in_reference] for user in judged]), abs=1e-12)
 
 
 def test_constant_scores_rank_by_index() -> None:
@@ -118,53 +84,6 @@ def test_scores_that_are_not_numbers_are_refused_and_never_a_perfect_rank(where:
     assert "\n" not in str(caught.value)
 
 
-def test_metrics_by_hand() -> None:
-    found = metrics(np.array([1, 3, 10, 11, 20, 21]), [10, 20])
-    assert found == pytest.approx(
-        {
-            "HR@10": 3 / 6,
-            "HR@20": 5 / 6,
-            "NDCG@10": (1 + 1 / 2 + 1 / np.log2(11)) / 6,
-            "NDCG@20": (1 + 1 / 2 + 1 / np.log2(11) + 1 / np.log2(12) + 1 / np.log2(21)) / 6,
-            "MRR": (1 + 1 / 3 + 1 / 10 + 1 / 11 + 1 / 20 + 1 / 21) / 6,
-        },
-        abs=1e-15,
-    )
-    assert list(found) == metric_names([10, 20])
-
-
-@pytest.mark.parametrize("cutoff", [1, 5, 10, 20])
-def test_ndcg_is_scikit_learns(cutoff: int) -> None:
-    rng = np.random.default_rng(0)
-    scores = rng.normal(size=(200, 40))
-    targets = rng.integers(40, size=200)
-    relevance = np.zeros_like(scores)
-    relevance[np.arange(200), targets] = 1
-    measured = metrics(sorted_ranks(scores, targets), [cutoff])
-    assert measured[f"NDCG@{cutoff}"] == pytest.approx(ndcg_score(relevance, scores, k=cutoff), abs=1e-12)
-    top = np.argsort(-scores, axis=1)[:, :cutoff]
-    assert measured[f"HR@{cutoff}"] == pytest.approx((top == targets[:, None]).any(1).mean(), abs=1e-12)
-
-
-def test_a_perfect_model_scores_one_and_the_worst_nothing() -> None:
-    table = torch.eye(50)
-    targets = torch.arange(50)
-    best = rank_all(lambda h: table[h[:, 0]], table, targets[:, None], targets)
-    assert set(metrics(best, [10, 20]).values()) == {1.0}
-    worst = metrics(rank_all(lambda h: -table[h[:, 0]], table, targets[:, None], targets), [10, 20])
-    assert worst == {"HR@10": 0, "HR@20": 0, "NDCG@10": 0, "NDCG@20": 0, "MRR": 1 / 50}
-
-
-def test_random_scores_hit_as_often_as_chance() -> None:
-    torch.manual_seed(0)
-    n_items, users = 500, 4000
-    table, states = torch.randn(n_items, 16), torch.randn(users, 16)
-    ranks = rank_all(lambda h: states[h[:, 0]], table, torch.arange(users)[:, None], torch.randint(n_items, (users,)))
-    chance = 20 / n_items
-    assert metrics(ranks, [20])["HR@20"] == pytest.approx(chance, abs=4 * (chance * (1 - chance) / users) ** 0.5)
-    assert ranks.mean() == pytest.approx((n_items + 1) / 2, rel=0.05)
-
-
 @pytest.mark.parametrize("batch_size", [1, 7, None])
 def test_items_that_are_left_out_are_ahead_of_nobody(monkeypatch: pytest.MonkeyPatch, batch_size: int | None) -> None:
     """A target that is among the excluded items still takes part. Some items are excluded twice. Items are in several blocks."""
@@ -200,18 +119,22 @@ def test_leaving_out_is_the_same_where_users_are_halved(monkeypatch: pytest.Monk
     assert target_ranks(states, table, targets, torch.full((50, 0), 40)).equal(whole[:1].expand(2, -1)), "nobody had anything"
 
 
-def test_metrics_of_every_ranking_have_clear_names_and_the_chosen_one_comes_first() -> None:
-    ranks = pl.DataFrame({"user_id": ["a", "b"], "rank": [4, 30], "rank_without_history": [2, 21], "rank_dot": [1, 1]})
-    found = metrics_by_ranking(ranks, [20], exclude_history=False)
-    assert list(found) == ["", "without_history", "dot"]
-    assert [values["MRR"] for values in found.values()] == pytest.approx([(1 / 4 + 1 / 30) / 2, (1 / 2 + 1 / 21) / 2, 1])
-    turned = metrics_by_ranking(ranks, [20], exclude_history=True)
-    assert turned == {"": found["without_history"], "with_history": found[""], "dot": found["dot"]}
-    assert list(metrics_by_ranking(ranks.select("user_id", "rank"), [20], exclude_history=False)) == [""], "as published before"
-
-
 @pytest.mark.parametrize("items", [1, 7, 8, 2039, 2040, 2041, 5000])
 def test_counts_carry_nothing_from_byte_to_byte(items: int) -> None:
     """All items are ahead of the last one, so that sums of flags reach their limit."""
     ranks = target_ranks(torch.ones(3, 2), torch.ones(items, 2), torch.full((3,), items - 1))
     assert ranks.tolist() == [items] * 3
+
+
+def test_equal_scores_rank_by_item_index() -> None:
+    ranks = target_ranks(torch.ones(5, 2), torch.ones(9, 2), torch.tensor([0, 1, 4, 7, 8]))
+    assert ranks.tolist() == [1, 2, 5, 8, 9]
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 1000])
+def test_ranks_do_not_depend_on_the_batch(generator: torch.Generator, batch_size: int) -> None:
+    history, table = torch.randn(40, 8, generator=generator), torch.randn(50, 8, generator=generator)
+    targets = torch.randint(50, (40,), generator=generator)
+    scores = (history @ table.T).double().numpy()
+    expected = [int((row > row[t]).sum()) + 1 for row, t in zip(scores, targets.tolist(), strict=True)]
+    assert rank_all(lambda h: h, table, history, targets, batch_size).tolist() == expected

@@ -1,7 +1,6 @@
 """A user's own files, and the built-in dataset."""
 
 import datetime
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,54 +8,20 @@ import polars as pl
 import pytest
 
 from common.errors import UserError
-from pipeline.data.dropped import dropped
 from pipeline.data.findings import Finding
 from pipeline.data.interactions import build_sequences
 from pipeline.data.sources import Raw, demo, files, source_module
 from pipeline.data.sources.demo import Demo
 from pipeline.data.sources.files import Files
 from pipeline.params import Preprocess
+from tests.pipeline.data.conftest import START, Load, dense, items_of
 
 INTERACTIONS = {"user_id": ["u1", "u1", "u2"], "item_id": ["i1", "i2", "i1"], "timestamp": [10, 20, 30]}
 ITEMS = {"item_id": ["i1", "i2"], "title": ["One, with a comma", "Two"]}
-START = 1_500_000_000  # s, in 2017
-
-Load = Callable[..., Raw]
-
-
-def write(table: pl.DataFrame, path: Path) -> Path:
-    if path.suffix == ".parquet":
-        table.write_parquet(path)
-    else:
-        table.write_csv(path)
-    return path
-
-
-@pytest.fixture
-def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
-    """Bring a log and a catalogue in and read them back: contents, or data frames to be written as CSV."""
-    monkeypatch.chdir(tmp_path)
-
-    def loaded(log: Any, items: Any, names: tuple[str, str] = ("log.csv", "items.csv"), **options: Any) -> Raw:
-        for name, content in zip(names, (log, items), strict=True):
-            if isinstance(content, pl.DataFrame):
-                write(content, tmp_path / name)
-            elif content is not None:
-                (tmp_path / name).write_bytes(content)
-        source = Files.parse({"kind": "files", "interactions": names[0], "items": names[1], **options}, "sources.mine")
-        (tmp_path / "raw").mkdir(exist_ok=True)
-        files.fetch(source, None, tmp_path / "raw")
-        return files.read(source, tmp_path / "raw")
-
-    return loaded
 
 
 def found(raw: Raw) -> dict[str, Finding]:
     return {finding.name: finding for finding in raw.findings}
-
-
-def items_of(*names: str) -> pl.DataFrame:
-    return pl.DataFrame({"item_id": list(names), "title": [f"Title {name}" for name in names]})
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
@@ -188,11 +153,6 @@ def test_ids_that_a_program_has_changed_are_named(load: Load) -> None:
     assert notes["decimal_item"].count == 2
 
 
-def dense(items: list[str], users: int = 4) -> pl.DataFrame:
-    rows = [(f"u{u}", item, START + place) for u in range(users) for place, item in enumerate(items)]
-    return pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
-
-
 @pytest.mark.parametrize(
     ("log", "catalogue", "advice"),
     [
@@ -214,45 +174,6 @@ def test_no_common_item_shows_two_ids_of_each_side_and_what_to_do(
     for side in (sorted(log), sorted(catalogue)):
         assert ", ".join(map(repr, side[:2])) in text
     assert advice in text
-
-
-def test_everything_that_is_dropped_has_a_sentence_and_the_right_count(load: Load) -> None:
-    """Of 4 users with items a to f: e is unknown, f untitled; one user has two rows; a and b of the others fall to the cap."""
-    log = pl.concat(
-        [
-            dense(["a", "b", "c", "d", "g", "e", "f"]),
-            dense(["a"]),  # again
-            pl.DataFrame({"user_id": ["lone"] * 2, "item_id": ["a", "b"], "timestamp": [START, START + 9]}),
-        ]
-    )
-    raw = load(log, pl.concat([items_of(*"abcdg"), pl.DataFrame({"item_id": ["f"], "title": [" "]})]))
-    options = Preprocess(core=3, cap=4)
-    notes = {finding.name: finding for finding in dropped(raw, build_sequences(raw, options), options)}
-    assert {name: (note.count, note.total) for name, note in notes.items()} == {
-        "duplicates": (4, 34),
-        "unknown_items": (4, 30),
-        "untitled": (4, 30),
-        "core": (2, 22),
-        "cap": (4, 20),
-        "kept": (16, 34),
-    }
-    assert notes["core"].text == (
-        "Of users or items with fewer than 3 interactions (core), dropped: 2 interactions of 1 user and 0 items."
-    )
-    assert notes["cap"].text == "Older than the last 4 of their user (cap), dropped: 4 interactions, and 1 item with them."
-    assert notes["untitled"].text == "With items without a title, dropped: 4 interactions with 1 item ('f')."
-    assert notes["unknown_items"].warning
-    assert not notes["core"].warning
-    assert notes["kept"].text == "Kept: 4 users, 4 items, 16 interactions, 47.1 % of the log."
-
-
-def test_a_users_single_event_is_dropped_and_said(load: Load) -> None:
-    log = pl.concat([dense(["a", "b", "c"]), pl.DataFrame({"user_id": ["one"], "item_id": ["a"], "timestamp": [START]})])
-    raw = load(log, items_of(*"abc"))
-    options = Preprocess(core=3)
-    made = build_sequences(raw, options)
-    assert "one" not in made.users["user_id"].to_list()
-    assert "1 interaction of 1 user and 0 items" in next(note.text for note in dropped(raw, made, options) if note.name == "core")
 
 
 @pytest.mark.parametrize(

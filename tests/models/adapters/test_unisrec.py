@@ -1,0 +1,45 @@
+"""UniSRec, compared with the authors' gates and a float64 reference."""
+
+import numpy as np
+import pytest
+import torch
+
+from models.core.adapter import Spectrum
+from tests.models.conftest import Make, numbers, steps
+
+
+def test_unisrec_gates_start_at_one_eighth(make: Make) -> None:
+    assert torch.equal(make("unisrec").adapter.eval().gates(), torch.full((60, 8), 1 / 8))
+
+
+def test_unisrec_noise_and_dropout_act_in_training_only(make: Make) -> None:
+    adapter = make("unisrec").adapter.eval()
+    assert torch.equal(adapter.table(), adapter.table())
+    adapter.train()
+    assert not torch.equal(adapter.table(), adapter.table())
+    assert not torch.equal(adapter.gates(), adapter.gates())
+
+
+@pytest.mark.parametrize(("weight", "deviation"), [(0.0, np.log(2) + 0.01), (-1e3, 0.01)])
+def test_unisrec_gate_noise_has_the_authors_deviation(make: Make, spectrum: Spectrum, weight: float, deviation: float) -> None:
+    """Logits are initially noise with standard deviation ln 2 + 0.01; if x W_n is far below zero, it is 0.01."""
+    adapter = make("unisrec").adapter.train()
+    with torch.no_grad():
+        adapter.gate_noise.copy_(weight * spectrum.centred.mean[:, None].expand(-1, 8))
+    torch.manual_seed(0)
+    logits = torch.stack([adapter.gates().detach().log() for _ in range(200)])
+    differences = logits[..., 0] - logits[..., 1]
+    assert float(differences.std()) == pytest.approx(2**0.5 * deviation, rel=0.03)
+
+
+def test_unisrec_is_the_gated_sum_of_its_experts(make: Make, embeddings: np.ndarray, sequences: torch.Tensor) -> None:
+    model = make("unisrec", experts=3)
+    steps(model, sequences)
+    adapter = model.adapter.eval()
+    weight, bias = numbers(adapter.weight), numbers(adapter.bias)
+    x = np.sqrt(24) * embeddings
+    logits = np.exp(x @ numbers(adapter.gate))
+    gates = logits / logits.sum(1, keepdims=True)
+    expected = sum(gates[:, [e]] * ((x - bias[e]) @ weight[:, e]) for e in range(3))
+    assert np.abs(bias).min(1).max() > 0, "the biases have moved"
+    np.testing.assert_allclose(numbers(adapter.semantic_table()), expected, atol=1e-5)

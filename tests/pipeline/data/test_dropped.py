@@ -1,0 +1,47 @@
+"""What the filters drop: a sentence and the right count for each."""
+
+import polars as pl
+
+from pipeline.data.dropped import dropped
+from pipeline.data.interactions import build_sequences
+from pipeline.params import Preprocess
+from tests.pipeline.data.conftest import START, Load, dense, items_of
+
+
+def test_everything_that_is_dropped_has_a_sentence_and_the_right_count(load: Load) -> None:
+    """Of 4 users with items a to f: e is unknown, f untitled; one user has two rows; a and b of the others fall to the cap."""
+    log = pl.concat(
+        [
+            dense(["a", "b", "c", "d", "g", "e", "f"]),
+            dense(["a"]),  # again
+            pl.DataFrame({"user_id": ["lone"] * 2, "item_id": ["a", "b"], "timestamp": [START, START + 9]}),
+        ]
+    )
+    raw = load(log, pl.concat([items_of(*"abcdg"), pl.DataFrame({"item_id": ["f"], "title": [" "]})]))
+    options = Preprocess(core=3, cap=4)
+    notes = {finding.name: finding for finding in dropped(raw, build_sequences(raw, options), options)}
+    assert {name: (note.count, note.total) for name, note in notes.items()} == {
+        "duplicates": (4, 34),
+        "unknown_items": (4, 30),
+        "untitled": (4, 30),
+        "core": (2, 22),
+        "cap": (4, 20),
+        "kept": (16, 34),
+    }
+    assert notes["core"].text == (
+        "Of users or items with fewer than 3 interactions (core), dropped: 2 interactions of 1 user and 0 items."
+    )
+    assert notes["cap"].text == "Older than the last 4 of their user (cap), dropped: 4 interactions, and 1 item with them."
+    assert notes["untitled"].text == "With items without a title, dropped: 4 interactions with 1 item ('f')."
+    assert notes["unknown_items"].warning
+    assert not notes["core"].warning
+    assert notes["kept"].text == "Kept: 4 users, 4 items, 16 interactions, 47.1 % of the log."
+
+
+def test_a_users_single_event_is_dropped_and_said(load: Load) -> None:
+    log = pl.concat([dense(["a", "b", "c"]), pl.DataFrame({"user_id": ["one"], "item_id": ["a"], "timestamp": [START]})])
+    raw = load(log, items_of(*"abc"))
+    options = Preprocess(core=3)
+    made = build_sequences(raw, options)
+    assert "one" not in made.users["user_id"].to_list()
+    assert "1 interaction of 1 user and 0 items" in next(note.text for note in dropped(raw, made, options) if note.name == "core")

@@ -1,0 +1,58 @@
+"""The page with the decision."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from pipeline.report.decision import Beaten, Candidate, other_protocol, verdict
+
+
+def runs(adapter: str, seconds: float = 1.0, size: int = 10) -> Candidate:
+    return Candidate(pl.DataFrame({"adapter": [adapter], "training_seconds": [seconds], "trainable_parameters": [size]}))
+
+
+def test_the_sentence_to_act_on() -> None:
+    everyone = {"base": runs("base", 1, 30), "spectran": runs("spectran", 9, 20), "morec": runs("morec", 5, 10)}
+    leader = everyone["spectran"]
+    sure = Beaten("ItemKNN", 0.1, 0.5, 0.3, 0.7, 0.001)
+    close = {"other": "base"}, {"other": "morec"}
+    assert verdict(leader, everyone, [], sure, set()) == "Ship SpecTran: it is beyond chance above every other adapter."
+    assert verdict(leader, everyone, list(close), sure, set()) == (
+        "Ship SpecTran, or any of those level with it: Base (ID only), MoRec. The fastest of them to train is Base (ID only), "
+        "the smallest MoRec."
+    )
+    for improvement, p, how in ((0.02, 0.4, "is not beyond chance above"), (-0.2, 0.001, "does not beat")):
+        beaten = Beaten("ItemKNN", 0.1, improvement, 0.0, 0.0, p)
+        said = verdict(leader, everyone, [], beaten, set())
+        assert said == f"Ship none yet: SpecTran, the best adapter, {how} ItemKNN, which needs no training."
+    assert verdict(leader, everyone, [], sure, {"spectran"}).startswith("No verdict yet: ")
+
+
+def test_gains_are_those_of_the_definition(tmp_path: Path) -> None:
+    """Two seeds; ranks 1, 3 and 21 give 1, 1/2 and 0."""
+    frame = pl.DataFrame({"user_id": ["b", "a", "b", "a"], "rank": [1, 3, 3, 21]})
+    frame.write_parquet(tmp_path / "ranks.parquet")
+    gains = Candidate(pl.DataFrame({"adapter": ["x"], "run_directory": [str(tmp_path / "seed-0")]})).gains("rank", 20)
+    assert gains["user_id"].to_list() == ["a", "b"]
+    assert gains["gain"].to_list() == pytest.approx([0.25, 0.75])
+    assert np.isfinite(gains["gain"].to_numpy()).all()
+
+
+def test_another_leader_under_the_other_protocol_is_named(tmp_path: Path) -> None:
+    """Base has ranks 1 and 3, without history 3 and 3; SpecTran 3 and 3, without history 1 and 2."""
+    candidates = {}
+    for adapter, ranks, without in (("base", [1, 3], [3, 3]), ("spectran", [3, 3], [1, 2])):
+        folder = tmp_path / adapter
+        folder.mkdir()
+        frame = pl.DataFrame({"user_id": ["a", "b"], "rank": ranks, "rank_without_history": without})
+        frame.write_parquet(folder / "ranks.parquet")
+        candidates[adapter] = Candidate(pl.DataFrame({"adapter": [adapter], "run_directory": [str(folder / "seed-0")]}))
+    (said,) = other_protocol(candidates["base"], candidates, exclude_history=False, cutoff=20)
+    assert "(`evaluate.exclude_history=true`), Base (ID only) is no longer best: SpecTran is, with NDCG@20 0.8155." in said
+    assert (1 + 1 / np.log2(3)) / 2 == pytest.approx(0.8155, abs=1e-4)
+    (said,) = other_protocol(candidates["base"], candidates, exclude_history=True, cutoff=20)
+    assert "(`evaluate.exclude_history=false`), Base (ID only) is best too" in said
+    frame.drop("rank_without_history").write_parquet(folder / "ranks.parquet")
+    assert other_protocol(candidates["base"], candidates, exclude_history=False, cutoff=20) == []

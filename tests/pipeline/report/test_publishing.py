@@ -1,0 +1,97 @@
+"""Results are published with committed code, and restored under the settings that they were made with."""
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from common.errors import UserError
+from pipeline.artifacts import verify
+from pipeline.grid.cells import Cell
+from pipeline.grid.execution import build_cell
+from pipeline.params import load_params
+from pipeline.report import publishing
+from pipeline.report.publishing import committed_code, publish_grid, restore_grid
+from tests.pipeline.conftest import FOLDER
+
+
+def test_code_that_is_not_committed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="git finds no commit here"):
+        committed_code()
+    file = Path("pipeline/training/loop.py")
+    file.parent.mkdir(parents=True)
+    file.write_text("a = 1\n")
+    git = ("git", "-c", "user.name=t", "-c", "user.email=t@example.org")
+    for command in (("init", "-q"), ("add", "."), ("commit", "-q", "-m", "first")):
+        subprocess.run([*git, *command], check=True)
+    head = subprocess.run(["git", "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout
+    assert head.startswith(committed_code())
+    Path("notes.md").write_text("other files may differ\n")
+    assert head.startswith(committed_code())
+    Path(".gitignore").write_text("__pycache__/\nmine.py\n")
+    cached = Path("models/__pycache__/mine.pyc")
+    cached.parent.mkdir(parents=True)
+    cached.touch()
+    assert head.startswith(committed_code())
+    for new in ("models/adapters/other.py", "stages/new.py", "common/text.txt", "models/adapters/mine.py"):
+        Path(new).parent.mkdir(parents=True, exist_ok=True)
+        Path(new).touch()
+        with pytest.raises(UserError, match=rf"\({new}\); commit it first"):
+            committed_code()
+        Path(new).unlink()
+    file.write_text("a = 2\n")
+    with pytest.raises(UserError, match=r"\(pipeline/training/loop.py\); commit it first"):
+        committed_code()
+    subprocess.run([*git, "add", "."], check=True)
+    with pytest.raises(UserError, match=r"\(pipeline/training/loop.py\); commit it first"):
+        committed_code()
+
+
+def test_the_report_that_is_published_is_of_the_cells_that_are(
+    cells: list[Cell], set_params: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is a report of older cells; cells with other settings are named in the error."""
+    monkeypatch.setattr(publishing, "committed_code", lambda: "0123456789")
+    Path("metrics").mkdir()
+    Path("metrics/report.md").write_text("of older cells")
+    publish_grid(FOLDER, load_params())
+    report = (FOLDER / "report.md").read_text()
+    mean = pl.read_csv(FOLDER / "runs.csv").filter(adapter="base", over="seeds")["NDCG@20"].mean()
+    assert f"{mean:.4f}" in report
+    assert (FOLDER / "figures/comparison.svg").is_file()
+    verify(FOLDER, "publish")
+    set_params({"train.patience": 1})
+    build_cell(cells[0], load_params())
+    with pytest.raises(UserError, match=r"tiny-sasrec-spectran, .*-dims was built with settings other than those of params.yaml"):
+        publish_grid(FOLDER, load_params())
+    assert (FOLDER / "report.md").read_text() == report
+
+
+def test_results_are_restored_under_the_preprocessing_and_encoder_that_they_were_made_with(
+    cells: list[Cell], set_params: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing in a cell says how ties of time were ordered, so its table would stand under the wrong rule."""
+    monkeypatch.setattr(publishing, "committed_code", lambda: "0123456789")
+    publish_grid(FOLDER, load_params())
+    shutil.rmtree("grid/cells")
+    before = Path("params.yaml").read_bytes()
+    for changed, says in [
+        ({"preprocess.ties": "item"}, "preprocess.ties shuffled, params.yaml item"),
+        ({"preprocess.core": 7}, "preprocess.core 5, params.yaml 7"),
+        ({"encoder": "minilm"}, "encoder random, params.yaml minilm"),
+    ]:
+        set_params(changed)
+        other = Path("params.yaml").read_bytes()
+        with pytest.raises(UserError, match=f"docs/results/here/grid.yaml is for {says}; change params.yaml first"):
+            restore_grid(FOLDER)
+        assert Path("params.yaml").read_bytes() == other
+        assert not Path("grid/cells").exists()
+        Path("params.yaml").write_bytes(before)
+    assert "3 cells of docs/results/here in grid/cells" in restore_grid(FOLDER)
+    assert cells[0].differs(load_params()) == ""
+    set_params({"evaluate.exclude_history": True})
+    assert cells[0].differs(load_params()) == "evaluate.exclude_history False, now True", "their metrics rank all items"

@@ -1,0 +1,41 @@
+"""The files of the report, written from the cells."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from pipeline.grid.baseline_cells import directory_of
+from pipeline.grid.cells import Cell
+from pipeline.params import load_params
+from pipeline.report.trivial import trivial_rows
+
+
+def test_the_report_and_the_decision_name_the_baselines(reported: Path, set_params: Callable[[dict[str, Any]], None]) -> None:
+    report, decision = ((reported / f"metrics/{name}.md").read_text() for name in ("report", "decision"))
+    knn = pl.read_csv(directory_of("tiny") / "metrics.csv").filter(pl.col("adapter") == "item_knn")["NDCG@20"][0]
+    assert re.search(rf"\| ItemKNN +\| .*{knn:.4f}", report)
+    assert "the best ranking without training (NDCG@20" in report
+    rows = pl.concat(Cell("tiny", "sasrec", name).read() for name in ("base", "spectran"))
+    means = rows.group_by("adapter").agg(
+        pl.col("NDCG@20", "trainable_parameters", "training_seconds", "inference_seconds").mean()
+    )
+    leader = re.search(r"\| +\| (.+?) +\|", decision)[1]
+    name = {"Base (ID only)": "base", "SpecTran": "spectran"}[leader]
+    (mine,) = means.filter(pl.col("adapter") == name).to_dicts()
+    users = pl.read_parquet("data/sequences/tiny/sequences.parquet").height
+    for shown in (
+        f"{mine['NDCG@20']:.4f} ",
+        f"{1e3 * mine['inference_seconds'] / users:.3g} ms",
+        f"{mine['trainable_parameters']:,.0f} trained parameters, {4 * mine['trainable_parameters'] / 2**20:.1f} MiB",
+        f"{mine['training_seconds'] / 60:.1f} minutes",
+        f"## Tiny, SASRec: {users:,} users, 1 seed",
+        "`evaluate.exclude_history=true`",
+    ):
+        assert shown in decision
+    # Another max_history: these baselines are of other settings, and so are left out and said to be missing.
+    set_params({"train.max_history": 5})
+    params = load_params()
+    assert trivial_rows(params, ["tiny"])[1] == ["tiny"]
