@@ -16,7 +16,8 @@ demo: install
 	$(VENV)/bin/dvc repro grid/dvc.yaml
 	$(VENV)/bin/dvc repro
 	@echo
-	@cat metrics/tables/table2.md
+	@cat metrics/tables/leaderboard.txt
+	@echo
 	@echo "Report:  metrics/report.html"
 	@echo "Figures: metrics/figures/"
 	@echo "Next:    source $(VENV)/bin/activate; dvc exp run evaluate -S adapter=spectran -S dim=64; dvc metrics diff"

@@ -8,7 +8,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -228,6 +228,18 @@ def _partial(folder: Path, name: str, directory: bool) -> Iterator[Path]:
             _remove(partial)
 
 
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder, and wait for it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # on some network file systems
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def _remove_abandoned(partial: Path) -> None:
     with suppress(OSError):
         descriptor = os.open(partial, (os.O_RDONLY if partial.is_dir() else os.O_RDWR) | os.O_NOFOLLOW)
@@ -273,8 +285,9 @@ def atomic_directory(path: Path, made_from: dict[str, Any] | None = None) -> Ite
             files = {file.relative_to(partial).as_posix(): sha256(file) for file in sorted(_files(partial))}
             write_json(partial / SIDECAR, signed(path / SIDECAR, {**made_from, "files": files}))
         partial.chmod(0o755)
-        with _partial(around, path.name, directory=True) as old:
-            if path.exists():
+        with _locked(around), ExitStack() as replaced:  # another process may want to replace it now
+            if path.exists():  # else there is nothing to tidy up, nor a moment in which a kill would leave it untidy
+                old = replaced.enter_context(_partial(around, path.name, directory=True))
                 path.replace(old / path.name)  # whole: a kill while it is removed leaves nothing half there
             partial.replace(path)
 

@@ -3,6 +3,10 @@
 Importing this module does not import torch, so that finding a finished run is fast.
 """
 
+import fcntl
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -146,6 +150,24 @@ class Run:
     def finished(self) -> bool:
         """Whether the run is trained."""
         return (self.scratch / SIDECAR).is_file()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Let no other process on this machine train or test the run meanwhile; wait for one that does.
+
+        The kernel releases the lock of a process that is killed.
+        """
+        lock = scratch() / "locks" / self.fingerprint
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with lock.open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print(f"{self.name}: waits for another process, which is training or testing it", file=sys.stderr, flush=True)
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError:  # the file system has no locks
+                pass
+            yield
 
     def remove_unfinished(self) -> None:
         """Remove what training leaves behind if it is killed between putting its result in place and tidying up."""

@@ -1,4 +1,4 @@
-"""Write the tables of README.md and docs/results.md anew from docs/results: `python -m stages.results`."""
+"""Write the tables and verdicts of README.md and docs/results.md anew from docs/results: `python -m stages.results`."""
 
 from argparse import ArgumentParser
 
@@ -10,7 +10,7 @@ def main() -> str:
     from pipeline.report.blocks import write_blocks
 
     changed = write_blocks()
-    return ", ".join(map(str, changed)) if changed else "every table is up to date"
+    return ", ".join(map(str, changed)) if changed else "every table and verdict is up to date"
 
 
 if __name__ == "__main__":

@@ -63,7 +63,12 @@ def test_the_figures_are_dvcs_plots(project: Project) -> None:
 
 
 def test_make_demo_prints_the_comparison_and_says_where_the_report_lies(project: Project) -> None:
-    assert (project.root / "metrics/tables/table2.md").read_text() in project.printed
+    leaderboard = (project.root / "metrics/tables/leaderboard.txt").read_text()
+    assert leaderboard in project.printed
+    assert not re.search(r"\*\*|<u>|\|", leaderboard), "a terminal shows no markup"
+    assert max(map(len, leaderboard.splitlines())) < 100
+    verdict = " ".join(leaderboard.partition("\n\n")[0].split())
+    assert verdict in (project.root / "metrics/report.md").read_text(), "one verdict"
     assert "Report:  metrics/report.html" in project.printed
     assert "grid: spectran" in (project.root / "metrics/selected.md").read_text(), (
         "the selected run stands beside the grid's cells"

@@ -22,7 +22,15 @@ ANALYSIS = "analysis.json"
 
 
 def trained(run: Run) -> Path:
-    """Train a run unless scratch has it; return its directory. Raises UserError if the directory is damaged."""
+    """Train a run unless scratch has it; return its directory. Raises UserError if the directory is damaged.
+
+    Of several processes that need the same run, one trains it and the others wait.
+    """
+    with run.alone():
+        return _trained(run)
+
+
+def _trained(run: Run) -> Path:
     if not run.finished:
         run.verify_inputs()  # before torch is imported
         from pipeline.training.loop import train_run
@@ -47,13 +55,19 @@ def evaluated_directory(run: Run) -> Path | None:
 
 
 def evaluated(run: Run) -> Path:
-    """Train and test a run unless that is done; return its directory. Raises UserError if the directory is damaged."""
+    """Train and test a run unless that is done; return its directory. Raises UserError if the directory is damaged.
+
+    Of several processes that need the same run, one trains and tests it and the others wait.
+    """
     directory = evaluated_directory(run)
     if directory is None:
-        directory = trained(run)
-        from pipeline.evaluation.evaluate import evaluate_run
+        with run.alone():
+            directory = evaluated_directory(run)  # of the process that this one may have waited for
+            if directory is None:
+                directory = _trained(run)
+                from pipeline.evaluation.evaluate import evaluate_run
 
-        evaluate_run(run)
+                evaluate_run(run)
     verify(directory, RERUN)
     return directory
 

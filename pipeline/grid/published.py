@@ -7,12 +7,15 @@ docs/results/<name>/ contains:
   `ranks`, `ranks_dot` and so on are the columns `rank`, `rank_dot` of ranks.parquet; older files have only `ranks`.
 - users-<dataset>.parquet: the users, in the order of the ranks.
 - tuned/: the settings that tuning chose for the cells.
+- grid.yaml: the lists of the grid; report.md and figures/: the report.
 - sidecar.json: the checksums of these files.
 """
 
 import json
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, get_args
 
 import polars as pl
@@ -20,7 +23,7 @@ import polars.selectors as cs
 
 from common.errors import UserError
 from common.names import check_form
-from pipeline.artifacts import SIDECAR, atomic_directory, atomic_file, read_json, scratch, sha256, verify, write_signed
+from pipeline.artifacts import SIDECAR, atomic_directory, atomic_file, read_json, scratch, verify
 from pipeline.grid.cells import KEYS, RUN_FILES, Cell, Over, write_cell
 from pipeline.grid.tuning import TUNED
 from pipeline.runs import Run, evaluation_code
@@ -31,14 +34,21 @@ PUBLISH = "`python -m stages.publish`"
 ADDED = ["over", "fingerprint", "commit", "torch"]  # columns of runs.csv that a cell's metrics.csv does not have
 
 
-def publish(cells: list[tuple[Cell, list[Run]]], folder: Path, commit: str) -> pl.DataFrame:
-    """Write cells and their runs to `folder`; return the rows of runs.csv.
+def publish(
+    cells: list[tuple[Cell, list[Run]]], folder: Path, commit: str, others: Mapping[str, bytes] = MappingProxyType({})
+) -> pl.DataFrame:
+    """Replace `folder` by one with cells, their runs and `others`; return the rows of runs.csv.
 
-    commit: hash of the code. Raises UserError, and leaves `folder` unchanged, if a cell is damaged, or was built by other code or
-    with other settings or inputs than the current ones.
+    commit: hash of the code. others: further files, by their path in `folder`. If anything fails, `folder` stays as it is. Raises
+    UserError if a cell is damaged, or was built by other code or with other settings or inputs than the current ones, and if
+    `folder` holds files that are not from publishing, which would be lost.
     """
+    kept = {RUNS, SIDECAR, TUNED.name, *(name.partition("/")[0] for name in others)}
+    if strangers := sorted(path.name for path in folder.glob("*") if path.name not in kept and path.suffix != ".parquet"):
+        raise UserError(f"{folder} is replaced whole and holds {', '.join(strangers)}, which publishing did not write; move it")
     lines = []
     tables: dict[str, pl.DataFrame] = {}
+    choices = []
     for cell, runs in cells:
         rows = cell.read()
         if rows.height != len(runs):
@@ -66,22 +76,17 @@ def publish(cells: list[tuple[Cell, list[Run]]], folder: Path, commit: str) -> p
         tables[f"{cell.name}.parquet"] = pl.concat(frames)
         tables[f"users-{cell.dataset}.parquet"] = users.to_frame()
         if cell.choice:
-            _copy(cell.choice, folder / TUNED.name / cell.choice.name)
+            choices.append(cell.choice)
     runs_table = pl.DataFrame(lines, infer_schema_length=None)
-    for name, table in tables.items():
-        _write(table, folder / name)
-    with atomic_file(folder / RUNS) as partial:
-        runs_table.write_csv(partial)
-    for old in folder.glob("*.parquet"):
-        if old.name not in tables:
-            old.unlink()
-    write_signed(folder / SIDECAR, {"commit": commit, "files": {name: sha256(folder / name) for name in (RUNS, *tables)}})
+    with atomic_directory(folder, {"commit": commit}) as directory:
+        for name, table in tables.items():
+            table.write_parquet(directory / name, compression="zstd", compression_level=19)
+        runs_table.write_csv(directory / RUNS)
+        files = {f"{TUNED.name}/{choice.name}": choice.read_bytes() for choice in choices} | dict(others)
+        for name, content in files.items():
+            (directory / name).parent.mkdir(exist_ok=True)
+            (directory / name).write_bytes(content)
     return runs_table
-
-
-def _write(frame: pl.DataFrame, file: Path) -> None:
-    with atomic_file(file) as partial:
-        frame.write_parquet(partial, compression="zstd", compression_level=19)
 
 
 def _copy(file: Path, target: Path) -> None:

@@ -6,6 +6,7 @@ DVC keeps the results: it restores cells from its cache, and builds cells and ta
 import fcntl
 import os
 import platform
+import signal
 import subprocess
 import sys
 import time
@@ -175,7 +176,11 @@ class Local:
             process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
             self.processes.add(process)
             try:
-                return process.wait() == 0
+                status = process.wait()
+                if status < 0:  # the log ends wherever the process was
+                    killed = f"\nkilled by {signal.Signals(-status).name}; if memory ran out, use fewer --jobs\n"
+                    output.write(killed.encode())
+                return status == 0
             finally:
                 self.processes.discard(process)
                 self.slots.put(slot)
@@ -257,7 +262,7 @@ def complete(params: Params, engine: Engine) -> str:
     if failed:
         logs = ", ".join(str(task.log) for task in list(failed.values())[:3]) + (", …" if len(failed) > 3 else "")
         raise UserError(
-            f"{len(failed)} of {done} tasks failed ({logs}); "
+            f"{len(failed)} of {done} tasks failed ({logs}); the same command tries them again, "
             "`python -m stages.aggregate --partial` writes the report without them"
         )
     if not assembled:

@@ -253,12 +253,13 @@ def _validation(run: Run) -> dict[str, Any]:
     """Train a run unless scratch has it; return its state ("complete" or "failed"), epochs and best validation."""
     from pipeline.training.loop import DivergedError, train_run
 
-    if not run.finished:
-        try:
-            train_run(run)
-        except DivergedError as error:
-            return {"state": "failed", "epochs": 0, "validation": None, "error": str(error)}
-    run.remove_unfinished()
+    with run.alone():
+        if not run.finished:
+            try:
+                train_run(run)
+            except DivergedError as error:
+                return {"state": "failed", "epochs": 0, "validation": None, "error": str(error)}
+        run.remove_unfinished()
     verify(run.scratch, "the same command again", ["training.json"])
     summary = read_json(run.scratch / "training.json", "the train stage")
     return {"state": "complete", "epochs": summary["epochs"], "validation": summary["validation"][MONITOR]}

@@ -1,4 +1,4 @@
-"""Tables of published results inside Markdown files, written from `docs/results/*/runs.csv`.
+"""Tables and verdicts of published results inside Markdown files, written from `docs/results/*`.
 
 A block starts with a comment that lists its columns, one a line, and ends with another comment:
 
@@ -11,9 +11,15 @@ A block starts with a comment that lists its columns, one a line, and ends with 
 A column is a folder of docs/results (followed by `/dataset` if it holds several), a column of its runs.csv, and a heading. The
 folder `paper/DATASET/BACKBONE` stands for the published figures in metrics/paper, and `cold/DATASET` for docs/results/cold, which
 holds what `python -m stages.cold` wrote.
+
+A verdict is the one with which the report of a folder opens:
+
+    <!-- verdict: office -->
+    <!-- end of verdict -->
 """
 
 import re
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +35,9 @@ from pipeline.report.paper import paper_table
 DOCUMENTS = (Path("README.md"), Path("docs/results.md"))
 START = "<!-- results:\n"
 BLOCK = re.compile(r"^(<!-- results:\n(.*?)^-->\n)(.*?)(^<!-- end of results -->$)", re.MULTILINE | re.DOTALL)
+VERDICT = re.compile(r"^(<!-- verdict: (\S+) -->\n)(.*?)(^<!-- end of verdict -->$)", re.MULTILINE | re.DOTALL)
+OPENING = re.compile(r"# [^\n]+\n\n(?:\*[^\n]+\*\n\n)?([^\n]+)\n")  # heading, what the report is of, verdict
+WIDTH = 98  # columns
 COLUMN = re.compile(r'(?P<folder>[^ /]+)(?:/(?P<dataset>[^ ]+))? (?P<metric>[^ ]+) "(?P<heading>[^"|]*)"')
 
 
@@ -101,7 +110,7 @@ def parse_columns(text: str, where: str) -> list[Column]:
 def table(columns: list[Column]) -> str:
     """Return the Markdown table: methods without training, then adapters in the order of the registry, if a column has them."""
     entries = [column.entries() for column in columns]
-    lines = ["| | " + " | ".join(column.heading for column in columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    lines = ["| | " + " | ".join(column.heading for column in columns) + " |", "|---|" + "---:|" * len(columns)]
     untrained = dict.fromkeys(name for of in entries for name in of if name not in ADAPTERS)
     for adapter, title in [*((name, name.capitalize()) for name in untrained), *ADAPTERS.items()]:
         if any(adapter in of for of in entries):
@@ -109,11 +118,24 @@ def table(columns: list[Column]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def verdict(name: str) -> str:
+    """Return the verdict of a published report, wrapped. Raises UserError if nothing is published under that name."""
+    report = PUBLISHED / check_form("folder", name) / "report.md"
+    if not report.is_file():
+        raise UserError(f"{report} is missing: no results are published as {name}")
+    found = OPENING.match(report.read_text(encoding="utf-8"))
+    if found is None:
+        raise UserError(f"{report} does not open with a verdict; `python -m stages.publish {name}` writes it")
+    return textwrap.fill(found[1], WIDTH, break_long_words=False, break_on_hyphens=False) + "\n"
+
+
 def filled(text: str, where: str) -> str:
     """Return a document's text with every block written anew. Raises UserError for a block that cannot be read."""
-    if text.count(START) != len(BLOCK.findall(text)):
-        raise UserError(f"{where}: a block of results does not end with <!-- end of results -->")
-    return BLOCK.sub(lambda match: f"{match[1]}\n{table(parse_columns(match[2], where))}\n{match[4]}", text)
+    for start, end, blocks in ((START, "results", BLOCK), ("<!-- verdict: ", "verdict", VERDICT)):
+        if text.count(start) != len(blocks.findall(text)):
+            raise UserError(f"{where}: a block of {end} does not end with <!-- end of {end} -->")
+    text = BLOCK.sub(lambda match: f"{match[1]}\n{table(parse_columns(match[2], where))}\n{match[4]}", text)
+    return VERDICT.sub(lambda match: f"{match[1]}\n{verdict(match[2])}\n{match[4]}", text)
 
 
 def write_blocks() -> list[Path]:

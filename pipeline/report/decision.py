@@ -11,6 +11,7 @@ import polars as pl
 from pipeline.artifacts import atomic_file
 from pipeline.grid.baseline_cells import directory_of
 from pipeline.grid.baselines import TITLES
+from pipeline.grid.cells import BLOCK
 from pipeline.grid.published import PUBLISHED, RUNS, read_runs
 from pipeline.params import Params
 from pipeline.report.conclusions import is_tie
@@ -59,31 +60,37 @@ class Candidate:
 
 def write_decision(
     params: Params, runs: pl.DataFrame, comparisons: pl.DataFrame, unusable: pl.DataFrame, trivial: pl.DataFrame
-) -> None:
-    """Write metrics/decision.md.
+) -> list[str]:
+    """Write metrics/decision.md; return the sentences that say what would change the verdict.
 
     runs: a row per run of the cells as params.yaml sets them; comparisons: the leader of each block against every other adapter;
     unusable: runs from which nothing is concluded; trivial: rows of the baselines.
     """
-    parts = ["# Which adapter to ship"]
+    parts, changes = ["# Which adapter to ship"], []
+    several = runs.n_unique(BLOCK) > 1
     for block in runs.partition_by("dataset", "backbone", maintain_order=True):
         here = (pl.col("dataset") == block["dataset"][0]) & (pl.col("backbone") == block["backbone"][0])
         compared, unfit, baselines = (
             frame.filter(condition) if frame.height else frame
             for frame, condition in ((comparisons, here), (unusable, here), (trivial, pl.col("dataset") == block["dataset"][0]))
         )
-        parts += _block(params, block, compared, unfit, baselines)
+        said, change = _block(params, block, compared, unfit, baselines)
+        parts += said
+        name = f"{title(block['dataset'][0])}, {title(block['backbone'][0])}: " if several else ""
+        changes += [f"{name}{sentence}" for sentence in change]
     parts.append(
         "Means over users and seeds on the test items, which were ranked once; tests and intervals are over users. "
         "[report.md](report.md) has all tables."
     )
     with atomic_file(DECISION) as partial:
         partial.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    return changes
 
 
 def _block(
     params: Params, runs: pl.DataFrame, compared: pl.DataFrame, unusable: pl.DataFrame, trivial: pl.DataFrame
-) -> list[str]:
+) -> tuple[list[str], list[str]]:
+    """Return the parts of the page on one dataset and backbone, and the sentences that say what would change its verdict."""
     cutoff = max(params.evaluate.cutoffs)
     metric, column = f"NDCG@{cutoff}", headline(params.evaluate.exclude_history)
     candidates = {part["adapter"][0]: Candidate(part) for part in runs.partition_by("adapter", maintain_order=True)}
@@ -108,7 +115,7 @@ def _block(
     lines.append(["training, a run", f"{leader.mean('training_seconds') / 60:.1f} minutes ({runs['device'][0]})"])
     heading = f"## {title(runs['dataset'][0])}, {title(runs['backbone'][0])}: {users:,} users, {_seeds(leader.runs.height)}"
     changes = what_would_change(params, leader, candidates, others, level, unusable, beaten, users)
-    return [
+    parts = [
         markdown_text(heading),
         f"**{verdict(leader, candidates, level, beaten, unfit)}**",
         markdown_lines([[markdown_text(entry) for entry in line] for line in lines]),
@@ -117,6 +124,7 @@ def _block(
         "`dvc repro serving/dvc.yaml`.",
         "What would change the verdict:\n\n" + "\n".join(f"- {markdown_text(change)}" for change in changes),
     ]
+    return parts, changes
 
 
 @dataclass(frozen=True)

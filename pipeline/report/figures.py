@@ -1,113 +1,156 @@
-"""Figures as SVG and PNG. The same numbers give the same bytes."""
+"""Figures of the grid's results: every adapter's quality, gains, dims, cost, learning curves and spectra."""
 
-from collections.abc import Callable
 from pathlib import Path
 
-import matplotlib
 import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from pipeline.grid.cells import BLOCK, KEYS, OURS
+from pipeline.report.canvas import FAINT, INK, Canvas
+from pipeline.report.gains import ALL_PAIRS, BASE
 from pipeline.report.tables import title
 
-# The HTML report replaces these two colours, so that figures follow the reader's light or dark mode.
-INK, GROUND = "#1a1a1b", "#fffffe"
-RED = "#d62728"  # for SpecTran
-COLUMNS = 3  # panels in a row
 
-matplotlib.use("Agg")
-matplotlib.rcParams |= {
-    "svg.hashsalt": "spectran",
-    "svg.fonttype": "none",
-    "font.size": 10,
-    "axes.titlesize": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-    **dict.fromkeys(["text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color"], INK),
-    **dict.fromkeys(["figure.facecolor", "axes.facecolor", "savefig.facecolor"], GROUND),
-}
-from matplotlib import pyplot as plt  # noqa: E402 (the backend and its settings come first)
-from matplotlib.axes import Axes  # noqa: E402
-from matplotlib.colors import to_hex  # noqa: E402
-from matplotlib.ticker import MaxNLocator  # noqa: E402
+class Figures(Canvas):
+    """The figures that the report shows, each with a panel per dataset and backbone."""
 
-Draw = Callable[[Axes, pl.DataFrame], None]
-
-
-class Figures:
-    """Draws figures into a directory. An adapter has the same colour in all of them; SpecTran is a thick red line."""
-
-    def __init__(self, directory: Path, adapters: list[str]) -> None:
-        self.directory = directory
-        others = [adapter for adapter in adapters if adapter != OURS]
-        name = "tab10" if len(others) < 10 else "tab20"
-        palette = [colour for colour in map(to_hex, matplotlib.colormaps[name].colors) if colour != RED]  # type: ignore[attr-defined]
-        self.colours = {adapter: palette[i % len(palette)] for i, adapter in enumerate(others)} | {OURS: RED}
-
-    def comparison(self, summary: pl.DataFrame, metric: str) -> None:
-        """Draw the test metric of every adapter: mean and standard deviation over seeds. summary: from `results.summarise`."""
+    def forest(self, gains: pl.DataFrame, metric: str, unusable: pl.DataFrame) -> None:
+        """Draw every adapter's gain over Base and its interval over users. gains: from `gains.over_base`."""
 
         def draw(axis: Axes, block: pl.DataFrame) -> None:
-            names = [title(adapter) for adapter in block["adapter"]]
-            colours = [self.colours[adapter] for adapter in block["adapter"]]
-            axis.barh(names, block["mean"], xerr=block["std"].fill_null(0), color=colours, ecolor=INK)
-            axis.invert_yaxis()
-            axis.set_xlabel(f"test {metric}")
+            self.rows(axis, block["adapter"].to_list())
+            axis.axvline(0, color=INK, linewidth=1, linestyle="--")
+            for y, row in enumerate(block.iter_rows(named=True)):
+                text = gain_text(row)
+                self.interval(axis, row["low"], row["high"], y, row["adapter"])
+                hover = f"{title(row['adapter'])}: {metric} {row['mean']:.4f}, {text} over Base"
+                self.dot(axis, row["gain"], y, row["adapter"], hover, _is_in(row, unusable))
+                axis.text(1.02, y, text, transform=axis.get_yaxis_transform(), va="center", fontsize=8.5)
+            axis.xaxis.set_major_formatter(PercentFormatter(1, 0))
+            axis.xaxis.set_major_locator(MaxNLocator(5))
+            axis.set_xlabel(f"gain in test {metric} over Base, 95 % interval over users")
 
-        self._panels("comparison", summary.filter(pl.col("metric") == metric), draw, legend=False)
+        known = gains.filter(pl.col("gain").is_not_null() & (pl.col("adapter") != BASE))
+        self.panels("forest", known, draw, 1.1 + 0.24 * _most_rows(known))
 
-    def dimensions(self, summary: pl.DataFrame, metric: str) -> None:
-        """Draw the test metric against dim. summary: the data of Table 4."""
+    def comparison(self, summary: pl.DataFrame, metric: str, trivial: pl.DataFrame, unusable: pl.DataFrame) -> None:
+        """Draw the test metric of every adapter: mean and standard deviation over seeds, and the best ranking without training.
+
+        summary: from `results.summarise`; trivial: from `trivial.best_trivial`.
+        """
 
         def draw(axis: Axes, block: pl.DataFrame) -> None:
-            for adapter, points in block.group_by("adapter", maintain_order=True):
-                spread = points["std"].fill_null(0)
-                axis.errorbar(points["dim"], points["mean"], spread, marker="o", markersize=4, **self._style(str(adapter[0])))
+            block = block.sort("mean", descending=True, maintain_order=True)
+            self.rows(axis, block["adapter"].to_list())
+            for y, row in enumerate(block.iter_rows(named=True)):
+                spread = f" ± {row['std']:.4f}" if row["std"] is not None else ""
+                if row["std"] is not None:
+                    self.interval(axis, row["mean"] - row["std"], row["mean"] + row["std"], y, row["adapter"])
+                text = f"{row['mean']:.4f}{spread}"
+                self.dot(axis, row["mean"], y, row["adapter"], f"{title(row['adapter'])}: {text}", _is_in(row, unusable))
+                axis.text(1.02, y, text, transform=axis.get_yaxis_transform(), va="center", fontsize=8.5)
+            spread_named = ", ± standard deviation over seeds" if block["std"].is_not_null().any() else ""
+            axis.set_xlabel(f"test {metric}{spread_named}")
+            for row in trivial.filter(dataset=block["dataset"][0]).iter_rows(named=True):
+                axis.axvline(row["value"], color=INK, linewidth=1, linestyle=":")
+                axis.text(row["value"], -0.55, f" {row['trivial']}, without training", fontsize=8, va="bottom")
+            axis.xaxis.set_major_locator(MaxNLocator(5))
+
+        data = summary.filter(pl.col("metric") == metric)
+        self.panels("comparison", data, draw, 1.2 + 0.24 * _most_rows(data))
+
+    def dimensions(self, summary: pl.DataFrame, metric: str, unusable: pl.DataFrame) -> None:
+        """Draw the test metric against dim. summary: the data of Table 4; hollow: runs that support no conclusion."""
+
+        def draw(axis: Axes, block: pl.DataFrame) -> None:
+            ends = []
+            for (adapter,), points in block.group_by("adapter", maintain_order=True):
+                name = str(adapter)
+                axis.plot(points["dim"], points["mean"], **self.line(name))
+                for row in points.iter_rows(named=True):
+                    if row["std"] is not None:
+                        self.interval(axis, row["mean"] - row["std"], row["mean"] + row["std"], row["dim"], name, along_x=False)
+                    self.dot(
+                        axis,
+                        row["dim"],
+                        row["mean"],
+                        name,
+                        f"{title(name)}, dim {row['dim']}: {row['mean']:.4f}",
+                        _is_in(row, unusable),
+                    )
+                ends.append((points["dim"][-1], points["mean"][-1], name))
             dims = sorted(set(block["dim"]))
             axis.set_xscale("log", base=2)
             axis.set_xticks(dims, [str(dim) for dim in dims])
             axis.minorticks_off()
             axis.set(xlabel="dim", ylabel=f"test {metric}")
+            self.label_ends(axis, ends)
 
-        self._panels("dimensions", summary.filter(pl.col("metric") == metric), draw)
+        self.panels("dimensions", summary.filter(pl.col("metric") == metric), draw)
 
     def learning_curves(self, rows: pl.DataFrame) -> None:
         """Draw validation NDCG@20 by epoch, one line per run."""
-        self._curves("learning-curves", rows, "history.csv", ("epoch", "epoch"), ("NDCG@20", "validation NDCG@20"))
+        axes = ("epoch", "epoch"), ("NDCG@20", "validation NDCG@20")
+        self._curves("learning-curves", rows, "history.csv", *axes)
 
     def spectra(self, rows: pl.DataFrame) -> None:
         """Draw Figure 1: the cumulative share of variance in the leading directions of the item table's text part, by run."""
-        axes = ("component", "leading directions"), ("cumulative_share", "cumulative share")
-        self._curves("figure1", rows, "spectrum.csv", *axes, limits=(0, 1.02))
+        axes = (
+            ("component", "leading directions of the text in T"),
+            ("cumulative_share", "cumulative share of its variance"),
+        )
+        self._curves("figure1", rows, "spectrum.csv", *axes, limits=(0, 1.02), label_at=0.3)
 
     def cost(self, cost: pl.DataFrame, summary: pl.DataFrame, metric: str) -> None:
         """Draw the test metric against seconds of training. cost: from `table_data.cost`."""
         quality = summary.filter(pl.col("metric") == metric).select(*KEYS, "mean", "std")
 
         def draw(axis: Axes, block: pl.DataFrame) -> None:
-            for row in block.iter_rows(named=True):
-                style = self._style(row["adapter"]) | {"linewidth": 1}
-                axis.errorbar(row["training_seconds"], row["mean"], row["std"], row["training_seconds_std"], fmt="o", **style)
             axis.set_xscale("log")
+            ends = []
+            for row in block.iter_rows(named=True):
+                name, seconds = row["adapter"], row["training_seconds"]
+                if row["std"] is not None:
+                    self.interval(axis, row["mean"] - row["std"], row["mean"] + row["std"], seconds, name, along_x=False)
+                self.dot(axis, seconds, row["mean"], name, f"{title(name)}: {row['mean']:.4f} after {seconds:.1f} s of training")
+                ends.append((seconds, row["mean"], name))
+            axis.margins(x=0.1, y=0.1)
             axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
             axis.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else "")
-            axis.set(xlabel="training, s", ylabel=f"test {metric}")
+            axis.set(xlabel="training of a run, s", ylabel=f"test {metric}")
+            self.label_ends(axis, ends)
 
-        self._panels("cost", cost.join(quality, on=KEYS, how="inner", maintain_order="left"), draw)
+        self.panels("cost", cost.join(quality, on=KEYS, how="inner", maintain_order="left"), draw)
 
     def groups(self, grouped: pl.DataFrame, by: str, label: str, metric: str) -> None:
-        """Draw the test metric by group of items or users. grouped: from `users.grouped`; by, label: the kind of group."""
+        """Draw the gain over Base by group of items or users. grouped: from `gains.by_group`; by, label: the kind of group.
+
+        SpecTran and the leader have intervals over users; those of the others are shown where the pointer is.
+        """
 
         def draw(axis: Axes, block: pl.DataFrame) -> None:
-            for adapter, points in block.group_by("adapter", maintain_order=True):
-                spread = points["std"].fill_null(0)
-                axis.errorbar(points["group"], points["mean"], spread, marker="o", markersize=4, **self._style(str(adapter[0])))
+            names = block["group"].unique(maintain_order=True).to_list()
+            ends = []
+            for (adapter,), points in block.group_by("adapter", maintain_order=True):
+                name = str(adapter)
+                places = [names.index(group) for group in points["group"]]
+                axis.plot(places, points["gain"], **self.line(name))
+                for x, row in zip(places, points.iter_rows(named=True), strict=True):
+                    if name in (OURS, self.leader):
+                        self.interval(axis, row["low"], row["high"], x, name, along_x=False)
+                    hover = f"{title(name)}, {row['group']}: {gain_text(row)} over Base, {metric} {row['mean']:.4f}"
+                    self.dot(axis, x, row["gain"], name, hover)
+                ends.append((places[-1], points["gain"][-1], name))
+            axis.axhline(0, color=INK, linewidth=1, linestyle="--")
             users = dict(block.select("group", "users").rows())
-            axis.set_xticks(range(len(users)), [f"{name}\n{number:,} users" for name, number in users.items()])
-            axis.margins(x=0.15)
-            axis.set(xlabel=label, ylabel=f"test {metric}", ylim=(0, None))
+            axis.set_xticks(range(len(names)), [f"{name}\n{users[name]:,} users" for name in names])
+            axis.margins(x=0.12)
+            axis.yaxis.set_major_formatter(PercentFormatter(1, 0))
+            axis.set(xlabel=label, ylabel=f"gain in test {metric} over Base")
+            self.label_ends(axis, ends)
 
-        self._panels(by, grouped.filter((pl.col("by") == by) & (pl.col("metric") == metric)), draw)
+        self.panels(by, grouped.filter(pl.col("by") == by), draw)
 
     def _curves(
         self,
@@ -117,45 +160,43 @@ class Figures:
         x: tuple[str, str],
         y: tuple[str, str],
         limits: tuple[float, float] | None = None,
+        label_at: float = 1,
     ) -> None:
-        """Draw one column of a file of every run against another. x and y: the column and its label."""
+        """Draw one column of a file of every run against another.
+
+        x and y: the column and its label. label_at: the part of a line, from 0 to 1, at which its label points.
+        """
 
         def draw(axis: Axes, block: pl.DataFrame) -> None:
-            for adapter, runs in block.group_by("adapter", maintain_order=True):
-                for number, run_directory in enumerate(runs["run_directory"]):
-                    curve = pl.read_csv(Path(run_directory) / file)
-                    style = self._style(str(adapter[0]))
-                    axis.plot(curve[x[0]], curve[y[0]], **(style if not number else style | {"label": None, "alpha": 0.35}))
+            ends = []
+            for (adapter,), runs in block.group_by("adapter", maintain_order=True):
+                for number, row in enumerate(runs.iter_rows(named=True)):
+                    curve = pl.read_csv(Path(row["run_directory"]) / file)
+                    style = self.line(str(adapter)) | ({"linewidth": 0.7} if number else {})
+                    (line,) = axis.plot(curve[x[0]], curve[y[0]], **style)
+                    self.hover(line, f"{title(str(adapter))}, seed {row['seed']}: {y[1]} up to {max(curve[y[0]].to_list()):.4f}")
+                    if not number:
+                        place = round(label_at * (curve.height - 1))
+                        ends.append((curve[x[0]][place], curve[y[0]][place], str(adapter)))
+            axis.grid(axis="y", color=FAINT, linewidth=0.6)
             axis.set(xlabel=x[1], ylabel=y[1], ylim=limits)
             axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+            self.label_ends(axis, ends)
 
-        self._panels(name, rows, draw)
+        self.panels(name, rows, draw)
 
-    def _style(self, adapter: str) -> dict:
-        return {"color": self.colours[adapter], "label": title(adapter), "linewidth": 2.2 if adapter == OURS else 1.2}
 
-    def _panels(self, name: str, data: pl.DataFrame, draw: Draw, legend: bool = True) -> None:
-        """Draw one panel per dataset and backbone, with a common legend below, and save the figure as `name`."""
-        blocks = data.partition_by(BLOCK, maintain_order=True)
-        if not blocks:
-            return
-        columns = min(COLUMNS, len(blocks))
-        lines = -(-len(blocks) // columns)
-        figure, axes = plt.subplots(
-            lines, columns, figsize=(0.6 + 4.4 * columns, 3.4 * lines), squeeze=False, layout="constrained"
-        )
-        for axis, block in zip(axes.flat, blocks, strict=False):
-            draw(axis, block)
-            axis.set_title(f"{title(block['dataset'][0])}, {title(block['backbone'][0])}")
-        for axis in axes.flat[len(blocks) :]:
-            axis.set_axis_off()
-        if legend:
-            handles = {
-                label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
-            }
-            rows = -(-len(handles) // (3 * columns))
-            figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=-(-len(handles) // rows))
-        figure.savefig(self.directory / f"{name}.svg", metadata={"Date": None})
-        (self.directory / "png").mkdir(exist_ok=True)  # the folder that `dvc plots` shows
-        figure.savefig(self.directory / "png" / f"{name}.png", dpi=120)
-        plt.close(figure)
+def gain_text(row: dict) -> str:
+    """Return "+10.0 % (+4.5 to +15.9)", or "+10.0 %" if the interval is not known."""
+    interval = f" ({100 * row['low']:+.1f} to {100 * row['high']:+.1f})" if row["low"] is not None else ""
+    return f"{100 * row['gain']:+.1f} %{interval}"
+
+
+def _most_rows(data: pl.DataFrame) -> int:
+    return int(data.group_by(BLOCK).len()["len"].max() or 1) if data.height else 1  # type: ignore[arg-type]
+
+
+def _is_in(row: dict, unusable: pl.DataFrame) -> bool:
+    """Return whether any of the runs that support no conclusion is of a row's adapter, block and dim."""
+    keys = [key for key in (*KEYS, "dim") if key in row and key in unusable.columns]
+    return bool(unusable.filter(*(pl.col(key) == row[key] for key in keys if row[key] != ALL_PAIRS)).height)

@@ -20,12 +20,16 @@ class Entry:
 
 @dataclass(frozen=True)
 class Block:
-    """One grid of rows under a heading. Footer rows stay at the bottom when the reader sorts the rows."""
+    """One grid of rows under a heading. Footer rows stay at the bottom when the reader sorts the rows.
+
+    sorted_by: the column by which the rows are sorted, the highest first; None if they have another order.
+    """
 
     heading: str
     header: list[str]
     rows: list[list[Entry]]
     footer: list[list[Entry]] = field(default_factory=list)
+    sorted_by: int | None = None
 
 
 @dataclass(frozen=True)
@@ -87,12 +91,33 @@ def _markdown_entry(entry: Entry) -> str:
     return text + (f" ± {entry.spread}" if entry.spread else "")
 
 
+NUMBER = re.compile(r"(\*\*|<u>)?[+−-]?\d.*|–|")
+
+
 def markdown_lines(lines: list[list[str]]) -> str:
-    """Return a Markdown table with padded columns, readable as plain text too. lines: the header, then the rows."""
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    rows = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines]
-    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
-    return "\n".join([rows[0], rule, *rows[1:]])
+    """Return a Markdown table with padded columns, readable as plain text too. lines: the header, then the rows.
+
+    Columns of numbers are aligned to the right. The first column names the rows and is aligned to the left.
+    """
+    widths = [max(3, *(len(line[i]) for line in lines)) for i in range(len(lines[0]))]
+    right = [False, *(all(NUMBER.fullmatch(line[i]) for line in lines[1:]) for i in range(1, len(lines[0])))]
+
+    def row(line: list[str]) -> str:
+        cells = (cell.rjust(w) if to else cell.ljust(w) for cell, w, to in zip(line, widths, right, strict=True))
+        return "| " + " | ".join(cells) + " |"
+
+    rule = "|".join("-" * (width + 1) + (":" if to else "-") for width, to in zip(widths, right, strict=True))
+    return "\n".join([row(lines[0]), f"|{rule}|", *map(row, lines[1:])])
+
+
+def plain_lines(lines: list[list[str]]) -> str:
+    """Return a table for a terminal: no markup, the first column aligned to the left and the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = []
+    for name, *values in lines:
+        cells = [name.ljust(widths[0]), *(value.rjust(width) for value, width in zip(values, widths[1:], strict=True))]
+        text.append("  ".join(cells))
+    return "\n".join(text)
 
 
 LATEX = {"–": "--", "φ": r"$\varphi$", "Σ": r"$\Sigma$", "ᵀ": r"$^\top$", "±": r"$\pm$", "\\": r"\textbackslash{}"}

@@ -1,13 +1,12 @@
 """Publishing the grid's results in docs/results/<name>: cells, lists, report and figures, built by committed code."""
 
-import shutil
 import subprocess
 from pathlib import Path
 
 import yaml
 
 from common.errors import UserError
-from pipeline.artifacts import atomic_directory, atomic_file, verify
+from pipeline.artifacts import verify
 from pipeline.grid.cells import listed_cells
 from pipeline.grid.published import PUBLISH, PUBLISHED, RUNS, publish, restore
 from pipeline.params import Params, choose_grid
@@ -18,10 +17,10 @@ CODE = ("common", "models", "pipeline", "stages")
 
 
 def publish_grid(folder: Path, params: Params) -> str:
-    """Write the report again, then copy cells, lists, report and figures into `folder`; return a summary in one line.
+    """Write the report again, then replace `folder` by one with cells, lists, report and figures; return a summary in one line.
 
-    Raises UserError if there is no cell, if a cell was built with settings other than those of params.yaml, and if the code is
-    not committed.
+    If anything fails, `folder` stays as it is. Raises UserError if there is no cell, if a cell was built with settings other than
+    those of params.yaml, and if the code is not committed.
     """
     commit = committed_code()
     cells = [cell for cell in listed_cells(params.grid) if cell.exists]
@@ -32,14 +31,13 @@ def publish_grid(folder: Path, params: Params) -> str:
         raise UserError(
             f"{', '.join(left_out)} was built with settings other than those of params.yaml; run `dvc repro grid/dvc.yaml`"
         )
-    lines = publish([(cell, cell.runs(params)) for cell in cells], folder, commit)
-    with atomic_file(folder / LISTS) as partial:
-        about = {"encoder": params.encoder, "preprocess": params.preprocess.model_dump(), "grid": params.grid.model_dump()}
-        partial.write_text(yaml.safe_dump(about, sort_keys=False), encoding="utf-8")
-    shutil.copyfile(REPORT_MARKDOWN, folder / REPORT_MARKDOWN.name)
-    with atomic_directory(folder / FIGURES.name) as directory:
-        for figure in FIGURES.glob("*.svg"):
-            shutil.copyfile(figure, directory / figure.name)
+    about = {"encoder": params.encoder, "preprocess": params.preprocess.model_dump(), "grid": params.grid.model_dump()}
+    others = {
+        LISTS: yaml.safe_dump(about, sort_keys=False).encode(),
+        REPORT_MARKDOWN.name: REPORT_MARKDOWN.read_bytes(),
+        **{f"{FIGURES.name}/{figure.name}": figure.read_bytes() for figure in sorted(FIGURES.glob("*.svg"))},
+    }
+    lines = publish([(cell, cell.runs(params)) for cell in cells], folder, commit, others)
     return f"{len(lines)} runs of {len(cells)} cells in {folder}, code of commit {commit}"
 
 

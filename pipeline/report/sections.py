@@ -1,7 +1,7 @@
 """The sections of the grid's report: paragraphs, tables and figures, one structure for Markdown and HTML."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
@@ -20,6 +20,7 @@ from pipeline.report.conclusions import (
 )
 from pipeline.report.dropped import dropped_parts
 from pipeline.report.formats import ABSENT, Block, Entry, Table, count, markdown, markdown_text, number
+from pipeline.report.header import about
 from pipeline.report.results import ResultSet
 from pipeline.report.tables import title
 from pipeline.report.ties import ties_of
@@ -34,15 +35,30 @@ POPULARITY = (
     "Users are grouped by the popularity of their test item, in training interactions. Head: the most popular items, which "
     "together have a third of all training interactions; mid: the next third; tail: the rest, including items without any."
 )
+HOLLOW = "Hollow: a run was cut short or never learned."
+FOREST = f"Relative gain over Base, with 95 % bootstrap intervals over users. {HOLLOW}"
+MEAN_RANKS = (
+    "Adapters ranked on each pair of dataset and backbone, averaged over pairs (Demšar 2006). Adapters left of the dotted line "
+    "are within Nemenyi's critical difference (5 %) of the first."
+)
+GROUPS = "Relative gain over Base, with 95 % intervals over users for SpecTran and the leader."
+SPECTRA = "Cumulative share of variance in the leading directions of the text's part of the item table, one line per run."
+ATTENTION = "Absolute values of W, averaged in tiles: the stronger the colour, the larger."
 HISTORY = "Users are grouped by their number of training items, divided at its quartiles."
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure: the name of its file in metrics/figures, without ending, and its caption."""
+    """A figure: the name of its file in metrics/figures, without ending, what it shows, and how to read it."""
 
     name: str
-    caption: str
+    finding: str
+    caption: str = ""
+
+    @property
+    def text(self) -> str:
+        """What stands below the figure."""
+        return f"{self.finding} {self.caption}".strip()
 
 
 @dataclass(frozen=True)
@@ -58,10 +74,11 @@ Part = str | list[str] | Table | Figure | Folded  # a paragraph, a bullet list, 
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and the parts below it."""
+    """A heading and the parts below it. about: names and values, before the parts."""
 
     heading: str
     parts: list[Part]
+    about: list[tuple[str, str]] = field(default_factory=list)
 
 
 def sections(
@@ -69,27 +86,33 @@ def sections(
     rows: pl.DataFrame,
     result_sets: list[ResultSet],
     tables: dict[str, Table],
-    drawn: set[str],
+    shown: dict[str, str],
     missing: list[Cell],
     trivial: list[str],
+    changes: list[str],
 ) -> list[Section]:
     """Return the report's sections.
 
     rows: a row per run, as `read_cells` returns them. result_sets: the first is for the settings of params.yaml. tables: by name.
-    drawn: names of the figures that exist. missing: cells that are listed but not in the report.
-    trivial: sentences that compare the adapters with rankings without training.
+    shown: by name of each figure that exists, what it shows. missing: cells that are listed but not in the report.
+    trivial: sentences that compare the adapters with rankings without training. changes: what would change the verdict.
     """
     first, *tuned = result_sets
     metric = headline_metric(first.summary)
     default = rows.filter(pl.col("over") == "seeds")
 
+    def picture(name: str, caption: str) -> Figure | None:
+        return Figure(name, shown[name], caption) if name in shown else None
+
     def part(heading: str, *names: str, figure: tuple[str, str] = ("", ""), text: str = "") -> list[Section]:
         """Return a section with the text, the named tables and the figure, as far as they exist; [] without table and figure."""
         parts: list[Part] = [tables[name] for name in names if name in tables]
-        parts += [Figure(*figure)] if figure[0] in drawn else []
+        parts += [drawing] if (drawing := picture(*figure)) else []
         return [Section(heading, [text, *parts] if text else parts)] if parts else []
 
-    opening: list[Part] = [*verdicts(first), trivial]
+    opening: list[Part] = [*verdicts(first)]
+    opening += [forest] if (forest := picture("forest", FOREST)) else []
+    opening += [trivial]
     for result_set in tuned:
         opening += verdicts(result_set)
     opening += [softmax] if (softmax := with_full_softmax(tuned)) else []
@@ -101,10 +124,14 @@ def sections(
     ties = [found for name in datasets if (found := ties_of(name, title(name)))]
     opening += [found.text for found in ties if found.learnable]
     unlisted = [how.format(dataset=default["dataset"][0]) for name, how in HOW_TO_ADD.items() if name not in tables]
-    spectra = "Cumulative share of variance in the leading directions of the item table's text part, one line per run."
     return [
-        Section("Which adapter?", opening),
-        *part("Table 2: adapters", "table2", figure=("comparison", f"Test {metric}, mean and standard deviation over seeds.")),
+        Section("Which adapter?", opening, about(default)),
+        *part("Leaderboard", "leaderboard"),
+        *([Section("What would change the verdict", [changes])] if changes else []),
+        *part("Over all pairs", figure=("mean-ranks", MEAN_RANKS)),
+        *part("What tuning changes", figure=("tuning", f"Test {metric} of each adapter by the way its settings were chosen.")),
+        *part("Table 1: datasets", "table1", text=" ".join(found.text for found in ties)),
+        *part("Table 2: adapters", "table2", figure=("comparison", f"Test {metric}, the highest first.")),
         *part("Significance", "significance"),
         *(
             section
@@ -116,19 +143,14 @@ def sections(
             )
         ),
         *part("Table 3: SpecTran's variants", "table3"),
-        *part("Table 4: dimensions", "table4", figure=("dimensions", f"Test {metric} against dim.")),
-        *part(
-            "Table 5: cost",
-            "table5",
-            figure=("cost", f"Test {metric} against seconds of training, with deviations over seeds."),
-        ),
-        *part("Table 6: SpecTran's weights", "table6"),
+        *part("Table 4: dimensions", "table4", figure=("dimensions", f"Test {metric} against dim. {HOLLOW}")),
+        *part("Table 5: cost", "table5", figure=("cost", f"Test {metric} against seconds of training.")),
+        *part("Table 6: SpecTran's weights", "table6", figure=("attention", ATTENTION)),
         *part("Beyond accuracy", "beyond"),
-        *part("Figure 1: spectra", figure=("figure1", spectra)),
-        *part("Popular and rare items", figure=("popularity", f"Test {metric} by popularity of the test item."), text=POPULARITY),
-        *part("Short and long histories", figure=("history", f"Test {metric} by number of training items."), text=HISTORY),
+        *part("Figure 1: spectra", figure=("figure1", SPECTRA)),
+        *part("Popular and rare items", figure=("popularity", GROUPS), text=POPULARITY),
+        *part("Short and long histories", figure=("history", GROUPS), text=HISTORY),
         *part("Learning curves", figure=("learning-curves", "Validation NDCG@20 by epoch, one line per run.")),
-        *part("Table 1: datasets", "table1", text=" ".join(found.text for found in ties)),
         *([Section("What was dropped", dropped)] if (dropped := dropped_parts(datasets)) else []),
         Section("Settings", [settings(params, default), *unlisted]),
         Section("Provenance", [_data_table(params, default), Folded(f"{rows.height} runs", _run_table(rows))]),
@@ -206,11 +228,14 @@ def report_markdown(sections: list[Section]) -> str:
         str: markdown_text,
         list: lambda sentences: "\n".join(f"- {markdown_text(sentence)}" for sentence in sentences),
         Table: lambda table: markdown(table).strip(),
-        Figure: lambda figure: f"![{markdown_text(figure.caption)}](figures/{figure.name}.svg)",
+        Figure: lambda figure: f"![{markdown_text(figure.finding)}](figures/{figure.name}.svg)\n\n{markdown_text(figure.text)}",
         Folded: lambda folded: f"{markdown_text(folded.summary)}: listed in report.html.",
     }
     parts = []
     for level, section in enumerate(sections):
         heading = f"{'##'[: 1 + bool(level)]} {markdown_text(section.heading)}"
-        parts += [heading, *(write[type(part)](part) for part in section.parts)]
+        parts.append(heading)
+        if section.about:
+            parts.append(f"*{markdown_text(' · '.join(f'{name}: {value}' for name, value in section.about))}*")
+        parts += [write[type(part)](part) for part in section.parts]
     return "\n\n".join(parts) + "\n"

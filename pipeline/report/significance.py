@@ -54,17 +54,37 @@ def improvement_intervals(
     dataset. All columns use the same resamples. Resamples in which the mean of the other method is zero are left out; if that is
     every resample, the interval is NaN.
     """
+    sums = _resampled_sums(np.column_stack([leader, others]), strata, seed, resamples)
+    return _ratio_intervals(np.broadcast_to(sums[:, :1], sums[:, 1:].shape), sums[:, 1:], level)
+
+
+def gain_intervals(methods: np.ndarray, base: np.ndarray, strata: np.ndarray | None = None, level: float = 0.95) -> np.ndarray:
+    """Return percentile bootstrap intervals, over users, of mean(methods) / mean(base) - 1, as (C, 2).
+
+    methods: (U, C); base: (U,); otherwise as `improvement_intervals`.
+    """
+    sums = _resampled_sums(np.column_stack([base, methods]), strata, 0, RESAMPLES)
+    return _ratio_intervals(sums[:, 1:], np.broadcast_to(sums[:, :1], sums[:, 1:].shape), level)
+
+
+def _resampled_sums(metrics: np.ndarray, strata: np.ndarray | None, seed: int, resamples: int) -> np.ndarray:
+    """Return the sums of each column over resampled users, (resamples, C). metrics: (U, C)."""
     rng = np.random.default_rng(seed)
-    both = np.column_stack([leader, others])
-    sums = np.empty((resamples, both.shape[1]))
-    sizes = [len(both)] if strata is None else np.bincount(strata).tolist()
+    sums = np.empty((resamples, metrics.shape[1]))
+    sizes = [len(metrics)] if strata is None else np.bincount(strata).tolist()
     for i in range(resamples):
         counts = np.concatenate([np.bincount(rng.integers(0, size, size), minlength=size) for size in sizes])
-        sums[i] = counts @ both
+        sums[i] = counts @ metrics
+    return sums
+
+
+def _ratio_intervals(above: np.ndarray, below: np.ndarray, level: float) -> np.ndarray:
+    """Return percentile intervals of above / below - 1 by column, where `below` is positive; NaN if it never is."""
     tail = 50 * (1 - level)
-    intervals = np.full((others.shape[1], 2), np.nan)
-    for column in range(others.shape[1]):
-        other = sums[:, 1 + column]
-        if (positive := other > 0).any():
-            intervals[column] = np.percentile(sums[positive, 0] / other[positive] - 1, [tail, 100 - tail])
+    intervals = np.full((below.shape[1], 2), np.nan)
+    for column in range(below.shape[1]):
+        positive = below[:, column] > 0
+        if positive.any():
+            ratios = above[positive, column] / below[positive, column]
+            intervals[column] = np.percentile(ratios - 1, [tail, 100 - tail])
     return intervals

@@ -62,7 +62,7 @@ def compare(rows: pl.DataFrame, cutoff: int, unusable: pl.DataFrame) -> pl.DataF
     adapters = [name for name in rows["adapter"].unique(maintain_order=True) if all(name in b["adapter"] for b in blocks)]
     if len(adapters) < 2:
         return pl.DataFrame()
-    shares, strata = _user_shares(blocks, adapters, names, cutoff)
+    shares, strata = user_shares(blocks, adapters, names, cutoff)
     means = shares.sum(0)  # (A, M)
     usable = [i for i, name in enumerate(adapters) if name not in unusable["adapter"]] or list(range(len(adapters)))
     best = max(usable, key=lambda i: means[i, 0])
@@ -89,7 +89,7 @@ def compare(rows: pl.DataFrame, cutoff: int, unusable: pl.DataFrame) -> pl.DataF
     return pl.DataFrame(comparison, infer_schema_length=None, schema_overrides=types)
 
 
-def _user_shares(blocks: list[pl.DataFrame], adapters: list[str], names: list[str], cutoff: int) -> tuple[np.ndarray, np.ndarray]:
+def user_shares(blocks: list[pl.DataFrame], adapters: list[str], names: list[str], cutoff: int) -> tuple[np.ndarray, np.ndarray]:
     """Return what each user contributes to the mean over blocks, (U, A, M), and the index of each user's dataset, (U,).
 
     U users, A adapters, M metrics. The sum over users is the mean over blocks. Example: with two backbones on a dataset of 100

@@ -1,5 +1,6 @@
 """The grid's outputs: tables, figures, and the report as HTML and Markdown."""
 
+import textwrap
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,10 +12,13 @@ from pipeline.grid.cells import Cell, listed_cells, move_unlisted_cells, read_ce
 from pipeline.params import Params
 from pipeline.report import results, table_data, users
 from pipeline.report.comparison import require_metrics, write_comparison
-from pipeline.report.conclusions import headline_metric
+from pipeline.report.conclusions import verdicts
 from pipeline.report.decision import write_decision
-from pipeline.report.figures import Figures
+from pipeline.report.formats import Table
+from pipeline.report.gains import by_group, over_base
 from pipeline.report.html import report_html
+from pipeline.report.illustrations import Measured, illustrate
+from pipeline.report.leaderboard import leaderboard, plain
 from pipeline.report.sections import report_markdown, sections
 from pipeline.report.tables import all_tables
 from pipeline.report.trivial import beyond_table, sentences, trivial_rows, with_trivial
@@ -22,15 +26,18 @@ from pipeline.runs import preprocess_command, sequences_directory, spectrum_dire
 
 TABLES = Path("metrics/tables")
 FIGURES = Path("metrics/figures")
+LEADERBOARD = "leaderboard.txt"
 REPORT = Path("metrics/report.html")
+WIDTH = 98  # columns of the text for a terminal
 REPORT_MARKDOWN = Path("metrics/report.md")
 
 
 def write_report(params: Params, partial: bool = False) -> tuple[str, list[Cell]]:
     """Write metrics/tables, metrics/figures, both reports, metrics/decision.md and metrics/selected.md from the cells.
 
-    Returns a summary in one line, and the cells that are in the report. Cells that the lists of params.yaml do not name are moved
-    into scratch. With `partial`, cells that are missing or were built with other settings are left out.
+    Returns a summary, which ends with the verdict and the leaderboard as plain text, and the cells that are in the report. Cells
+    that the lists of params.yaml do not name are moved into scratch. With `partial`, cells that are missing or were built with
+    other settings are left out.
 
     Raises UserError if cells are missing or were built with other settings, unless `partial`; if no cell of Table 2 is left; if
     data is damaged; and if a metric was not measured.
@@ -67,28 +74,23 @@ def write_report(params: Params, partial: bool = False) -> tuple[str, list[Cell]
         tables[name] = with_trivial(tables[name], result_set.summary, trivial, headline)
     if beyond := beyond_table(default, trivial):
         tables[beyond.name] = beyond
+    gains = over_base(default, cutoff)
+    tables["leaderboard"] = leaderboard(gains, result_sets[0], headline, f"HR@{cutoff}")
     with atomic_directory(TABLES) as directory:
         for table in tables.values():
             table.write(directory)
+        (directory / LEADERBOARD).write_text(terminal_text(result_sets[0], tables["leaderboard"]), encoding="utf-8")
         grouped.write_csv(directory / "groups.csv")
         # Without seconds, the file is the same for every build of the same runs.
         runs = rows.drop("over", "run_directory", "training_seconds", "seconds_per_epoch", "inference_seconds")
         runs.write_csv(directory / "runs.csv")
     with atomic_directory(FIGURES) as directory:
-        metric = headline_metric(summary)
-        figures = Figures(directory, rows["adapter"].unique(maintain_order=True).to_list())
-        figures.comparison(summary, metric)
-        figures.learning_curves(default)
-        figures.spectra(default)
-        figures.cost(cost, summary, metric)
-        figures.groups(grouped, "popularity", "popularity of the test item", metric)
-        figures.groups(grouped, "history", "training items of the user", metric)
-        if "table4" in tables:
-            figures.dimensions(tables["table4"].data, metric)
-    drawn = {file.stem for file in FIGURES.glob("*.svg")}
+        unusable = results.unusable_runs(rows, params.train)
+        measured = Measured(rows, result_sets, gains, by_group(default, cutoff), cost, trivial, unusable)
+        shown = illustrate(directory, measured, tables, headline)
     compared = sentences(summary, trivial, without, headline)
-    report = sections(params, rows, result_sets, tables, drawn, missing, compared)
-    write_decision(params, default, result_sets[0].comparisons, result_sets[0].unusable, trivial)
+    changes = write_decision(params, default, result_sets[0].comparisons, result_sets[0].unusable, trivial)
+    report = sections(params, rows, result_sets, tables, shown, missing, compared, changes)
     for file, text in ((REPORT, report_html(report, FIGURES)), (REPORT_MARKDOWN, report_markdown(report))):
         with atomic_file(file) as unfinished:
             unfinished.write_text(text, encoding="utf-8")
@@ -99,4 +101,10 @@ def write_report(params: Params, partial: bool = False) -> tuple[str, list[Cell]
     summary_line += f"; moved to scratch, no longer listed: {', '.join(moved)}" if moved else ""
     with suppress(UserError):  # without metrics of the selected run, there is no comparison to update
         write_comparison(params)
-    return summary_line, [cell for cell in cells if cell not in missing]
+    summary_text = f"{summary_line}\n\n{(TABLES / LEADERBOARD).read_text(encoding='utf-8')}"
+    return summary_text, [cell for cell in cells if cell not in missing]
+
+
+def terminal_text(result_set: results.ResultSet, board: Table) -> str:
+    """Return the verdict and the leaderboard for a terminal: no markup, at most WIDTH columns as far as names allow."""
+    return f"{textwrap.fill(str(verdicts(result_set)[0]), WIDTH)}\n\n{plain(board)}\n"

@@ -104,8 +104,9 @@ def _without(users: pl.DataFrame, held: np.ndarray, place: np.ndarray, cut: dict
 def measure(params: Params, held: Held, adapter: str, ids: Ids) -> dict[str, float]:
     """Train an adapter on the kept items, unless that was done before, and rank the held-out items by rows from their texts."""
     run = Run.of(params, dataset=held.dataset, adapter=adapter)
-    if not run.finished:
-        train_run(run)
+    with run.alone():
+        if not run.finished:
+            train_run(run)
     spectrum = load_spectrum(run.spectrum)
     model = load_checkpoint(run.scratch, run, spectrum)
     recommender = Recommender(model, pl.read_parquet(run.sequences / "items.parquet"), read_sequences(run.sequences)[0], run)

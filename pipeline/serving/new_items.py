@@ -19,14 +19,16 @@ from pipeline.runs import Run, svd_command
 from pipeline.texts import TITLE, check_fields, fill
 
 Ids = Literal["mean", "zero"]
+RULES = ("E", "U", "whitened", "semantics", "id_embedding")  # tensors with a row per item, each a method of `_Rows`
 
 
 def new_rows(adapter: Adapter, options: dict[str, Any], spectrum: Spectrum, embeddings: Tensor, ids: Ids = "mean") -> Tensor:
     """Return the rows of T for M new items, (M, d). embeddings: (M, l), by the encoder of the spectrum.
 
-    `table()` runs with every tensor of `per_item` replaced by rows for the new items. The text's rows are projected onto the
-    spectrum, u = (e - mean) V / sigma; an item of the training would get the row that it has. Directions with small sigma amplify
-    what is unlike the training's items, so a row that is longer than the longest of the training's is shortened to that length.
+    `table()` runs with every tensor that has a row per item replaced by rows for the new items. The text's rows are projected
+    onto the spectrum, u = (e - mean) V / sigma; an item of the training would get the row that it has. Directions with small
+    sigma amplify what is unlike the training's items, so a row that is longer than the longest of the training's is shortened to
+    that length.
 
     IDs have no text to come from: they are the mean of the trained ones, or zero. Where they start from the text (LLMInit,
     LLM-ESR), they are what the item would have started from.
@@ -34,7 +36,8 @@ def new_rows(adapter: Adapter, options: dict[str, Any], spectrum: Spectrum, embe
     options: the adapter's, of the run. Raises UserError for an adapter that knows items by their ID alone.
     """
     rows = _Rows(options, spectrum, embeddings, ids)
-    tensors = {name: getattr(adapter, name) for name in adapter.per_item if hasattr(adapter, name)}
+    # `per_item` is empty in RLMRec, whose loss needs all items; its tensors have the usual names.
+    tensors = {name: getattr(adapter, name) for name in adapter.per_item or RULES if hasattr(adapter, name)}
     name = type(adapter).__name__
     with torch.inference_mode():
         has_text = name == "LLMInit" or adapter.semantic_table() is not None
@@ -48,11 +51,13 @@ def new_rows(adapter: Adapter, options: dict[str, Any], spectrum: Spectrum, embe
         chosen[tensor_name] = make(known, adapter).to(known.dtype)
     with torch.inference_mode():
         made: Tensor = functional_call(adapter.eval(), chosen, ())
+    if len(made) != len(embeddings):
+        raise UserError(f"adapter {name} has rows of items for which there is no rule for new items")
     return made
 
 
 class _Rows:
-    """Rows for new items of the tensors that adapters name in `per_item`, one method a name. known: the trained rows, (N, …)."""
+    """Rows for new items of the tensors of RULES, one method a name. known: the trained rows, (N, …)."""
 
     def __init__(self, options: dict[str, Any], spectrum: Spectrum, embeddings: Tensor, ids: Ids) -> None:
         self.options, self.spectrum, self.embeddings, self.ids = options, spectrum, embeddings, ids

@@ -6,9 +6,11 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -112,6 +114,34 @@ def test_a_directory_stays_as_it_was_where_writing_fails(tmp_path: Path, error: 
         (directory / "more").write_text("half")
         raise error
     assert tree(tmp_path) == before
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["raw"]
+
+
+def test_a_kill_right_after_a_new_directory_is_in_place_leaves_nothing_to_tidy_up(tmp_path: Path) -> None:
+    """Who finds the directory in place may never write there again, and so never remove what is left."""
+    script = (
+        "import os, signal\nfrom pathlib import Path\nfrom pipeline.artifacts import atomic_directory\nreplace = Path.replace\n"
+        "Path.replace = lambda *paths: (replace(*paths), os.kill(os.getpid(), signal.SIGKILL))\n"
+        "with atomic_directory(Path('data/raw/demo')) as directory:\n    (directory / 'file').touch()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert tree(tmp_path) == {"data/raw/demo/file": b""}
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["raw"]
+
+
+def test_several_that_replace_a_directory_at_once_leave_one_of_theirs_whole(tmp_path: Path) -> None:
+    target = tmp_path / "data/raw/demo"
+
+    def replace_often(name: str) -> None:
+        for _ in range(50):
+            with atomic_directory(target, {"made": name}) as directory:
+                (directory / name).touch()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(replace_often, "abcd"))
+    verify(target, "download")
+    assert len(list(target.iterdir())) == 2
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["raw"]
 
 

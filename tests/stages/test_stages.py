@@ -457,12 +457,15 @@ def test_the_grid_from_cells_to_report(set_params: SetParams) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert "moved to scratch, no longer listed: old-sasrec-base" in done.stdout
     tables = {
-        f"{name}.{kind}" for name in ("table1", "table2", "table5", "table6", "significance") for kind in ("csv", "md", "tex")
+        f"{name}.{kind}"
+        for name in ("leaderboard", "table1", "table2", "table5", "table6", "significance")
+        for kind in ("csv", "md", "tex")
     }
-    assert {path.name for path in Path("metrics/tables").iterdir()} == tables | {"runs.csv", "groups.csv"}
+    assert {path.name for path in Path("metrics/tables").iterdir()} == tables | {"runs.csv", "groups.csv", "leaderboard.txt"}
     table = pl.read_csv("metrics/tables/table2.csv").filter((pl.col("adapter") == "spectran") & (pl.col("metric") == "HR@20"))
     assert table["mean"][0] == pytest.approx(measured["HR@20"].mean())
-    drawn = {"comparison", "learning-curves", "figure1", "cost", "popularity", "history"}
+    drawn = {"forest", "comparison", "learning-curves", "figure1", "cost", "popularity", "history", "attention"}
+    assert Path("metrics/tables/leaderboard.txt").read_text() in done.stdout
     assert {path.name for path in Path("metrics/figures").glob("*.svg")} == {f"{name}.svg" for name in drawn}
     assert {path.name for path in Path("metrics/figures/png").iterdir()} == {f"{name}.png" for name in drawn}
     page = Path("metrics/report.html").read_text()

@@ -13,7 +13,8 @@ from scipy.stats import chi2
 
 from common.errors import UserError
 from pipeline.data import Ties
-from pipeline.data.interactions import Dataset, build_sequences, shuffle_key
+from pipeline.data.findings import quoted
+from pipeline.data.interactions import Dataset, both_sides, build_sequences, shuffle_key
 from pipeline.data.sources import Raw
 from pipeline.params import Preprocess
 
@@ -276,3 +277,53 @@ def test_texts_are_the_template_filled_with_the_sources_fields() -> None:
 def test_a_field_that_the_source_lacks_is_one_line_with_those_it_has() -> None:
     with pytest.raises(UserError, match=r"^templates.x: the items have no field 'color'; valid: title$"):
         build_sequences(raw(everyone(3, 3), {"i0": "Pan"}), Preprocess(core=3), "{title} {color}", "templates.x")
+
+
+@pytest.mark.parametrize(
+    ("log", "catalogue", "advice"),
+    [
+        (["8.0", "7.0"], ["8", "9"], "; the log's ids end in .0; in pandas, astype('Int64') before writing leaves them whole"),
+        (
+            ["8", "7"],
+            ["8.0", "9.0"],
+            "; the catalogue's ids end in .0; in pandas, astype('Int64') before writing leaves them whole",
+        ),
+        ([" a", "b "], ["a", "c"], "; the log's ids have spaces around them; remove these"),
+        (["08", "07"], ["8", "9"], "; the log's ids start with zeros that the catalogue's lack; write both as text"),
+        (["A1", "B1"], ["a1", "c1"], "; the log's ids have capitals that the catalogue's lack; write both alike"),
+        (["a1", "b1"], ["A1", "C1"], "; the catalogue's ids have capitals that the log's lack; write both alike"),
+        (["a", "b"], ["c", "d"], "; look"),
+    ],
+)
+def test_ids_that_differ_in_their_spelling_are_named_with_what_to_do(log: list[str], catalogue: list[str], advice: str) -> None:
+    said = both_sides(pl.Series([*log, log[0], None]), pl.Series(catalogue), "; look")
+    assert said == f"the log has {quoted(pl.Series(sorted(log)))}, the catalogue {quoted(pl.Series(catalogue))}{advice}"
+
+
+def test_only_ids_that_the_catalogue_lacks_are_named() -> None:
+    assert both_sides(pl.Series(["a", "x"]), pl.Series(["a"])) == "the log has 'x', the catalogue 'a'"
+
+
+def test_without_a_single_known_item_the_ids_of_both_sides_are_shown() -> None:
+    with pytest.raises(UserError) as caught:
+        build_sequences(raw(everyone(3, 3), {"A": "Title", "B": "Title"}), Preprocess(core=3))
+    assert str(caught.value) == (
+        "no item of the log is in the catalogue: the log has 'i0', 'i1', …, the catalogue 'A', 'B'; "
+        "check which columns hold the ids (`columns` and `item_columns` of the source)"
+    )
+
+
+def test_a_unit_of_time_other_than_seconds_is_recorded() -> None:
+    rows = raw(everyone(3, 3))
+    assert "time_unit" not in build_sequences(rows, Preprocess(core=3)).statistics
+    rows.time_unit = "ms"
+    assert build_sequences(rows, Preprocess(core=3)).statistics["time_unit"] == "ms"
+
+
+def test_incomplete_interactions_are_dropped_and_counted() -> None:
+    rows = raw(everyone(3, 3))
+    rows.interactions = pl.concat(
+        [rows.interactions, pl.DataFrame([("u0", None, 5), (None, "i0", 5)], rows.interactions.schema, orient="row")]
+    )
+    steps = build_sequences(rows, Preprocess(core=3)).statistics["steps"]
+    assert (steps["raw"]["interactions"], steps["complete"]["interactions"]) == (11, 9)

@@ -229,7 +229,7 @@ def test_rows_that_are_all_equal_are_one_line(shape: tuple[int, int], value: flo
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize(("shape", "row"), [((5000, 3), 4321), ((3, 8), 2), ((5, 2), 0)])
+@pytest.mark.parametrize(("shape", "row"), [((5000, 3), 4321), ((5000, 3), 10), ((3, 8), 2), ((5, 2), 0)])
 def test_a_row_that_is_not_finite_is_named(shape: tuple[int, int], row: int, bad: float) -> None:
     embeddings = np.ones(shape, dtype=np.float32)
     embeddings[row:, -1] = bad
@@ -296,6 +296,34 @@ def test_new_items_get_the_coordinates_that_they_would_have(name: str, centred: 
 def test_new_items_from_another_encoder_are_refused() -> None:
     with pytest.raises(UserError, match="embeddings have 7 columns, the spectrum's 48"):
         coordinates(decompose(CASES["tall"])[0], torch.ones(2, 7))
+
+
+def test_the_sidecar_has_three_digits_of_every_measure_and_whole_ranks() -> None:
+    result, _ = measure(CASES["steep"])
+    found = result.measured()
+    assert list(found) == ["precision", "plain", "centred"]
+    assert found["precision"] == pytest.approx(result.precision, rel=5e-3) == float(f"{result.precision:.3g}")
+    for name, quality in (("plain", result.plain), ("centred", result.centred)):
+        assert (found[name]["rank"], found[name]["below_precision"]) == (quality.rank, quality.below_precision)
+        assert type(found[name]["rank"]) is int
+        for measured in ("residual", "orthogonality"):
+            assert found[name][measured] == float(f"{getattr(quality, measured):.3g}")
+
+
+def test_seconds_are_those_of_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([1.0, 3.0, 7.0, 15.0])
+    monkeypatch.setattr(module.time, "perf_counter", lambda: next(clock))
+    assert measure(CASES["tall"])[0].seconds == {"gram": 2.0, "factors": 4.0, "coordinates": 8.0}
+
+
+@pytest.mark.parametrize(
+    "unusable", [np.ones(5), np.ones((2, 3, 4)), np.ones((0, 4)), np.ones((4, 0)), np.ones((3, 4), dtype=int)]
+)
+def test_what_is_no_matrix_of_floats_is_one_line_with_its_type_and_shape(unusable: np.ndarray) -> None:
+    with pytest.raises(UserError) as caught:
+        decompose(unusable)
+    says = f"embeddings.npy has type {unusable.dtype} and shape {unusable.shape}, expected a matrix of floats; embed again"
+    assert str(caught.value).endswith(says)
 
 
 @pytest.mark.slow

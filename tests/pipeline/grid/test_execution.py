@@ -3,7 +3,11 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +16,16 @@ import pytest
 
 import common.code
 import pipeline.runs
-from pipeline.artifacts import atomic_directory, write_json, write_signed
+from pipeline.artifacts import PARTIAL, atomic_directory, verify, write_json, write_signed
 from pipeline.evaluation import evaluate as evaluation
-from pipeline.grid.cells import Cell
+from pipeline.grid.cells import Cell, listed_cells
 from pipeline.grid.execution import build_cell, evaluated, threads_per_run, trained
 from pipeline.params import load_params
 from pipeline.report.users import user_metrics
 from pipeline.runs import Run
 from pipeline.training import loop as training
 
+ROOT = Path(__file__).parents[3]
 SetParams = Callable[[dict[str, Any]], None]
 
 
@@ -182,3 +187,49 @@ def test_a_run_takes_the_users_threads_or_its_share_of_the_cores(monkeypatch: py
     assert [threads_per_run(jobs) for jobs in (1, 2, 3, 8, 20)] == [8, 4, 2, 1, 1]
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert [threads_per_run(jobs) for jobs in (1, 2, 8)] == [3, 3, 3]
+
+
+@pytest.mark.usefixtures("project")
+def test_of_two_that_need_the_same_run_one_trains_it(monkeypatch: pytest.MonkeyPatch, set_params: Callable[..., None]) -> None:
+    """Else one would put its directory in place of the other's while that is tested."""
+    set_params({"train.epochs": 1, "grid.adapters": ["base"], "grid.seeds": [0]})
+    params = load_params()
+    (cell,) = listed_cells(params.grid)
+    (run,) = cell.runs(params)
+    trainings, train = [], training.train_run
+
+    def slowly(run: Run) -> None:
+        trainings.append(run)
+        time.sleep(0.5)
+        train(run)
+
+    monkeypatch.setattr(training, "train_run", slowly)
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(evaluated, [run] * 3)) == [run.scratch] * 3
+    assert trainings == [run]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("project")
+def test_two_processes_that_build_the_same_cell_leave_one_whole_cell(set_params: Callable[..., None]) -> None:
+    set_params({"train.epochs": 2, "grid.seeds": [0]})
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "stages.cell", "tiny", "sasrec", "base"]
+    (cell, _) = listed_cells(load_params().grid)
+    found = []
+    for count in (1, 2, 2):
+        shutil.rmtree(".scratch", ignore_errors=True)
+        processes = [
+            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            for _ in range(count)
+        ]
+        printed = [process.communicate()[0] for process in processes]
+        assert [process.returncode for process in processes] == [0] * count, printed
+        verify(cell.directory, cell.command)
+        assert not [path for path in Path.cwd().rglob(".*") if PARTIAL.fullmatch(path.name)]
+        assert not list(Path(".scratch/unfinished").glob("*"))
+        files = ("history.csv", "training.json", "config.json", "model.safetensors")
+        found.append({str(file): file.read_bytes() for file in cell.directory.rglob("*") if file.name in files})
+        found[-1]["ranks"] = (cell.directory / "ranks.parquet").read_bytes()
+    assert len(found[0]) == 5
+    assert found[0] == found[1] == found[2]

@@ -11,7 +11,7 @@ import pytest
 from common.errors import UserError
 from pipeline.grid.cells import listed_cells
 from pipeline.grid.execution import evaluated_in_parallel
-from pipeline.grid.tasks import Local, grid_lock, run_all, unfinished_tasks
+from pipeline.grid.tasks import Local, Task, grid_lock, run_all, unfinished_tasks
 from pipeline.params import load_params
 
 ROOT = Path(__file__).parents[3]
@@ -26,6 +26,25 @@ def test_what_is_no_number_of_threads_is_one_line(monkeypatch: pytest.MonkeyPatc
 
 def weights() -> dict[str, bytes]:
     return {str(file.relative_to(".scratch")): file.read_bytes() for file in Path(".scratch/runs").rglob("model.safetensors")}
+
+
+def test_a_task_that_is_killed_is_one_line_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    Path("dies.py").write_text("import os\nprint('epoch 3 of 10', end='', flush=True)\nos.kill(os.getpid(), 9)\n")
+    Path("works.py").write_text("open('result', 'a').write('made')\n")
+    tasks = [Task(name, (name,), (), tmp_path) for name in ("dies", "works")]
+    assert run_all(tasks, Local(2)) == tasks[:1]
+    printed = capfd.readouterr().out.splitlines()
+    assert len(printed) == 2
+    assert (
+        sum(": dies: FAILED, killed by SIGKILL; if memory ran out, use fewer --jobs (" in f": {line[6:]}" for line in printed)
+        == 1
+    )
+    assert tasks[0].log.read_text().startswith("epoch 3 of 10\n")
+    assert Path("result").read_text() == "made"
 
 
 @pytest.mark.slow

@@ -50,7 +50,7 @@ def test_a_block_shows_means_and_deviations_of_the_published_runs() -> None:
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert rows == [
         "| | NDCG | Epoch |",
-        "|---|---|---|",
+        "|---|---:|---:|",
         "| Base (ID only) | 0.0600 ± 0.0141 | 12 |",
         "| SpecTran | **0.0612** | 4 |",
     ]
@@ -128,3 +128,25 @@ def test_only_files_with_stale_tables_are_written() -> None:
     Path("docs/results.md").write_text("no table\n")
     assert write_blocks() == [Path("README.md")]
     assert write_blocks() == []
+
+
+@pytest.mark.parametrize("about", ["", "*Data: Shop · Dim: 8*\n\n"])
+def test_a_verdict_is_that_of_the_published_report(publish: Path, about: str) -> None:
+    (publish / "report.md").write_text(f"# Which adapter?\n\n{about}SpecTran is best ({'very ' * 30}sure).\n\n## Leaderboard\n")
+    text = filled("A\n<!-- verdict: shop -->\nold\n<!-- end of verdict -->\nB\n", "README.md")
+    lines = text.splitlines()
+    assert (lines[0], lines[-1]) == ("A", "B")
+    assert " ".join(lines[3:-3]) == f"SpecTran is best ({'very ' * 30}sure)."
+    assert max(map(len, lines)) <= 98
+    assert filled(text, "README.md") == text
+
+
+def test_a_verdict_of_nothing_is_refused(publish: Path) -> None:
+    block = "<!-- verdict: {name} -->\n<!-- end of verdict -->\n"
+    with pytest.raises(UserError, match="no results are published as none"):
+        filled(block.format(name="none"), "README.md")
+    with pytest.raises(UserError, match="does not end with <!-- end of verdict -->"):
+        filled("<!-- verdict: shop -->\n", "README.md")
+    (publish / "report.md").write_text("Nothing\n")
+    with pytest.raises(UserError, match="does not open with a verdict"):
+        filled(block.format(name="shop"), "README.md")

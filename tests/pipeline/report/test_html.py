@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from pipeline.report import formats, tables
-from pipeline.report.figures import GROUND, INK
+from pipeline.report.canvas import COLOURS
 from pipeline.report.html import report_html
 from pipeline.report.sections import Figure, Folded, Section, report_markdown
 
@@ -68,15 +68,17 @@ def test_the_page_is_whole_and_needs_no_network(report: tuple[list[Section], dic
     assert not re.search(r"https?://|@import|url\((?!#)", text)
     assert set(re.findall(r"url\(#([^)]+)\)", text)) <= set(page.ids)
     assert text.count("<svg") == 3
-    assert INK not in text, "ink follows light and dark"
-    assert GROUND not in text
+    drawings = "".join(re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL))
+    assert not [light for light, _ in COLOURS.values() if light in drawings], "colours follow light and dark"
+    assert drawings.count('aria-label="SpecTran and Base are level."') == 3, "the alternative text is what a figure shows"
+    assert "<title>SpecTran: 0.1500 ± 0.0707</title>" in drawings, "values to hover over"
     assert text.index("<h1>Which adapter?</h1>") < text.index("<nav"), "the conclusion comes first"
 
 
 def test_the_pages_tables_are_those_of_the_csv(report: tuple[list[Section], dict[str, formats.Table]]) -> None:
     text = report_html(report[0], Path("figures"))
     page = Page(text)
-    table = next(table for table in page.tables if table[0][:2] == ["Adapter", "NDCG@10"])
+    table = next(table for table in page.tables if table[0][:2] == ["Adapter", "NDCG@20"])
     shown = {(row[0], name): cell for row in table[1:] for name, cell in zip(table[0][1:], row[1:], strict=True)}
     data = report[1]["table2"].data
     assert data.height == 8

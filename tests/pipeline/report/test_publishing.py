@@ -9,9 +9,10 @@ import polars as pl
 import pytest
 
 from common.errors import UserError
-from pipeline.artifacts import verify
+from pipeline.artifacts import SIDECAR, read_json, verify
 from pipeline.grid.cells import Cell
 from pipeline.grid.execution import build_cell
+from pipeline.grid.published import publish
 from pipeline.params import load_params
 from pipeline.report import publishing
 from pipeline.report.publishing import committed_code, publish_grid, restore_grid
@@ -69,6 +70,59 @@ def test_the_report_that_is_published_is_of_the_cells_that_are(
     with pytest.raises(UserError, match=r"tiny-sasrec-spectran, .*-dims was built with settings other than those of params.yaml"):
         publish_grid(FOLDER, load_params())
     assert (FOLDER / "report.md").read_text() == report
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_publishing_that_stops_in_the_middle_changes_nothing(cells: list[Cell], monkeypatch: pytest.MonkeyPatch) -> None:
+    """At every write, there is no room left; then it publishes, and nothing of what was there before stays."""
+    monkeypatch.setattr(publishing, "committed_code", lambda: "1111111111")
+    (FOLDER / "tiny-sasrec-older.parquet").touch()
+    before = everything(FOLDER)
+    written: list[Path] = []
+    written_until: list[int] = [0]
+    write_parquet, write_csv, write_bytes = pl.DataFrame.write_parquet, pl.DataFrame.write_csv, Path.write_bytes
+
+    def failing(write: Callable[..., None]) -> Callable[..., None]:
+        def wrapper(first: object, second: object, *arguments: object, **options: object) -> None:
+            target = second if isinstance(second, Path) else first
+            assert isinstance(target, Path)
+            if "docs" in target.parts:
+                written.append(target)
+                if len(written) > written_until[0]:
+                    raise OSError(28, "No space left on device", str(target))
+            write(first, second, *arguments, **options)
+
+        return wrapper
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pl.DataFrame, "write_parquet", failing(write_parquet))
+        patch.setattr(pl.DataFrame, "write_csv", failing(write_csv))
+        patch.setattr(Path, "write_bytes", failing(write_bytes))
+        for until in range(5 + 4):  # three cells, the users and runs.csv; then lists, report and figures
+            written.clear()
+            written_until[0] = until
+            with pytest.raises(OSError, match="No space left"):
+                publish_grid(FOLDER, load_params())
+            assert len(written) == until + 1
+            assert everything(FOLDER) == before
+            assert list(Path("docs").iterdir()) == [FOLDER.parent], "nothing half-written is left"
+    publish_grid(FOLDER, load_params())
+    verify(FOLDER, "publish")
+    after = everything(FOLDER)
+    assert "tiny-sasrec-older.parquet" not in after
+    assert read_json(FOLDER / SIDECAR, "publish")["files"].keys() == after.keys() - {SIDECAR}
+
+
+def test_a_file_of_ones_own_in_the_folder_is_not_lost(cells: list[Cell]) -> None:
+    (FOLDER / "notes.md").write_text("mine")
+    before = everything(FOLDER)
+    params = load_params()
+    with pytest.raises(UserError, match=r"^docs/results/here is replaced whole and holds notes.md, which publishing did not"):
+        publish([(cell, cell.runs(params)) for cell in cells], FOLDER, "0123456789")
+    assert everything(FOLDER) == before
 
 
 def test_results_are_restored_under_the_preprocessing_and_encoder_that_they_were_made_with(

@@ -47,6 +47,7 @@ def test_under_no_difference_five_percent_are_rejected() -> None:
 def test_holm_is_the_step_down_procedure() -> None:
     assert holm(np.array([0.01, 0.04, 0.03])).tolist() == pytest.approx([0.03, 0.06, 0.06])
     assert holm(np.array([0.5, 0.9])).tolist() == [1, 1]
+    assert holm(np.array([0.6, 0.7])).tolist() == [1, 1], "no p-value is above 1"
     p_values = np.random.default_rng(0).random(8) ** 3
     adjusted = holm(p_values)
     assert (adjusted >= p_values).all()
@@ -80,3 +81,43 @@ def test_users_of_one_dataset_are_resampled_together() -> None:
     np.testing.assert_allclose(improvement_intervals(leader, other[:, None], strata, resamples=50), [[exact, exact]])
     ((low, high),) = improvement_intervals(leader, other[:, None], resamples=50)
     assert low < exact < high
+
+
+@pytest.mark.parametrize("level", [0.5, 0.9, 0.99])
+def test_the_interval_has_the_quantiles_of_resampled_users(level: float) -> None:
+    """The same draws, as users and not as counts of users."""
+    rng = np.random.default_rng(7)
+    leader, other = rng.random(40), rng.random(40)
+    draws = np.random.default_rng(3).integers(0, 40, (300, 40))
+    resampled = [leader[users].sum() / other[users].sum() - 1 for users in draws]
+    tail = (1 - level) / 2
+    found = improvement_intervals(leader, other[:, None], level=level, seed=3, resamples=300)
+    np.testing.assert_allclose(found, [np.quantile(resampled, [tail, 1 - tail])], rtol=1e-12)
+
+
+def test_what_the_report_says_of_its_tests_is_their_default() -> None:
+    """10,000 permutations, 2,000 resamples and 95 %, always with the same draws."""
+    differences = np.random.default_rng(0).normal(0.1, 1, (30, 1))
+    assert sign_flip_p_values(np.ones((40, 1)))[0] == 1 / 10_001
+    assert sign_flip_p_values(differences) == sign_flip_p_values(differences, seed=0, permutations=10_000)
+    given = np.random.default_rng(0).random((2, 30))
+    expected = improvement_intervals(given[0], given[1][:, None], level=0.95, seed=0, resamples=2_000)
+    assert improvement_intervals(given[0], given[1][:, None]).tolist() == expected.tolist()
+
+
+def test_signs_are_drawn_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.report.significance.CHUNK", 1000)
+    sizes, made = [], np.random.default_rng
+
+    class Recorder:
+        def __init__(self, seed: int) -> None:
+            self.rng = made(seed)
+
+        def integers(self, low: int, high: int, shape: tuple[int, int], dtype: type) -> np.ndarray:
+            sizes.append(shape[0] * shape[1])
+            return self.rng.integers(low, high, shape, dtype=dtype)
+
+    monkeypatch.setattr(np.random, "default_rng", Recorder)
+    assert sign_flip_p_values(np.ones((30, 1)), permutations=250)[0] == 1 / 251
+    assert sum(sizes) == 250 * 30
+    assert max(sizes) <= 1000

@@ -40,7 +40,7 @@ def parsed(markdown: str) -> list[dict[str, str]]:
     found = []
     for table in tables:
         header, rule, *body = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.strip().splitlines()]
-        assert all(re.fullmatch("-+", cell) for cell in rule)
+        assert all(re.fullmatch("-+:?", cell) for cell in rule)
         assert len({len(line) for line in (header, rule, *body)}) == 1, "every row has as many cells as the header"
         found += [dict(zip(header, line, strict=True)) for line in body]
     return found
@@ -62,3 +62,20 @@ def report_rows(values: dict[Cell, list[float]]) -> pl.DataFrame:
 
 def summary(values: dict[Cell, list[float]]) -> pl.DataFrame:
     return summarise(rows(values), NAMES)
+
+
+NOTHING = pl.DataFrame()
+NO_RUNS = pl.DataFrame(schema={"adapter": pl.String, "why": pl.String})
+GAINS = pl.DataFrame(
+    {
+        "dataset": ["a"] * 4,
+        "backbone": ["sasrec"] * 4,
+        "adapter": ["morec", "spectran", "base", "unisrec"],
+        "mean": [0.3, 0.22, 0.2, 0.1],
+        "gain": [0.5, 0.1, 0.0, -0.5],
+        "low": [0.4, -0.1, 0.0, -0.6],
+        "high": [0.6, 0.3, 0.0, -0.4],
+        "users": [100] * 4,
+        "seeds": [1] * 4,
+    }
+)

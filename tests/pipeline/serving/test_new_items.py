@@ -67,7 +67,8 @@ def test_the_text_of_a_known_item_gets_the_row_that_it_has(spectrum: Spectrum, k
             for parameter in [getattr(adapter, "id_embedding", None)]:
                 if parameter is not None:
                     parameter.copy_(parameter[:1].expand_as(parameter))
-    torch.testing.assert_close(new_rows(adapter, options, spectrum, known), adapter.table().detach(), atol=2e-5, rtol=1e-4)
+    expected = adapter.table().detach()[[4, 1, 7]]
+    torch.testing.assert_close(new_rows(adapter, options, spectrum, known[[4, 1, 7]]), expected, atol=2e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize(

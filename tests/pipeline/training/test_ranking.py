@@ -1,5 +1,7 @@
 """Ranks and metrics, compared with sorting, scikit-learn and closed forms."""
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -124,6 +126,31 @@ def test_counts_carry_nothing_from_byte_to_byte(items: int) -> None:
     """All items are ahead of the last one, so that sums of flags reach their limit."""
     ranks = target_ranks(torch.ones(3, 2), torch.ones(items, 2), torch.full((3,), items - 1))
     assert ranks.tolist() == [items] * 3
+
+
+@pytest.mark.parametrize("words", [1, 254, 255, 256, 257, 600])
+def test_flags_are_counted_whatever_their_number(words: int) -> None:
+    """On a GPU, a block of scores has more words than a byte can count."""
+    flags = torch.ones(2, 8 * words, dtype=torch.bool)
+    flags[1, ::3] = False
+    assert ranking._count(flags).tolist() == [8 * words, 8 * words - -(-8 * words // 3)]
+
+
+def test_only_blocks_that_hold_targets_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranking, "ITEMS", {"cpu": 8})
+    blocks, most, products = weakref.WeakSet(), [], ranking._scores
+
+    def scores(states: torch.Tensor, rows: torch.Tensor, width: int) -> torch.Tensor:
+        made = products(states, rows, width)
+        blocks.add(made)
+        most.append(len(blocks))
+        return made
+
+    monkeypatch.setattr(ranking, "_scores", scores)
+    targets = torch.tensor([17, 30, 25])  # of the third and the fourth block of ten
+    assert target_ranks(torch.ones(3, 2), torch.ones(80, 2), targets).tolist() == [18, 31, 26]
+    assert len(most) == 10
+    assert max(most) <= 2 + 2, "those kept, that being compared, and that being made"
 
 
 def test_equal_scores_rank_by_item_index() -> None:

@@ -1,0 +1,42 @@
+"""The line above the verdict: which data, encoder, dim and seeds the report is of, and which version of the code."""
+
+import subprocess
+
+import polars as pl
+
+from pipeline.report.table_data import sizes
+from pipeline.report.tables import seed_count, title
+
+CODE = ("common", "models", "pipeline", "stages")
+
+
+def about(rows: pl.DataFrame) -> list[tuple[str, str]]:
+    """Return what a report is of, as names and values. rows: the runs of Table 2."""
+    counts = sizes(rows["dataset"].unique(maintain_order=True).to_list())
+    data = "; ".join(
+        f"{title(row['dataset'])}, {row['users']:,} users, {row['items']:,} items, {row['interactions']:,} interactions"
+        for row in counts.iter_rows(named=True)
+    )
+    values = {
+        "Data": data,
+        "Backbone": ", ".join(title(name) for name in rows["backbone"].unique(maintain_order=True)),
+        "Encoder": ", ".join(map(str, rows["encoder"].unique(maintain_order=True))),
+        "Dim": ", ".join(map(str, rows["dim"].unique(maintain_order=True))),
+        "Runs": f"{seed_count(rows['seed'].n_unique())} of {rows['adapter'].n_unique()} adapters",
+        "Code": code_version(),
+    }
+    return [(name, value) for name, value in values.items() if value]
+
+
+def code_version() -> str:
+    """Return the last commit that changed the code, with its date: "4270bbc, 2026-11-27"; "" outside git.
+
+    A commit of results alone does not change it, so the report that such a commit holds is the same when built again.
+    """
+    log = ["git", "log", "-1", "--format=%h, %cs", "--abbrev=7", "--", *CODE]
+    found = subprocess.run(log, capture_output=True, text=True, check=False)
+    status = ["git", "status", "--porcelain", "--", *CODE]
+    changed = subprocess.run(status, capture_output=True, text=True, check=False)
+    if found.returncode or not found.stdout.strip():
+        return ""
+    return f"commit {found.stdout.strip()}" + (", with uncommitted changes" if changed.stdout.strip() else "")

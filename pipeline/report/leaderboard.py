@@ -1,0 +1,70 @@
+"""The leaderboard: every adapter by NDCG, the highest first, with its gain over Base; as a table and as plain text."""
+
+import polars as pl
+
+from pipeline.grid.cells import BLOCK, KEYS
+from pipeline.report.canvas import panel_title
+from pipeline.report.formats import ABSENT, Block, Entry, Table, number, percent, plain_lines
+from pipeline.report.gains import ALL_PAIRS
+from pipeline.report.results import ResultSet
+from pipeline.report.tables import SIGNIFICANT, seed_count, title
+
+CUT = "‡"
+
+
+def leaderboard(gains: pl.DataFrame, result_set: ResultSet, metric: str, hits: str) -> Table:
+    """Return the leaderboard of each block, and first that of the mean over blocks if there are several.
+
+    gains: from `gains.over_base`, of the same cells; metric, hits: the names of NDCG and HR at the largest cutoff.
+    """
+    unusable = result_set.unusable
+    others = result_set.summary.filter(pl.col("metric") == hits).select(*KEYS, hits="mean")
+    blocks = []
+    marked = False
+    for block in gains.partition_by(BLOCK, maintain_order=True):
+        overall = block["dataset"][0] == ALL_PAIRS
+        here = {} if overall else {key: block[key][0] for key in BLOCK}
+        compared = result_set.overall if overall else _of(result_set.comparisons, here)
+        found = dict(compared.filter(pl.col("metric") == metric).select("other", "p_holm").rows()) if compared.height else {}
+        leader = compared["leader"][0] if compared.height else None
+        hit_rates = dict(_of(others, here).group_by("adapter").agg(pl.col("hits").mean()).rows())
+        unfit = set(_of(unusable, here)["adapter"])
+        rows = []
+        for row in block.iter_rows(named=True):
+            name = row["adapter"]
+            marked |= name in unfit
+            interval = (
+                Entry(f"{100 * row['low']:+.1f} to {100 * row['high']:+.1f} %", row["low"]) if row["low"] is not None else ABSENT
+            )
+            rows.append(
+                [
+                    Entry(f"{title(name)}{f' {CUT}' if name in unfit else ''}"),
+                    number(row["mean"], mark="best" if name == leader else ""),
+                    *((percent(row["gain"], 1), interval) if name != "base" else (ABSENT, ABSENT)),
+                    number(hit_rates.get(name)),
+                    number(None if name in unfit else found.get(name)),
+                ]
+            )
+        header = ["Adapter", metric, "over Base", "95 % interval", hits, "p, to the leader"]
+        heading = f"{panel_title(block)} ({block['users'][0]:,} users, {seed_count(min(block['seeds'].to_list()))})"
+        blocks.append(Block(heading, header, rows, sorted_by=1))
+    notes = [
+        "Bold: the leader. over Base: relative gain, with its bootstrap interval over users. p, to the leader: of the "
+        f"difference, by a permutation test over users, Holm-adjusted; from {SIGNIFICANT} on, chance may explain it."
+    ]
+    notes += [f"{CUT} A run was ended by `train.epochs` or never learned: nothing is concluded from it."] if marked else []
+    return Table("leaderboard", "Leaderboard", blocks, notes, gains)
+
+
+def _of(frame: pl.DataFrame, here: dict[str, str]) -> pl.DataFrame:
+    """Return the rows of a block; all rows for the mean over blocks."""
+    keys = [key for key in here if key in frame.columns]
+    return frame.filter(*(pl.col(key) == here[key] for key in keys)) if frame.height and keys else frame
+
+
+def plain(table: Table) -> str:
+    """Return a table as text for a terminal."""
+    return "\n\n".join(
+        f"{block.heading}\n\n{plain_lines([block.header, *([entry.text for entry in row] for row in block.rows)])}"
+        for block in table.blocks
+    )

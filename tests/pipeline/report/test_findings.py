@@ -1,0 +1,32 @@
+"""The sentences that say what a figure shows."""
+
+import polars as pl
+
+from pipeline.report import findings
+from tests.pipeline.report.values import BOTH, GAINS, NO_RUNS, OFFICE, summary
+
+
+def test_the_words_of_the_forest_say_whose_intervals_are_above_around_and_below_zero() -> None:
+    assert findings.forest(GAINS, NO_RUNS) == (
+        "MoRec gains most over Base, +50.0 % (+40.0 to +60.0), the interval is above 0 for MoRec, around 0 for SpecTran, "
+        "below 0 for UniSRec."
+    )
+    cut = pl.DataFrame({"dataset": ["a"], "backbone": ["sasrec"], "adapter": ["morec"], "why": ["not finished"]})
+    assert findings.forest(GAINS, cut).startswith("SpecTran gains most over Base"), "nothing is said of runs that were cut short"
+
+
+def test_each_pair_has_its_sentence() -> None:
+    assert findings.comparison(summary(OFFICE), "HR@20", NO_RUNS) == (
+        "The highest HR@20 is SpecTran, 0.3300; the lowest is Base (ID only), 0.1500."
+    )
+    text = findings.comparison(summary(BOTH), "HR@20", NO_RUNS)
+    assert text.startswith("Office, SASRec: the highest HR@20 is SpecTran, 0.3300; ")
+    assert " Demo, SASRec: the highest HR@20 is Base (ID only), 0.5000; the lowest is AlphaFuse, 0.2000." in text
+
+
+def test_groups_name_their_leader_and_spectran_beside_it() -> None:
+    both = GAINS.filter(pl.col("adapter") != "base").with_columns(by=pl.lit("popularity"))
+    grouped = pl.concat([both.with_columns(group=pl.lit("head")), both.with_columns(group=pl.lit("tail"), gain=-pl.col("gain"))])
+    assert findings.groups(grouped, "popularity", NO_RUNS) == (
+        "The largest gain over Base is, by group: head MoRec +50 % (SpecTran +10 %); tail UniSRec +50 % (SpecTran -10 %)."
+    )
