@@ -152,7 +152,7 @@ class Run:
         return (self.scratch / SIDECAR).is_file()
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
         """Let no other process on this machine train or test the run meanwhile; wait for one that does.
 
         The kernel releases the lock of a process that is killed.

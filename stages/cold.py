@@ -37,11 +37,7 @@ def main() -> str:
         {"method": "nearest text", "ids": "", **nearest_text(params, held)},
     ]
     for adapter in adapters or [name for name in params.adapters if name != "base"]:
-        by_mean, by_zero = (measure(params, held, adapter, ids) for ids in ("mean", "zero"))
-        if by_mean == by_zero:  # no IDs, or such as start from the text
-            rows.append({"method": adapter, "ids": "", **by_mean})
-        else:
-            rows += [{"method": adapter, "ids": "mean", **by_mean}, {"method": adapter, "ids": "zero", **by_zero}]
+        rows += [{"method": adapter, "ids": ids, **found} for ids, found in measure(params, held, adapter).items()]
     table = pl.DataFrame(rows)
     with atomic_file(TABLE) as partial:
         table.write_csv(partial)

@@ -26,7 +26,7 @@ def trained(run: Run) -> Path:
 
     Of several processes that need the same run, one trains it and the others wait.
     """
-    with run.alone():
+    with run.lock():
         return _trained(run)
 
 
@@ -61,7 +61,7 @@ def evaluated(run: Run) -> Path:
     """
     directory = evaluated_directory(run)
     if directory is None:
-        with run.alone():
+        with run.lock():
             directory = evaluated_directory(run)  # of the process that this one may have waited for
             if directory is None:
                 directory = _trained(run)

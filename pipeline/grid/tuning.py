@@ -253,7 +253,7 @@ def _validation(run: Run) -> dict[str, Any]:
     """Train a run unless scratch has it; return its state ("complete" or "failed"), epochs and best validation."""
     from pipeline.training.loop import DivergedError, train_run
 
-    with run.alone():
+    with run.lock():
         if not run.finished:
             try:
                 train_run(run)

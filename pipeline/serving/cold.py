@@ -101,18 +101,28 @@ def _without(users: pl.DataFrame, held: np.ndarray, place: np.ndarray, cut: dict
     return split_by_time(left, cut) if cut else left
 
 
-def measure(params: Params, held: Held, adapter: str, ids: Ids) -> dict[str, float]:
-    """Train an adapter on the kept items, unless that was done before, and rank the held-out items by rows from their texts."""
+def measure(params: Params, held: Held, adapter: str) -> dict[str, dict[str, float]]:
+    """Train an adapter on the kept items, unless that was done before, and rank the held-out items by rows from their texts.
+
+    Returns the figures with IDs that are the `mean` of the trained ones, and with `zero`; under "" if the rows are the same,
+    because there are no IDs, or such as start from the text.
+    """
     run = Run.of(params, dataset=held.dataset, adapter=adapter)
-    with run.alone():
+    with run.lock():
         if not run.finished:
             train_run(run)
     spectrum = load_spectrum(run.spectrum)
     model = load_checkpoint(run.scratch, run, spectrum)
     recommender = Recommender(model, pl.read_parquet(run.sequences / "items.parquet"), read_sequences(run.sequences)[0], run)
     states = recommender.states(held.histories)
-    table = torch.cat([recommender.table, new_rows(model.adapter, run.settings["adapter"], spectrum, held.embeddings, ids)])
-    return figures(states, normalised(table) if recommender.similarity == "cosine" else table, held)
+    choices: tuple[Ids, Ids] = ("mean", "zero")
+    rows = {ids: new_rows(model.adapter, run.settings["adapter"], spectrum, held.embeddings, ids) for ids in choices}
+    named = {"": rows["mean"]} if torch.equal(rows["mean"], rows["zero"]) else rows
+    found = {}
+    for ids, new in named.items():
+        table = torch.cat([recommender.table, new])
+        found[ids] = figures(states, normalised(table) if recommender.similarity == "cosine" else table, held)
+    return found
 
 
 def nearest_text(params: Params, held: Held) -> dict[str, float]:
