@@ -59,12 +59,13 @@ def _of_blocks(blocks: list[pl.DataFrame], cutoff: int) -> pl.DataFrame:
 def by_group(rows: pl.DataFrame, cutoff: int) -> pl.DataFrame:
     """Return gains over Base by popularity of the target and by length of the history.
 
-    Columns: the block, adapter, by, group, users, mean, mean_base, gain, low, high. Blocks without Base, and groups in which Base
-    ranks no user's item high enough, have no rows. rows: of the cells of Table 2. Raises UserError if a cell has no ranks.
+    Columns: the block, adapter, by, group, users, mean, mean_base, gain, low, high. Blocks without Base or without another
+    adapter, and groups in which Base ranks no user's item high enough, have no rows. rows: of the cells of Table 2. Raises
+    UserError if a cell has no ranks.
     """
     tables = []
     for block in rows.unique(KEYS, keep="first", maintain_order=True).partition_by(BLOCK, maintain_order=True):
-        if BASE not in block["adapter"]:
+        if BASE not in block["adapter"] or block.height == 1:
             continue
         metric = f"NDCG@{cutoff}"
         users = {

@@ -56,6 +56,13 @@ def test_without_base_there_are_means_but_no_gains() -> None:
 
 
 @pytest.mark.usefixtures("project")
+def test_base_alone_gains_nothing() -> None:
+    rows = cells({("tiny", "sasrec", "base"): 10})
+    assert over_base(rows, 20)["gain"].to_list() == [0]
+    assert by_group(rows, 20).height == 0
+
+
+@pytest.mark.usefixtures("project")
 def test_every_group_of_users_has_its_gain() -> None:
     found = by_group(cells(RANKS), 20).filter(adapter="morec")
     assert set(found["by"]) == {"popularity", "history"}
