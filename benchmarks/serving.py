@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from pipeline.serving.best import Catalogue, best_items
+from pipeline.evaluation.best import Catalogue, best_items
 
 K = 10
 

@@ -16,11 +16,12 @@ from models.adapters import ADAPTERS
 from models.backbones import BACKBONES
 from models.losses import LOSSES
 from pipeline.artifacts import atomic_file
-from pipeline.data import SOURCES, Source, Ties
+from pipeline.data import SOURCES, Moment, Source, Split, Ties
 from pipeline.texts import TITLE, fields
 
 PARAMS_FILE = Path("params.yaml")
 LARGEST_DIM = 2**16
+SPLIT = ("split", "valid_from", "test_from")  # options of `preprocess`
 
 
 def known(kind: str, name: str, registry: Registry) -> str:
@@ -62,12 +63,23 @@ class Preprocess(Section):
         description="keep users and items with at least this many interactions, repeated until none is removed; at least 3: "
         "leave-one-out needs a training, a validation and a test item",
     )
-    cap: int = Field(13, ge=4, description="keep each user's most recent interactions")
+    cap: int = Field(
+        13, ge=4, description="keep each user's most recent interactions; with split global, of those before valid_from"
+    )
     ties: Ties = Field(
         "shuffled",
         description="order of a user's interactions with the same timestamp. item: by item id, an artificial order that ID "
         "models learn; shuffled: by a hash of user and item; file: as in the source's file",
     )
+    split: Split = Field(
+        "leave_one_out",
+        description="leave_one_out: a user's last item is the test target, the one before it the validation target; global: "
+        "training is what happened before valid_from; the targets are a user's first items from valid_from and from test_from on",
+    )
+    valid_from: Moment | None = Field(
+        None, description="for split global: a date, in UTC unless it names a zone, or a number in the unit of the log's times"
+    )
+    test_from: Moment | None = Field(None, description="for split global, as valid_from")
 
 
 class Encoder(Section):
@@ -267,6 +279,8 @@ class Params(Section):
     def of_preprocessing(self, dataset: str) -> dict[str, Any]:
         """All that decides a dataset's sequences beside its raw files: options, and the template of its texts."""
         options: dict[str, Any] = self.preprocessing(dataset).model_dump()
+        if options["split"] == "leave_one_out":  # as it was before there was a choice, so that artifacts stay current
+            options = {name: value for name, value in options.items() if name not in SPLIT}
         if (least := getattr(self.sources[dataset], "min_rating", None)) is not None:
             options["min_rating"] = least
         return {"preprocess": options, "template": self.templates.get(dataset, TITLE)}
@@ -304,6 +318,10 @@ class Params(Section):
                     check_name(kind, name, known)
         except UserError as error:
             raise ValueError(str(error)) from None
+        for name in dict.fromkeys([self.dataset, *grid.datasets]):
+            options = self.preprocessing(name)
+            if options.split == "global" and (options.valid_from is None or options.test_from is None):
+                raise ValueError(f"the split of {name} is global, so preprocess or sources.{name} needs valid_from and test_from")
         for name, template in self.templates.items():
             try:
                 fields(template)
@@ -328,7 +346,9 @@ def choose_grid(lists: Path, path: Path = PARAMS_FILE) -> None:
     for name in ("encoder", "preprocess"):
         needed, today = chosen.get(name), values.get(name)
         if isinstance(needed, dict) and isinstance(today, dict):
-            pairs = [(f"{name}.{option}", value, today.get(option)) for option, value in needed.items()]
+            # Results from before an option of preprocessing existed were built with its default.
+            needed, today = (Preprocess.parse(section, str(path)).model_dump() for section in (needed, today))
+            pairs = [(f"{name}.{option}", value, today[option]) for option, value in needed.items()]
         else:
             pairs = [(name, needed, today)] if needed is not None else []
         for option, then, now in pairs:

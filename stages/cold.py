@@ -1,7 +1,7 @@
 """Measure how well adapters rank items that were held out of training, by their texts alone: `python -m stages.cold`.
 
 A share of the items is taken out of the selected dataset; every adapter is trained on the rest, with the settings of params.yaml,
-and ranks the last item of the users for whom that is one of those taken out. Writes metrics/cold.csv.
+and ranks the test item of the users for whom that is one of those taken out. Writes metrics/cold.csv.
 """
 
 from argparse import ArgumentParser
@@ -47,7 +47,7 @@ def main() -> str:
         table.write_csv(partial)
     print(table.write_csv(float_precision=4), end="")
     counts = f"{len(held.embeddings):,} of {len(held.embeddings) + len(held.known):,} items held out"
-    return f"{params.dataset}: {counts}, last item of {len(held.targets):,} users, in {TABLE}"
+    return f"{params.dataset}: {counts}, test item of {len(held.targets):,} users, in {TABLE}"
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from pathlib import Path
 from pipeline.artifacts import atomic_file, sha256, write_json, write_signed
 from pipeline.params import load_params
 from pipeline.runs import CHECKPOINT, EVALUATED, EVALUATION, Run
-from pipeline.training.metrics import metrics_by_ranking
+from pipeline.training.metrics import headline, metrics_by_ranking
 from stages import run
 
 ANALYSIS_METRICS = ("effective_rank", "top10_share")  # columns of `dvc exp show`
@@ -25,15 +25,16 @@ def main() -> str:
     by_ranking = metrics_by_ranking(ranks, params.evaluate.cutoffs, params.evaluate.exclude_history)
     metrics = by_ranking.pop("")
     # Each metric is a column of `dvc exp show`, so the other rankings have only NDCG and HR at the largest cutoff.
-    headline = [f"{name}@{max(params.evaluate.cutoffs)}" for name in ("NDCG", "HR")]
-    others = {ranking: {name: values[name] for name in headline} for ranking, values in by_ranking.items()}
+    shown_of_others = [f"{name}@{max(params.evaluate.cutoffs)}" for name in ("NDCG", "HR")]
+    others = {ranking: {name: values[name] for name in shown_of_others} for ranking, values in by_ranking.items()}
     with atomic_file(Path("data/ranks/selected.parquet")) as partial:
         ranks.write_parquet(partial)
     write_json(Path("data/analysis/selected.json"), evaluation.analysis)
     write_json(EVALUATION, metrics | {"others": others})
     record = {"seconds": evaluation.seconds, "run": selected.choice, EVALUATION.name: sha256(EVALUATION)}
     write_signed(EVALUATED, record)
-    write_json(Path("metrics/analysis.json"), {name: evaluation.analysis[name] for name in ANALYSIS_METRICS})
+    beyond = evaluation.analysis["beyond_accuracy"][headline(params.evaluate.exclude_history)]
+    write_json(Path("metrics/analysis.json"), {name: evaluation.analysis[name] for name in ANALYSIS_METRICS} | beyond)
     with atomic_file(Path("metrics/spectrum.csv")) as partial:
         evaluation.spectrum.write_csv(partial)
     shown = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())

@@ -8,9 +8,10 @@ preprocessing are written to files of their own, so an option of one dataset lea
 from argparse import ArgumentParser
 from pathlib import Path
 
+from common.errors import UserError
 from pipeline.artifacts import atomic_directory, write_json
 from pipeline.data import SOURCES
-from pipeline.params import Params, load_params
+from pipeline.params import PARAMS_FILE, Params, load_params
 from stages import run
 
 VALIDATED = Path("data/validated.json")
@@ -20,7 +21,13 @@ PREPROCESSING = Path("data/preprocessing")
 
 def main() -> str:
     ArgumentParser(description=__doc__).parse_args()
-    params = load_params()
+    try:
+        params = load_params()
+    except UserError as error:
+        # DVC has written what -S asks for before it starts a stage. What else the file holds is the user's, so nothing is undone.
+        refused = str(error).startswith(f"{PARAMS_FILE}: ")
+        advice = f"; {PARAMS_FILE} still holds it: correct it there, or `git checkout {PARAMS_FILE}`" if refused else ""
+        raise UserError(f"{error}{advice}") from None
     write_options(params)
     write_json(VALIDATED, {"params.yaml": "valid"})
     names = ("dataset", "encoder", "backbone", "adapter", "dim", "seed")

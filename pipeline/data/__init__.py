@@ -4,15 +4,45 @@ A new kind of source is one file in `pipeline/data/sources/`, one line in this r
 `params.yaml`. Importing this package does not import polars.
 """
 
-from typing import Any, Literal
+import re
+from datetime import date, datetime
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from common.registry import Registry
 from common.section import Section
 
 Ties = Literal["item", "shuffled", "file"]
-PREPROCESSING = {"core", "cap", "ties", "min_rating"}  # options of a source that are applied after its download
+Split = Literal["leave_one_out", "global"]
+
+
+def moment(value: Any) -> Any:
+    """Return a point in time as a whole number, or as ISO 8601 text; raise ValueError for text that is neither."""
+    if isinstance(value, date):  # a datetime too: YAML reads both
+        return value.isoformat()
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, str):
+        if re.fullmatch(r"-?\d+", value):
+            return int(value)
+        try:
+            datetime.fromisoformat(value)
+        except ValueError:
+            raise ValueError(f"expected a date such as 2014-01-31, or a number in the log's unit, found {value!r}") from None
+    return value
+
+
+Moment = Annotated[int | str, BeforeValidator(moment)]
+PREPROCESSING = {
+    "core",
+    "cap",
+    "ties",
+    "split",
+    "valid_from",
+    "test_from",
+    "min_rating",
+}  # options of a source that are applied after its download
 
 
 class Source(Section):
@@ -22,6 +52,9 @@ class Source(Section):
     core: int | None = Field(None, ge=3, description="instead of `preprocess.core`, which holds if this is empty")
     cap: int | None = Field(None, ge=4, description="instead of `preprocess.cap`, which holds if this is empty")
     ties: Ties | None = Field(None, description="instead of `preprocess.ties`, which holds if this is empty")
+    split: Split | None = Field(None, description="instead of `preprocess.split`, which holds if this is empty")
+    valid_from: Moment | None = Field(None, description="instead of `preprocess.valid_from`, which holds if this is empty")
+    test_from: Moment | None = Field(None, description="instead of `preprocess.test_from`, which holds if this is empty")
 
     def of_download(self) -> dict[str, Any]:
         """The options that decide what is downloaded, without those of preprocessing."""

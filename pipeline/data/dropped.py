@@ -3,7 +3,7 @@
 import polars as pl
 
 from pipeline.data.findings import Finding, plural, quoted
-from pipeline.data.interactions import Dataset, both_sides
+from pipeline.data.interactions import KEYS, Dataset, both_sides
 from pipeline.data.sources import Raw
 from pipeline.params import Preprocess
 
@@ -13,6 +13,7 @@ def dropped(raw: Raw, made: Dataset, options: Preprocess) -> list[Finding]:
     steps = list(made.statistics["steps"].values())
     first, complete, deduplicated, titled, cored, capped = steps
     found: list[Finding] = []
+    split = made.statistics.get("split")
 
     def lose(name: str, text: tuple[str, str], before: dict[str, int], after: dict[str, int]) -> None:
         count, total = before["interactions"] - after["interactions"], before["interactions"]
@@ -35,7 +36,7 @@ def dropped(raw: Raw, made: Dataset, options: Preprocess) -> list[Finding]:
     lose(
         "cap",
         (
-            f"Older than the last {options.cap} of their user (cap)",
+            f"Older than the last {options.cap} of their user{' before valid_from' if split else ''} (cap)",
             f", and {plural(cored['items'] - capped['items'], 'item')} with them" if cored["items"] > capped["items"] else "",
         ),
         cored,
@@ -44,17 +45,23 @@ def dropped(raw: Raw, made: Dataset, options: Preprocess) -> list[Finding]:
     share = capped["interactions"] / first["interactions"]
     kept = f"Kept: {plural(capped['users'], 'user')}, {plural(capped['items'], 'item')}, "
     kept += f"{plural(capped['interactions'], 'interaction')}, {100 * share:.1f} % of the log."
-    return [*found, Finding("kept", kept, capped["interactions"], first["interactions"])]
+    found.append(Finding("kept", kept, capped["interactions"], first["interactions"]))
+    if split:
+        text = f"Split by time, validation from {options.valid_from}, test from {options.test_from}: a model learns from "
+        text += f"{plural(split['training_users'], 'user')}, {plural(split['validation_users'], 'user')} validate it, "
+        text += f"{plural(split['test_users'], 'user')} test it."
+        found.append(Finding("split", text))
+    return found
 
 
 def _unknown_items(raw: Raw, total: int) -> list[Finding]:
     """Interactions with items that the catalogue does not list, and with items that it lists without a title."""
-    log = raw.interactions.drop_nulls().unique(["user_id", "item_id", "timestamp"])
+    log = raw.interactions
     listed = raw.items["item_id"].drop_nulls().unique()
-    unknown = log.filter(~pl.col("item_id").is_in(listed.implode()))
+    unknown = log.filter(~pl.col("item_id").is_in(listed.implode())).drop_nulls().unique(KEYS)
     titles = raw.items.unique("item_id", keep="first", maintain_order=True)
     untitled = titles.filter(~(pl.col("title").str.len_chars() > 1).fill_null(False))["item_id"]
-    lacking = log.filter(pl.col("item_id").is_in(untitled.implode()))
+    lacking = log.filter(pl.col("item_id").is_in(untitled.implode())).drop_nulls().unique(KEYS)
     found = []
     if unknown.height:
         items = plural(unknown["item_id"].n_unique(), "item")

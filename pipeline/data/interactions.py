@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import numpy as np
 import polars as pl
@@ -10,6 +11,7 @@ from common.errors import UserError
 from pipeline.data import Ties
 from pipeline.data.findings import quoted
 from pipeline.data.sources import Raw
+from pipeline.data.times import UNITS, as_date
 from pipeline.params import Preprocess
 from pipeline.texts import TITLE, check_fields, fill
 
@@ -19,7 +21,10 @@ KEYS = ["user_id", "item_id", "timestamp"]
 
 @dataclass
 class Dataset:
-    """The artifact: users (user_id, items, timestamps; oldest first), items (item_id, title, text), statistics."""
+    """The artifact: users (user_id, items, timestamps; oldest first), items (item_id, title, text), statistics.
+
+    If the split is by time, users also has the columns of `split_by_time`.
+    """
 
     users: pl.DataFrame
     items: pl.DataFrame
@@ -36,6 +41,9 @@ def build_sequences(raw: Raw, options: Preprocess, template: str = TITLE, where:
     * `item`: by item id. The next item is then always the one with the higher id, which an ID model learns.
     * `shuffled`: by a hash of user and item, after the same cap. It tells nothing, and is the same on every machine.
     * `file`: as in the source, at the cap too, where the later rows are the more recent.
+
+    With a split by time, only the interactions before `valid_from` are capped: otherwise, a user who is active later would keep
+    nothing to train on.
 
     An item's text is `template`, filled with the fields that the source has; one that it has not raises UserError (`where`).
     """
@@ -58,39 +66,64 @@ def build_sequences(raw: Raw, options: Preprocess, template: str = TITLE, where:
             )
         return table
 
-    table = count("raw", raw.interactions)
+    # Ids are numbers from here on, in the order of the texts: a table of numbers takes a fraction of the memory.
+    table, names = coded(raw.interactions)
+    table = count("raw", table)
     table = count("complete", table.drop_nulls())
     table = count("deduplicated", _without_duplicates(table, options.ties))
     titled = raw.items.unique("item_id", keep="first", maintain_order=True).filter(pl.col("title").str.len_chars() > 1)
-    table = count("titled", table.join(titled.select("item_id"), on="item_id", how="semi"))
+    table = count("titled", table.filter(names["item_id"].is_in(titled["item_id"].implode()).gather(table["item_id"])))
     table = count(f"{options.core}-core", _core(table, options.core))
     by_row = options.ties == "file"
     table = table.sort(["user_id", "timestamp", "row" if by_row else "item_id"], descending=[False, True, by_row])
-    table = count(f"last {options.cap}", table.group_by("user_id", maintain_order=True).head(options.cap))
+    cut = cut_of(options, raw.time_unit)
+    if cut is None:
+        table = table.group_by("user_id", maintain_order=True).head(options.cap)
+    else:
+        later = pl.col("timestamp") >= cut["valid_from"]
+        table = table.filter(later | (pl.int_range(pl.len()).over("user_id", later) < options.cap))
+    table = count(f"last {options.cap}", table)
     # The cap takes whole interactions away from a user, never below `cap`, so no user falls under three.
-    items = titled.join(table.select("item_id").unique(), on="item_id", how="semi").sort("item_id")
+    kept = table["item_id"].unique().sort()
+    items = titled.join(names["item_id"].gather(kept).to_frame(), on="item_id", how="semi").sort("item_id")
     texts = [fill(template, item) for item in items.iter_rows(named=True)]
     # The other fields stay out: embeddings depend on this file, and nothing but a text should make them stale.
     items = items.select("item_id", "title", text=pl.Series(texts, dtype=pl.String))
-    index = items.select("item_id").with_row_index("item").with_columns(pl.col("item").cast(pl.Int32))
+    rows = pl.zeros(names["item_id"].len(), dtype=pl.Int32, eager=True).scatter(kept, range(kept.len()))  # of items.parquet
+    table = _ordered(table, options.ties, names)
     users = (
-        _ordered(table, options.ties)
-        .join(index, on="item_id", maintain_order="left")
+        table.select("user_id", "timestamp", item=rows.gather(table["item_id"]))
         .group_by("user_id", maintain_order=True)
         .agg(items=pl.col("item"), timestamps=pl.col("timestamp"))
     )
+    users = users.with_columns(names["user_id"].gather(users["user_id"]))
+    if cut is not None:
+        users = split_by_time(users, cut)
+        check_targets(users, options, raw.time_unit)
     size = steps[f"last {options.cap}"]
     statistics = {
         **size,
         "density": size["interactions"] / (size["users"] * size["items"]),
         "interactions_per_user": size["interactions"] / size["users"],
         "duplicate_interactions": steps["complete"]["interactions"] - steps["deduplicated"]["interactions"],
-        "tied": tied_shares(users["timestamps"]),
+        "tied": tied_shares(users),
+        **({"split": cut | split_counts(users)} if cut else {}),
         **raw.counts,
         **({"time_unit": raw.time_unit} if raw.time_unit != "s" else {}),
         "steps": steps,
     }
     return Dataset(users, items, statistics)
+
+
+def coded(log: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, pl.Series]]:
+    """Return the log with users and items as their positions in sorted lists of ids, and these lists. A missing id stays missing.
+
+    >>> table, names = coded(pl.DataFrame({"user_id": ["b", None, "a"], "item_id": ["x", "y", "x"], "timestamp": [1, 2, 3]}))
+    >>> table["user_id"].to_list(), names["user_id"].to_list()
+    ([1, None, 0], ['a', 'b'])
+    """
+    names = {name: log[name].unique().drop_nulls().sort() for name in ("user_id", "item_id")}
+    return log.select(*(log[name].cast(pl.Enum(ids)).to_physical() for name, ids in names.items()), "timestamp"), names
 
 
 def nothing_known(log: pl.Series, items: pl.DataFrame) -> str:
@@ -125,13 +158,13 @@ def both_sides(log: pl.Series, catalogue: pl.Series, otherwise: str = "") -> str
 
 def _without_duplicates(table: pl.DataFrame, ties: Ties) -> pl.DataFrame:
     """Drop repeated (user, item, time); with `file`, keep the first of them and number the source's rows in a column `row`."""
-    if ties == "file":
-        return table.with_row_index("row").unique(KEYS, keep="first", maintain_order=True)
-    return table.unique()
+    rows = table.with_row_index("row").sort([*KEYS, "row"])  # a table of hashes would take several times the memory
+    repeated = pl.all_horizontal(pl.col(name) == pl.col(name).shift() for name in KEYS)
+    return rows.filter(~repeated.fill_null(False)).drop([] if ties == "file" else ["row"])
 
 
-def _ordered(table: pl.DataFrame, ties: Ties) -> pl.DataFrame:
-    """Interactions by user and time, equal times as `ties` says."""
+def _ordered(table: pl.DataFrame, ties: Ties, names: dict[str, pl.Series]) -> pl.DataFrame:
+    """Interactions by user and time, equal times as `ties` says. table, names: from `coded`."""
     if ties == "file":
         return table.sort(["user_id", "timestamp", "row"])
     table = table.sort(["user_id", "timestamp", "item_id"])
@@ -141,7 +174,9 @@ def _ordered(table: pl.DataFrame, ties: Ties) -> pl.DataFrame:
     alone = day.is_unique()
     digests = np.zeros(table.height, dtype=np.uint64)
     some = (~alone).to_numpy()
-    digests[some] = [shuffle_key(user, item) for user, item in table.filter(~alone).select("user_id", "item_id").iter_rows()]
+    tied = table.filter(~alone)
+    texts = (names[name].gather(tied[name]) for name in ("user_id", "item_id"))
+    digests[some] = [shuffle_key(user, item) for user, item in zip(*texts, strict=True)]
     return table.with_columns(digest=pl.Series(digests)).sort(["user_id", "timestamp", "digest", "item_id"]).drop("digest")
 
 
@@ -150,22 +185,94 @@ def shuffle_key(user_id: str, item_id: str) -> int:
     return int.from_bytes(hashlib.blake2b(f"{user_id}\t{item_id}".encode(), digest_size=8, key=SHUFFLE).digest())
 
 
-def tied_shares(timestamps: pl.Series) -> dict[str, float]:
+def cut_of(options: Preprocess, unit: str) -> dict[str, int] | None:
+    """Return the times at which validation and test begin, in the log's unit; None for leave-one-out.
+
+    Raises UserError if one is missing, or if they are not in this order.
+    """
+    if options.split != "global":
+        return None
+    cut = {}
+    for name in ("valid_from", "test_from"):
+        value = getattr(options, name)
+        if value is None:
+            raise UserError(f"preprocess.{name} is missing, which split global needs")
+        if isinstance(value, str):
+            moment = datetime.fromisoformat(value)
+            moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+            since = moment - datetime(1970, 1, 1, tzinfo=UTC)
+            value = (since.days * 86_400 + since.seconds) * UNITS[unit] + since.microseconds * UNITS[unit] // UNITS["us"]
+        cut[name] = value
+    if cut["valid_from"] >= cut["test_from"]:
+        raise UserError(f"preprocess.valid_from, {options.valid_from}, is not before preprocess.test_from, {options.test_from}")
+    return cut
+
+
+def split_by_time(users: pl.DataFrame, cut: dict[str, int]) -> pl.DataFrame:
+    """Add the split of every user: `train`, `valid` and `test`, as `pipeline.training.sequences.read_sequences` describes them.
+
+    users: items and timestamps, oldest first; cut: `valid_from` and `test_from`. Items before `valid_from` are for training. The
+    validation target is the first item in [valid_from, test_from), the test target the first one from `test_from` on. A target
+    with nothing before it is none, because there is no history to recommend from.
+    """
+    train, until_test = (
+        pl.col("timestamps").list.eval(pl.element() < cut[name]).list.sum().cast(pl.Int64) for name in ("valid_from", "test_from")
+    )
+    return users.with_columns(
+        train=train,
+        valid=pl.when((train > 0) & (train < until_test)).then(train),
+        test=pl.when((until_test > 0) & (until_test < pl.col("timestamps").list.len())).then(until_test),
+    )
+
+
+def split_counts(users: pl.DataFrame) -> dict[str, int]:
+    """How many users a model can learn from, which needs two training items, and how many have a target of each kind."""
+    return {
+        "training_users": int((users["train"] > 1).sum()),
+        "validation_users": users.height - users["valid"].null_count(),
+        "test_users": users.height - users["test"].null_count(),
+    }
+
+
+def check_targets(users: pl.DataFrame, options: Preprocess, unit: str) -> None:
+    """Raise UserError if the dates of a split by time leave nothing to train on, to validate or to test."""
+    counts = split_counts(users)
+    for name, lacking in (
+        ("training_users", f"no user has two interactions before preprocess.valid_from, {options.valid_from}"),
+        (
+            "validation_users",
+            f"no user has an interaction from preprocess.valid_from, {options.valid_from}, until preprocess.test_from, "
+            f"{options.test_from}, and one before it",
+        ),
+        ("test_users", f"no user has an interaction from preprocess.test_from, {options.test_from}, on and one before it"),
+    ):
+        if not counts[name]:
+            flat = users["timestamps"].explode()
+            span = " to ".join(as_date(int(end), unit) for end in (flat.min(), flat.max()))  # type: ignore[arg-type]
+            raise UserError(f"{lacking}; the interactions that are left after all filters are from {span}")
+
+
+def tied_shares(users: pl.DataFrame) -> dict[str, float]:
     """Shares of items that have the timestamp of the item before them, and so are ordered by `preprocess.ties` alone.
 
-    timestamps: a list per user, oldest first, of at least three. `steps`: of the steps from one training item to the next;
-    `validation` and `test`: of those items.
+    users: timestamps, a list per user, oldest first, and the columns of `split_by_time`; without these, the split is
+    leave-one-out. `steps`: of the steps from one training item to the next; `validation` and `test`: of the targets.
     """
-    ends = timestamps.list.len().to_numpy().astype(np.int64).cumsum()
-    flat = timestamps.explode().to_numpy()
+    length = users["timestamps"].list.len().to_numpy().astype(np.int64)
+    starts = length.cumsum() - length
+    flat = users["timestamps"].explode().to_numpy()
     same = np.concatenate([[False], flat[1:] == flat[:-1]])
-    same[ends[:-1]] = False  # a user's first item has none before it
-    validation, test = same[ends - 2], same[ends - 1]
-    steps = len(flat) - 3 * len(ends)
+    same[starts] = False  # a user's first item has none before it
+    train, valid, test = length - 2, starts + length - 2, starts + length - 1
+    if "test" in users.columns:
+        train = users["train"].to_numpy()
+        valid, test = ((pl.Series(starts) + users[name]).drop_nulls().to_numpy() for name in ("valid", "test"))
+    until = np.concatenate([[0], same.cumsum()])
+    steps = np.maximum(train - 1, 0).sum()
     return {
-        "steps": float((same.sum() - validation.sum() - test.sum()) / max(1, steps)),
-        "validation": float(validation.mean()),
-        "test": float(test.mean()),
+        "steps": float((until[starts + train] - until[starts]).sum() / max(1, steps)),
+        "validation": float(same[valid].mean()),
+        "test": float(same[test].mean()),
     }
 
 

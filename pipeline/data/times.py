@@ -43,6 +43,14 @@ def check_form(form: str) -> str:
     return form
 
 
+def as_date(value: int, unit: str) -> str:
+    """A time as a date and time of day; as a number where the calendar has none."""
+    try:
+        return f"{datetime.datetime.fromtimestamp(value // UNITS[unit], datetime.UTC):%Y-%m-%d %H:%M:%S}"
+    except (OverflowError, ValueError, OSError):
+        return f"{value} {unit}"
+
+
 def read_times(column: pl.Series, form: str | None, where: str, place: Callable[[int], str] = "row {}".format) -> Times:
     """Read a column of times. form: a unit or a format of strptime; None: recognised.
 

@@ -1,22 +1,30 @@
 """Tests a run: ranks all items for every user with the weights of the best validation, and analyses the adapter."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import torch
 
 from models.core.recommender import Recommender
 from pipeline.artifacts import added_files, atomic_file, write_json
 from pipeline.device import select_device
+from pipeline.evaluation.best import Catalogue, best_items
+from pipeline.evaluation.beyond import LISTED, beyond_accuracy, buyers
 from pipeline.evaluation.spectral import covariance_spectrum, cumulative_share, effective_rank, top_share
 from pipeline.params import Similarity
 from pipeline.runs import Run, evaluation_code
 from pipeline.training.batches import items_before_test, load_sequences
 from pipeline.training.inputs import load_spectrum
 from pipeline.training.loop import evaluate_ranks, load_checkpoint, use_deterministic_kernels
+from pipeline.training.metrics import ALL_ITEMS, NEW_ITEMS
+
+HEADLINES, TOPS = (ALL_ITEMS, NEW_ITEMS), ("top", "top_without_history")
+USERS = 4096  # whose lists are made together
 
 
 @dataclass
@@ -24,7 +32,8 @@ class Evaluation:
     """The result of a test. seconds: of the first ranking; analysis: see `analyse`.
 
     ranks has a row per user: `user_id`; `rank`, among all items by the run's similarity; `rank_without_history`, among the items
-    outside the user's history; and `rank_dot` (`rank_cosine` if the run uses the dot product), by the other similarity.
+    outside the user's history; and `rank_dot` (`rank_cosine` if the run uses the dot product), by the other similarity. `top` and
+    `top_without_history` are the LISTED best items by the run's similarity, best first, -1 where there are no more.
     """
 
     ranks: pl.DataFrame
@@ -45,14 +54,41 @@ def evaluate_checkpoint(directory: Path, run: Run) -> Evaluation:
     sequences = load_sequences(run.sequences, run.settings["train"]["max_history"], device)
     similarity: Similarity = run.settings["evaluate"]["similarity"]
     other: Similarity = "dot" if similarity == "cosine" else "cosine"
-    model = load_checkpoint(directory, run, load_spectrum(run.spectrum, device)).to(device)
+    spectrum = load_spectrum(run.spectrum, device)
+    model = load_checkpoint(directory, run, spectrum).to(device)
     test = (model, sequences.test_history, sequences.test_target)
     start = time.perf_counter()
-    ranks = evaluate_ranks(*test, similarity, items_before_test(run.sequences))
+    before = items_before_test(run.sequences)
+    ranks = evaluate_ranks(*test, similarity, before)
     seconds = time.perf_counter() - start
     columns = {"rank": ranks[0], "rank_without_history": ranks[1], f"rank_{other}": evaluate_ranks(*test, other)}
     frame = pl.DataFrame(columns).cast(pl.UInt16 if sequences.n_items < 2**16 else pl.UInt32)
-    return Evaluation(frame.insert_column(0, pl.Series("user_id", sequences.user_ids)), seconds, analyse(model))
+    lists = best_lists(model, sequences.test_history, similarity, before)
+    made_of = (*buyers(run.sequences), spectrum)
+    beyond = {column: beyond_accuracy(each, *made_of) for column, each in zip(HEADLINES, lists, strict=True)}
+    tops = [pl.Series(name, each.astype(np.int32)) for name, each in zip(TOPS, lists, strict=True)]
+    frame = frame.insert_column(0, pl.Series("user_id", sequences.user_ids)).hstack(tops)
+    return Evaluation(frame, seconds, analyse(model) | {"beyond_accuracy": beyond})
+
+
+@torch.inference_mode()
+def best_lists(
+    model: Recommender, history: torch.Tensor, similarity: Similarity, before: Callable[[torch.Tensor], torch.Tensor]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the LISTED best items after every history, and those that the user has not had. (U, K) int64 each
+
+    history: (U, L); before: from `items_before_test`.
+    """
+    model.eval()
+    table = model.adapter.table()
+    catalogue, count = Catalogue(table.cpu(), similarity), min(LISTED, len(table))
+    lists, new = [], []
+    for users in torch.arange(len(history), device=history.device).split(USERS):
+        states = model.next_item_states(history[users], table).cpu()
+        had = before(users).cpu().numpy()
+        lists.append(best_items(states, catalogue, count)[0])
+        new.append(best_items(states, catalogue, count, [row[row < len(table)] for row in had])[0])
+    return np.concatenate(lists), np.concatenate(new)
 
 
 @torch.no_grad()

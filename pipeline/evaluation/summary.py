@@ -8,7 +8,8 @@ import polars as pl
 from pipeline.artifacts import read_json
 from pipeline.params import Evaluate
 from pipeline.runs import Run
-from pipeline.training.metrics import metrics_by_ranking
+from pipeline.training.metrics import headline, metrics_by_ranking
+from pipeline.training.sequences import split_of
 
 
 def run_summary(run: Run, directory: Path, evaluate: Evaluate) -> dict[str, Any]:
@@ -26,6 +27,7 @@ def run_summary(run: Run, directory: Path, evaluate: Evaluate) -> dict[str, Any]
         "variant": run.settings["adapter"].get("variant"),
         "loss": run.settings["train"]["loss"],
         **by_ranking.pop(""),
+        **analysis["beyond_accuracy"][headline(evaluate.exclude_history)],
         "validation_NDCG@20": training["validation"]["NDCG@20"],
         "epochs": training["epochs"],
         "best_epoch": training["best_epoch"],
@@ -39,5 +41,6 @@ def run_summary(run: Run, directory: Path, evaluate: Evaluate) -> dict[str, Any]
         "threads": cost["threads"],
         "similarity": evaluate.similarity,
         "exclude_history": evaluate.exclude_history,
+        "split": split_of(run.sequences),
         **{f"{ranking}_{name}": value for ranking, found in by_ranking.items() for name, value in found.items()},
     }

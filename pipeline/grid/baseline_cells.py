@@ -10,12 +10,13 @@ import polars as pl
 import torch
 
 from pipeline.artifacts import atomic_directory, read_json, verify
+from pipeline.evaluation.beyond import LISTED, beyond_accuracy, buyers
 from pipeline.grid.baselines import Baseline, baselines
 from pipeline.params import Evaluate
 from pipeline.runs import sequences_directory, spectrum_directory, svd_command
 from pipeline.training.batches import items_before_test, load_sequences
 from pipeline.training.inputs import load_spectrum
-from pipeline.training.metrics import metrics, metrics_by_ranking
+from pipeline.training.metrics import NEW_ITEMS, headline, metrics, metrics_by_ranking
 
 FOLDER = Path("grid/baselines")
 MONITOR = "NDCG@20"
@@ -42,12 +43,13 @@ def write_baselines(dataset: str, encoder: str, max_history: int, evaluate: Eval
     cpu = torch.device("cpu")
     sequences = load_sequences(sequences_path, max_history, cpu)
     longest = int(max(1, pl.read_parquet(sequences_path / "sequences.parquet")["items"].list.len().to_numpy().max()))
-    train = load_sequences(sequences_path, longest, cpu).valid_history.numpy()  # every training item, not the last ones alone
+    train = load_sequences(sequences_path, longest, cpu).train.numpy()  # every training item, not the last ones alone
     spectrum = load_spectrum(spectrum_path)
     text = (spectrum.U * spectrum.sigma).numpy()  # a rotation of the embeddings, so all cosines are theirs
     valid = (sequences.valid_history.numpy(), sequences.valid_target.numpy())
     test = (sequences.test_history.numpy(), sequences.test_target.numpy())
     before = items_before_test(sequences_path)
+    had = buyers(sequences_path)
     chosen: dict[str, tuple[float, Baseline]] = {}
     for baseline in baselines(train, sequences.n_items, text):
         quality = metrics(ranks(baseline, *valid)[0], [20])[MONITOR]
@@ -59,6 +61,8 @@ def write_baselines(dataset: str, encoder: str, max_history: int, evaluate: Eval
         start = time.perf_counter()
         found = ranks(baseline, *test, lambda users: before(torch.from_numpy(users)).numpy())
         seconds = time.perf_counter() - start
+        chosen_lists = lists(baseline, test[0], lambda users: before(torch.from_numpy(users)).numpy())
+        listed = chosen_lists[headline(evaluate.exclude_history) == NEW_ITEMS]
         columns = {"rank": found[0], "rank_without_history": found[1]}
         frame = pl.DataFrame(columns).cast(pl.UInt16 if sequences.n_items < 2**16 else pl.UInt32)
         frames.append(
@@ -68,6 +72,7 @@ def write_baselines(dataset: str, encoder: str, max_history: int, evaluate: Eval
         rows.append(
             {"dataset": dataset, "adapter": name, "encoder": encoder, "setting": baseline.setting}
             | by_ranking.pop("")
+            | beyond_accuracy(listed, *had, spectrum)
             | {f"validation_{MONITOR}": quality, "inference_seconds": seconds}
             | {f"{ranking}_{metric}": value for ranking, values in by_ranking.items() for metric, value in values.items()}
         )
@@ -99,6 +104,33 @@ def ranks(
         scores = baseline.scores(history[users])
         made[:, users] = rank_rows(scores, targets[users], excluded(users) if excluded else None)
     return made
+
+
+def lists(baseline: Baseline, history: np.ndarray, excluded: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """The LISTED best items of every user, and those that are not excluded, in no order. (U, K) int64 each; see `ranks`."""
+    n_items = baseline.scores(history[:1]).shape[1]
+    everything, new = [], []
+    for users in np.array_split(np.arange(len(history)), max(1, -(-len(history) * n_items // HELD))):
+        scores = np.array(baseline.scores(history[users]), dtype=np.float32)
+        everything.append(top_rows(scores, LISTED))
+        without = np.pad(scores, ((0, 0), (0, 1)))
+        without[np.arange(len(users))[:, None], excluded(users)] = -np.inf
+        new.append(top_rows(without[:, :-1], LISTED))
+    return np.concatenate(everything), np.concatenate(new)
+
+
+def top_rows(scores: np.ndarray, count: int) -> np.ndarray:
+    """The `count` highest items of every row; of equal ones, the lower. (B, N) -> (B, K), ascending; -1 in the place of -inf.
+
+    >>> top_rows(np.array([[0.5, 0.9, 0.5, 0.5], [0.1, -np.inf, -np.inf, -np.inf]]), 2).tolist()
+    [[0, 1], [0, -1]]
+    """
+    count = min(count, scores.shape[1])
+    least = -np.partition(-scores, count - 1, axis=1)[:, count - 1 : count]  # the last score that is in the list
+    above, equal = scores > least, scores == least
+    taken = above | (equal & (equal.cumsum(1) <= count - above.sum(1, keepdims=True)))
+    items = taken.nonzero()[1].reshape(len(scores), count)
+    return np.where(np.take_along_axis(scores, items, 1) == -np.inf, -1, items)
 
 
 def rank_rows(scores: np.ndarray, targets: np.ndarray, excluded: np.ndarray | None = None) -> np.ndarray:

@@ -145,10 +145,15 @@ def write_cell(cell: Cell, rows: list[dict[str, Any]], run_directories: list[Pat
             if (run_directory / WEIGHTS).is_file():
                 shutil.copyfile(run_directory / WEIGHTS, target / WEIGHTS)
         pl.concat(
-            pl.read_parquet(run_directory / "ranks.parquet").select(
-                *(pl.lit(row[name]).alias(name) for name in ("variant", "dim", "seed")), "user_id", cs.starts_with("rank")
-            )
-            for row, run_directory in zip(rows, run_directories, strict=True)
+            (
+                pl.read_parquet(run_directory / "ranks.parquet").select(
+                    *(pl.lit(row[name]).alias(name) for name in ("variant", "dim", "seed")),
+                    "user_id",
+                    cs.starts_with("rank", "top"),
+                )
+                for row, run_directory in zip(rows, run_directories, strict=True)
+            ),
+            how="diagonal_relaxed",  # published runs have no lists
         ).write_parquet(directory / "ranks.parquet")
         pl.DataFrame(rows, infer_schema_length=None).write_csv(directory / "metrics.csv")
 

@@ -104,10 +104,10 @@ def epoch_seconds(run: Run, device: torch.device) -> float:
     for i in range(MEASURED):
         steps.step(batches[i % len(batches)])
     step = (_now(device) - start) / MEASURED
-    users = min(RANKED, len(sequences.user_ids))
+    users = min(RANKED, len(sequences.valid_target))
     start = _now(device)
     evaluate_ranks(model, sequences.valid_history[:users], sequences.valid_target[:users], run.settings["evaluate"]["similarity"])
-    ranking = (_now(device) - start) * len(sequences.user_ids) / users
+    ranking = (_now(device) - start) * len(sequences.valid_target) / users
     return step * len(train) / options["batch_size"] * model.backbone.passes_per_epoch + ranking
 
 

@@ -27,6 +27,7 @@ from pipeline.grid.tuning import SPACE, Tuning, listed_tunings, write_choice
 from pipeline.params import Params
 from pipeline.runs import Run
 
+ESTIMATE = [sys.executable, "-m", "stages.check", "--estimate"]
 REPRO = [sys.executable, "-m", "dvc", "repro", "--keep-going", "grid/dvc.yaml"]
 
 
@@ -236,6 +237,8 @@ def _last_line(log: Path) -> str:
 def complete(params: Params, engine: Engine) -> str:
     """Restore cells from DVC's cache, train the missing runs, build cells and tables; return a summary in one line.
 
+    If this machine has more than one task to do, an estimate of the time is printed first.
+
     Raises UserError if a task or `dvc repro` failed.
     """
     if mend_dvc_lock():
@@ -246,6 +249,9 @@ def complete(params: Params, engine: Engine) -> str:
     source = "OMP_NUM_THREADS" if isinstance(engine, Local) and "OMP_NUM_THREADS" in os.environ else "its share of the cores"
     source = source if isinstance(engine, Local) else "resources.cores"
     print(f"grid: a run takes {engine.threads} thread{'s' if engine.threads > 1 else ''} ({source})", flush=True)
+    if isinstance(engine, Local) and len(unfinished_tasks(params)) > 1:
+        # In a process of its own, because torch would hold memory, on a GPU too, as long as the grid runs.
+        subprocess.run([*ESTIMATE, "--jobs", str(engine.jobs)], check=False)
     done = 0
     failed: dict[str, Task] = {}
     # In rounds, because the runs of tuned cells are known only after tuning.

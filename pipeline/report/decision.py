@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from pipeline.artifacts import atomic_file
 from pipeline.grid.baseline_cells import directory_of
 from pipeline.grid.baselines import TITLES
 from pipeline.grid.cells import BLOCK
+from pipeline.grid.published import PUBLISHED, RUNS, read_runs
 from pipeline.params import Params
 from pipeline.report.conclusions import is_tie
 from pipeline.report.formats import markdown_lines, markdown_text
@@ -20,7 +22,7 @@ from pipeline.report.trivial import best_trivial
 from pipeline.report.users import rank_metrics
 from pipeline.runs import sequences_directory
 from pipeline.training.metrics import ALL_ITEMS, NEW_ITEMS, headline
-from pipeline.training.sequences import popularity, read_sequences
+from pipeline.training.sequences import LEAVE_ONE_OUT, popularity, read_sequences, split_of
 
 DECISION = Path("metrics/decision.md")
 MIB = 2**20
@@ -104,6 +106,7 @@ def _block(
     for name in (metric, f"HR@{cutoff}"):
         spread = leader.std(name)
         lines.append([name, f"{leader.mean(name):.4f}" + (f" ± {spread:.4f}" if spread is not None else "")])
+    lines.append(["split", split_of(sequences_directory(runs["dataset"][0]))])
     lines += [["level with", _level_named(level, others)], ["best without training", _trivial_named(beaten)]]
     lines.append(["items without a training click", cold_start(leader.gains(column, cutoff), runs["dataset"][0], metric)])
     lines.append(["ranking, a user", f"{1e3 * leader.mean('inference_seconds') / users:.3g} ms"])
@@ -208,7 +211,9 @@ def cold_start(gains: pl.DataFrame, dataset: str, metric: str) -> str:
     """Quality where the test item was in nobody's training items."""
     users, n_items = read_sequences(sequences_directory(dataset))
     counts = popularity(users, n_items)
-    cold = users.filter(pl.Series(counts[users["items"].list.last().to_numpy()] == 0)).select("user_id")
+    tested = users.filter(pl.col("test").is_not_null())
+    targets = tested.select(pl.col("items").list.get(pl.col("test"))).to_series().to_numpy()
+    cold = tested.filter(pl.Series(counts[targets] == 0)).select("user_id")
     if not cold.height:
         return "none among the test items"
     theirs = gains.join(cold, on="user_id", how="semi")["gain"].to_numpy()
@@ -248,6 +253,7 @@ def what_would_change(
     if not params.grid.tuning.datasets:
         found.append("Tuning: no adapter was tuned; `grid.tuning` gives each the same number of trials.")
     found += other_protocol(leader, candidates, params.evaluate.exclude_history, cutoff)
+    found += other_split(leader, candidates, cutoff)
     if beaten and beaten.surely:
         found.append(f"{beaten.name} would have to gain {100 * beaten.low:.1f} % to be level with {name}.")
     return found
@@ -266,6 +272,31 @@ def other_protocol(leader: Candidate, candidates: dict[str, Candidate], exclude_
         f"Another protocol: ranking {how} (`evaluate.exclude_history={str(not exclude_history).lower()}`), {name} {says}, with "
         f"NDCG@{cutoff} {_mean_gain(best, column, cutoff):.4f}. Choose the protocol that your shop uses."
     ]
+
+
+def other_split(leader: Candidate, candidates: dict[str, Candidate], cutoff: int) -> list[str]:
+    """Whether the order of adapters is another one in published results of the dataset under another split, a line for each."""
+    row, metric, found = leader.runs.row(0, named=True), f"NDCG@{cutoff}", []
+    here = split_of(sequences_directory(row["dataset"]))
+    same = pl.all_horizontal(pl.col(name) == row[name] for name in ("dataset", "backbone", "encoder", "dim"))
+    for file in sorted(PUBLISHED.glob(f"*/{RUNS}")):
+        runs = read_runs(file.parent).filter(same & (pl.col("over") == "seeds") & pl.col("adapter").is_in(list(candidates)))
+        if metric not in runs.columns or runs["adapter"].n_unique() < 2:
+            continue
+        there = runs["split"][0] if "split" in runs.columns else LEAVE_ONE_OUT  # before there was a choice
+        if there == here:
+            continue
+        means = dict(runs.group_by("adapter").agg(pl.col(metric).mean()).iter_rows())
+        pairs = list(combinations(sorted(means), 2))
+        ours = {name: candidates[name].mean(metric) for name in means}
+        swapped = sum((means[a] - means[b]) * (ours[a] - ours[b]) < 0 for a, b in pairs)
+        best = max(means, key=lambda name: means[name])
+        says = "is best too" if best == leader.adapter else f"is not best: {title(best)} is"
+        found.append(
+            f"Another split: {there} ({file.parent}), {title(leader.adapter)} {says}, with {metric} {means[best]:.4f}; {swapped} "
+            f"of {len(pairs)} pairs of adapters change their order."
+        )
+    return found
 
 
 def _mean_gain(candidate: Candidate, column: str, cutoff: int) -> float:

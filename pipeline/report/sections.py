@@ -25,6 +25,7 @@ from pipeline.report.results import ResultSet
 from pipeline.report.tables import title
 from pipeline.report.ties import ties_of
 from pipeline.runs import sequences_directory, spectrum_directory
+from pipeline.training.sequences import split_of
 
 HOW_TO_ADD = {  # table without cells -> the setting that adds its cells
     "table3": "Table 3, SpecTran's variants, has no cells; `-S 'grid.ablations.datasets=[{dataset}]'` adds them.",
@@ -145,6 +146,7 @@ def sections(
         *part("Table 4: dimensions", "table4", figure=("dimensions", f"Test {metric} against dim. {HOLLOW}")),
         *part("Table 5: cost", "table5", figure=("cost", f"Test {metric} against seconds of training.")),
         *part("Table 6: SpecTran's weights", "table6", figure=("attention", ATTENTION)),
+        *part("Beyond accuracy", "beyond"),
         *part("Figure 1: spectra", figure=("figure1", SPECTRA)),
         *part("Popular and rare items", figure=("popularity", GROUPS), text=POPULARITY),
         *part("Short and long histories", figure=("history", GROUPS), text=HISTORY),
@@ -163,11 +165,16 @@ def settings(params: Params, rows: pl.DataFrame) -> str:
     optimiser = "Adam" if train.optimiser == "adam" else "SparseAdam for item rows (sparse_adam), Adam for the rest"
     ranked = "all items outside the user's history" if params.evaluate.exclude_history else "all items"
     ranked += f", by {'cosine' if params.evaluate.similarity == 'cosine' else 'dot product'}"
+    splits: dict[str, list[str]] = {}
+    for dataset in rows["dataset"].unique(maintain_order=True):
+        splits.setdefault(split_of(sequences_directory(dataset)), []).append(title(dataset))
+    several = " and ".join(f"{split} ({', '.join(datasets)})" for split, datasets in splits.items())
+    split = several if len(splits) > 1 else next(iter(splits))
     return (
         f"Encoder {rows['encoder'][0]}, dim {rows['dim'][0]}, {seeds} seed{'s' if seeds > 1 else ''}. Every method has the same "
         f"budget: {optimiser}, learning rate {train.learning_rate:g}, weight decay {train.weight_decay:g}, batches of "
         f"{train.batch_size} users, {against} temperature {train.temperature:g}, at most {train.epochs} epochs, stopped after "
-        f"{train.patience} without a better validation NDCG@20. Evaluation is leave-one-out with full ranking over {ranked}; the "
+        f"{train.patience} without a better validation NDCG@20. Evaluation is {split}, with full ranking over {ranked}; the "
         "test set was ranked once, with the weights of the best validation."
     )
 

@@ -141,7 +141,7 @@ def grouped(rows: pl.DataFrame, cutoff: int) -> pl.DataFrame:
 
 
 def user_groups(dataset: str) -> pl.DataFrame:
-    """Return two rows per user, `by` popularity and `by` history: the group's name and its position in the order of groups.
+    """Return two rows per test user, `by` popularity and `by` history: the group's name and its position in the order of groups.
 
     popularity: training interactions of the user's test item. The head is the most popular items, which together have up to a
     third of all training interactions; mid reaches up to two thirds; the tail is the rest, including items without any
@@ -151,16 +151,17 @@ def user_groups(dataset: str) -> pl.DataFrame:
     Example: four items have 6, 3, 2 and 1 training interactions, 12 in total. More popular items have 0, 6, 9 and 11 interactions
     in total, which is 0, 1.5, 2.25 and 2.75 thirds: the first item is head, the second mid, the others are tail.
     """
-    users, n_items = read_sequences(sequences_directory(dataset))
-    counts = popularity(users, n_items)
+    everyone, n_items = read_sequences(sequences_directory(dataset))
+    counts = popularity(everyone, n_items)
+    users = everyone.filter(pl.col("test").is_not_null())
     more_popular = _interactions_above(counts)  # (N,)
     third = np.minimum(2, 3 * more_popular // max(1, counts.sum()))
     third[counts == 0] = 2
-    length = users["items"].list.len().cast(pl.Int64).to_numpy() - 2
+    length = users["train"].to_numpy()
     edges = sorted({*np.quantile(length, [0.25, 0.5, 0.75], method="lower").astype(int).tolist()} - {int(length.max())})
     names = [_range(low + 1, high) for low, high in zip([length.min() - 1, *edges], [*edges, length.max()], strict=True)]
     bins = np.searchsorted(edges, length)
-    target = users["items"].list.last().to_numpy()
+    target = users.select(pl.col("items").list.get(pl.col("test"))).to_series().to_numpy()
     by_popularity = {"position": third[target], "group": [("head", "mid", "tail")[i] for i in third[target]]}
     by_length = {"position": bins, "group": [names[i] for i in bins]}
     return pl.concat(

@@ -21,7 +21,7 @@ from pipeline.report.illustrations import Measured, illustrate
 from pipeline.report.leaderboard import leaderboard, plain
 from pipeline.report.sections import report_markdown, sections
 from pipeline.report.tables import all_tables
-from pipeline.report.trivial import sentences, trivial_rows, with_trivial
+from pipeline.report.trivial import beyond_table, sentences, trivial_rows, with_trivial
 from pipeline.runs import preprocess_command, sequences_directory, spectrum_directory, svd_command
 
 TABLES = Path("metrics/tables")
@@ -72,6 +72,8 @@ def write_report(params: Params, partial: bool = False) -> tuple[str, list[Cell]
     for result_set in result_sets:
         name = result_set.file_name("table2")
         tables[name] = with_trivial(tables[name], result_set.summary, trivial, headline)
+    if beyond := beyond_table(default, trivial):
+        tables[beyond.name] = beyond
     gains = over_base(default, cutoff)
     tables["leaderboard"] = leaderboard(gains, result_sets[0], headline, f"HR@{cutoff}")
     with atomic_directory(TABLES) as directory:

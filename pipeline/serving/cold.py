@@ -1,4 +1,7 @@
-"""How well adapters rank items that they were not trained on: items are held out of training, and ranked by their texts."""
+"""How well adapters rank items that they were not trained on: items are held out of training, and ranked by their texts.
+
+The split is that of the dataset: by time if preprocessing says so.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +13,8 @@ from torch import Tensor
 
 from common.errors import UserError
 from models.core.loss import normalised
-from pipeline.artifacts import SIDECAR, atomic_directory, open_array, read_signed, sha256, verify, write_json
+from pipeline.artifacts import SIDECAR, atomic_directory, open_array, read_json, read_signed, sha256, verify, write_json
+from pipeline.data.interactions import split_by_time
 from pipeline.embedding.spectrum import decompose
 from pipeline.params import Params
 from pipeline.runs import Run, preprocess_command, sequences_directory, spectrum_directory
@@ -28,7 +32,7 @@ LEAST = 3  # items of a user: one to train on, one for validation, one for the t
 
 @dataclass
 class Held:
-    """Items held out of training, and the users whose last item is one of them.
+    """Items held out of training, and the users whose test item is one of them.
 
     dataset: name of the sequences and the spectrum without these items, N of them. embeddings: (M, l), of the M held out.
     histories: of the users, rows of the N kept items, oldest first; targets: which of the M, (U,).
@@ -45,7 +49,7 @@ def hold_out(params: Params, share: float, seed: int) -> Held:
     """Draw a share of the items, and write the sequences and the spectrum of the others as dataset `<dataset>-cold`.
 
     Users keep their other items, if these are three or more. The spectrum is that of the kept items alone. Raises UserError if
-    no user is left whose last item is held out.
+    no user is left whose test item is held out.
     """
     dataset, encoder = params.dataset, params.encoder
     source, vectors = sequences_directory(dataset), Path("data/embeddings") / dataset / encoder
@@ -56,14 +60,12 @@ def hold_out(params: Params, share: float, seed: int) -> Held:
     held[np.random.default_rng(seed).permutation(n_items)[: round(share * n_items)]] = True
     place = np.where(held, np.cumsum(held), np.cumsum(~held)) - 1  # among its own kind
     name = f"{dataset}-cold"
-    made_from = {
-        "dataset": name,
-        "held_out": {"share": share, "seed": seed},
-        "of": read_signed(source / SIDECAR, preprocess_command(dataset)),
-    }
+    of = read_signed(source / SIDECAR, preprocess_command(dataset))
+    made_from = {"dataset": name, "held_out": {"share": share, "seed": seed}, "of": of}
+    cut = read_json(source / "statistics.json", preprocess_command(dataset)).get("split")
     items = pl.read_parquet(source / "items.parquet").filter(~held)
     with atomic_directory(sequences_directory(name), made_from) as directory:
-        _without(users, held, place).write_parquet(directory / "sequences.parquet")
+        _without(users, held, place, cut).write_parquet(directory / "sequences.parquet")
         items.write_parquet(directory / "items.parquet")
         write_json(directory / "statistics.json", {"items": items.height, "held_out": int(held.sum())})
     kept_vectors = Path("data/embeddings") / name / encoder
@@ -73,29 +75,30 @@ def hold_out(params: Params, share: float, seed: int) -> Held:
     with atomic_directory(spectrum_directory(name, encoder), {"embeddings": verify(kept_vectors, "the stage cold")}) as directory:
         decompose(kept_vectors / "embeddings.npy", directory, params.svd.rank_rtol)
     histories, targets = [], []
-    for row in users["items"]:
-        sequence = row.to_numpy()
-        history = sequence[:-1][~held[sequence[:-1]]]
-        if held[sequence[-1]] and len(history):
+    for row, test in users.filter(pl.col("test").is_not_null()).select("items", "test").iter_rows():
+        *before, target = row[: test + 1]
+        history = np.array(before)[~held[before]]
+        if held[target] and len(history):
             histories.append(place[history])
-            targets.append(place[sequence[-1]])
+            targets.append(place[target])
     if not targets:
         raise UserError(
-            f"{dataset}: no user's last item is among the {int(held.sum())} that are held out; choose a larger --share"
+            f"{dataset}: no user's test item is among the {int(held.sum())} that are held out; choose a larger --share"
         )
     rows = torch.from_numpy(embeddings).float()
     return Held(name, rows[held], rows[~held], histories, torch.tensor(targets))
 
 
-def _without(users: pl.DataFrame, held: np.ndarray, place: np.ndarray) -> pl.DataFrame:
-    """The users' other items, numbered anew, of users who keep LEAST of them."""
+def _without(users: pl.DataFrame, held: np.ndarray, place: np.ndarray, cut: dict[str, int] | None) -> pl.DataFrame:
+    """The users' other items, numbered anew, of users who keep LEAST of them. cut: of a split by time."""
     kept = pl.Series(~held)
     flat = users.explode("items", "timestamps").filter(
         pl.col("items").map_batches(lambda items: kept.gather(items), return_dtype=pl.Boolean)
     )
     numbers = pl.Series(place[flat["items"].to_numpy()].astype(np.int32))
     flat = flat.with_columns(items=numbers)
-    return flat.group_by("user_id", maintain_order=True).agg("items", "timestamps").filter(pl.col("items").list.len() >= LEAST)
+    left = flat.group_by("user_id", maintain_order=True).agg("items", "timestamps").filter(pl.col("items").list.len() >= LEAST)
+    return split_by_time(left, cut) if cut else left
 
 
 def measure(params: Params, held: Held, adapter: str, ids: Ids) -> dict[str, float]:

@@ -17,9 +17,9 @@ from models.core.recommender import Recommender as Model
 from pipeline.artifacts import read_json, verify
 from pipeline.data.interactions import shuffle_key
 from pipeline.data.sources import source_module
+from pipeline.evaluation.best import Catalogue, best_items
 from pipeline.params import Similarity, load_params
 from pipeline.runs import CHECKPOINT, Run
-from pipeline.serving.best import Catalogue, best_items
 from pipeline.serving.encoder import UserEncoder
 from pipeline.serving.new_items import Ids, embed, new_rows, read_new_items
 from pipeline.training.inputs import load_spectrum

@@ -1,4 +1,4 @@
-"""The sequences artifact as padded tensors on a device, split leave-one-out."""
+"""The sequences artifact as padded tensors on a device, split into training, validation and test."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,15 +9,17 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from common.errors import UserError
 from pipeline.training.sequences import read_sequences
 
 
 @dataclass
 class SplitSequences:
-    """The histories and targets of all users as item ids, padded on the left with N.
+    """Histories and targets as item ids, padded on the left with N.
 
-    train: (U, L + 1), in which every item predicts the next one. valid_history, test_history: (U, L). valid_target, test_target:
-    (U,). The test history includes the validation item.
+    train: (U, L + 1), of all users, in which every item predicts the next one. valid_history: (V, L) and valid_target: (V,), of
+    the users with a validation target; test_history: (T, L), test_target: (T,) and user_ids, of those with a test target. In
+    leave-one-out, these are all users. The test history includes what came before the test target, validation items too.
     """
 
     n_items: int
@@ -35,52 +37,58 @@ class SplitSequences:
 
 
 def load_sequences(directory: Path, max_history: int, device: torch.device) -> SplitSequences:
-    """Read the sequences artifact and split it: a user's last item is for the test, the one before for validation, the rest for
-    training.
+    """Read the sequences artifact and split it as `read_sequences` says.
 
-    max_history: L. Raises UserError for a missing or damaged artifact.
+    max_history: L. Raises UserError for a missing or damaged artifact, and if no user has a validation or a test target.
     """
     users, n_items = read_sequences(directory)
-    flat, starts, ends = _flat(users)
 
-    def window(stop: np.ndarray, width: int) -> Tensor:
-        """Return each user's last `width` items before position `stop` of `flat` (exclusive), left-padded. (U, width)"""
-        return torch.from_numpy(_window(flat, starts, stop, width, n_items)).to(device)
+    def window(users: pl.DataFrame, stop: str, width: int) -> Tensor:
+        """Return each user's last `width` items before the position in column `stop`, left-padded. (U, width)"""
+        flat, starts = _flat(users)
+        return torch.from_numpy(_window(flat, starts, starts + users[stop].to_numpy(), width, n_items)).to(device)
 
-    def item(position: np.ndarray) -> Tensor:
-        return torch.from_numpy(flat[position]).to(device)
+    def item(users: pl.DataFrame, position: str) -> Tensor:
+        flat, starts = _flat(users)
+        return torch.from_numpy(flat[starts + users[position].to_numpy()]).to(device)
 
+    valid, test = (users.filter(pl.col(name).is_not_null()) for name in ("valid", "test"))
+    if not (valid.height and test.height):
+        raise UserError(f"{directory}: no user has a {'test' if valid.height else 'validation'} target; see preprocess.split")
     return SplitSequences(
         n_items=n_items,
-        user_ids=users["user_id"].to_list(),
-        train=window(ends - 2, max_history + 1),
-        valid_history=window(ends - 2, max_history),
-        valid_target=item(ends - 2),
-        test_history=window(ends - 1, max_history),
-        test_target=item(ends - 1),
+        user_ids=test["user_id"].to_list(),
+        train=window(users, "train", max_history + 1),
+        valid_history=window(valid, "valid", max_history),
+        valid_target=item(valid, "valid"),
+        test_history=window(test, "test", max_history),
+        test_target=item(test, "test"),
     )
 
 
 def items_before_test(directory: Path) -> Callable[[Tensor], Tensor]:
     """Return a function that returns all items of users before their test item, padded with N: (B,) -> (B, H).
 
-    H is the length of the longest history among these users, because histories may be long if they are not capped.
+    Users are positions among those with a test target. H is the length of the longest history among them, because histories may
+    be long if they are not capped.
     """
-    users, n_items = read_sequences(directory)
-    flat, starts, ends = _flat(users)
+    everyone, n_items = read_sequences(directory)
+    tested = everyone.filter(pl.col("test").is_not_null())
+    flat, starts = _flat(tested)
+    stops = starts + tested["test"].to_numpy()
 
     def items(users: Tensor) -> Tensor:
         chosen = users.cpu().numpy()
-        start, stop = starts[chosen], ends[chosen] - 1
+        start, stop = starts[chosen], stops[chosen]
         return torch.from_numpy(_window(flat, start, stop, int((stop - start).max()), n_items)).to(users.device)
 
     return items
 
 
-def _flat(users: pl.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return all users' items, concatenated, (I,), and the start and end (exclusive) of each user's items, (U,). int64"""
+def _flat(users: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Return all users' items, concatenated, (I,), and the start of each user's items, (U,). int64"""
     ends = users["items"].list.len().to_numpy().astype(np.int64).cumsum()
-    return users["items"].explode().to_numpy().astype(np.int64), np.concatenate([[0], ends[:-1]]), ends
+    return users["items"].explode().to_numpy().astype(np.int64), np.concatenate([[0], ends[:-1]])
 
 
 def _window(flat: np.ndarray, starts: np.ndarray, stops: np.ndarray, width: int, padding: int) -> np.ndarray:

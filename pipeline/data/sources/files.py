@@ -1,6 +1,5 @@
 """A user's own catalogue and click log, in any common format."""
 
-import datetime
 import html
 from pathlib import Path
 from typing import Literal
@@ -14,7 +13,7 @@ from pipeline.data import Source, Ties
 from pipeline.data.findings import Finding, findings, plural, quoted
 from pipeline.data.sources import Raw, read_parquet_pair, write_parquet_pair
 from pipeline.data.tables import Columns, TableRead, matching_files, read_tables, refuse_many
-from pipeline.data.times import NAMES, UNITS, check_form, read_times
+from pipeline.data.times import NAMES, as_date, check_form, read_times
 
 INTERACTIONS = {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}
 ITEMS = {"item_id": pl.String, "title": pl.String}
@@ -229,20 +228,12 @@ def _describe(table: TableRead, what: str, notes: list[Finding]) -> None:
 def _describe_times(values: pl.Series, unit: str, form: str, notes: list[Finding]) -> None:
     known = values.drop_nulls()
     if known.len():
-        span = " to ".join(_moment(int(end), unit) for end in (known.min(), known.max()))  # type: ignore[arg-type]
+        span = " to ".join(as_date(int(end), unit) for end in (known.min(), known.max()))  # type: ignore[arg-type]
         kept = f"; kept to the {NAMES[unit].removesuffix('s')}"
         notes.append(Finding("times", f"Times: {form}{kept}; {span}."))
     if early := int((known <= 0).sum()):
         text = f"Zero or negative, which is 1970 or before: {plural(early, 'time')}; a missing time may have been written as 0."
         notes.append(Finding("early_times", text, early, values.len()))
-
-
-def _moment(value: int, unit: str) -> str:
-    """A time as a date and time of day; as a number where the calendar has none."""
-    try:
-        return f"{datetime.datetime.fromtimestamp(value // UNITS[unit], datetime.UTC):%Y-%m-%d %H:%M:%S}"
-    except (OverflowError, ValueError, OSError):
-        return f"{value} {unit}"
 
 
 def _describe_missing(log: pl.DataFrame, notes: list[Finding]) -> None:

@@ -59,7 +59,7 @@ def test_every_ranking_is_that_of_sorted_scores_and_validation_is_by_the_chosen_
     run = selected()
     ranks = pl.read_parquet(evaluated(run) / "ranks.parquet")
     other = {"cosine": "dot", "dot": "cosine"}[similarity]
-    assert ranks.columns == ["user_id", "rank", "rank_without_history", f"rank_{other}"]
+    assert ranks.columns == ["user_id", "rank", "rank_without_history", f"rank_{other}", "top", "top_without_history"]
     model = training.load_checkpoint(run.scratch, run, load_spectrum(run.spectrum)).eval()
     users = pl.read_parquet(run.sequences / "sequences.parquet")["items"].to_list()
     table = model.adapter.table().detach()

@@ -6,7 +6,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from pipeline.report.decision import Beaten, Candidate, other_protocol, verdict
+from pipeline.report.decision import Beaten, Candidate, other_protocol, other_split, verdict
+from tests.sign import sign
 
 
 def runs(adapter: str, seconds: float = 1.0, size: int = 10) -> Candidate:
@@ -56,3 +57,25 @@ def test_another_leader_under_the_other_protocol_is_named(tmp_path: Path) -> Non
     assert "(`evaluate.exclude_history=false`), Base (ID only) is best too" in said
     frame.drop("rank_without_history").write_parquet(folder / "ranks.parquet")
     assert other_protocol(candidates["base"], candidates, exclude_history=False, cutoff=20) == []
+
+
+def test_the_order_under_another_published_split_is_compared_by_pairs(project: Path) -> None:
+    """0.3, 0.2, 0.1 here; 0.1, 0.2, 0.15 under the other split: two of three pairs of adapters change their order."""
+    cell = {"dataset": "tiny", "backbone": "sasrec", "encoder": "random", "dim": 16, "seed": 0}
+    here = {"base": 0.3, "morec": 0.2, "spectran": 0.1}
+    candidates = {name: Candidate(pl.DataFrame([cell | {"adapter": name, "NDCG@20": value}])) for name, value in here.items()}
+    assert other_split(candidates["base"], candidates, 20) == [], "nothing is published"
+    about = {"variant": None, "loss": "info_nce", "over": "seeds", "fingerprint": "f0", "commit": "c0", "torch": "2"}
+    there = {"base": 0.1, "morec": 0.2, "spectran": 0.15}
+    split = "by time: validation from 2013-10-01, test from 2013-12-01"
+    for name, changes in (("cut", {"split": split}), ("same", {"split": "leave-one-out"}), ("old", {}), ("wide", {"dim": 32})):
+        folder = project / "docs/results" / name
+        folder.mkdir(parents=True)
+        rows = [cell | about | {"adapter": adapter, "NDCG@20": value} | changes for adapter, value in there.items()]
+        pl.DataFrame(rows, infer_schema_length=None).write_csv(folder / "runs.csv")
+        sign(folder)
+    (said,) = other_split(candidates["base"], candidates, 20)
+    assert said == (
+        f"Another split: {split} (docs/results/cut), Base (ID only) is not best: MoRec is, with NDCG@20 0.2000; 2 of 3 pairs of "
+        "adapters change their order."
+    )

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.serving import best
-from pipeline.serving.best import Catalogue, best_items
+from pipeline.evaluation import best
+from pipeline.evaluation.best import Catalogue, best_items
 
 
 def brute_force(
