@@ -3,7 +3,10 @@
 import subprocess
 import sys
 import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -324,6 +327,59 @@ def test_what_is_no_matrix_of_floats_is_one_line_with_its_type_and_shape(unusabl
         decompose(unusable)
     says = f"embeddings.npy has type {unusable.dtype} and shape {unusable.shape}, expected a matrix of floats; embed again"
     assert str(caught.value).endswith(says)
+
+
+class Thread:
+    """What a process does with the others, for one of two threads."""
+
+    count, device = 2, torch.device("cpu")
+    barrier, values = threading.Barrier(2, timeout=60), [None, None]
+
+    def __init__(self, rank: int) -> None:
+        self.rank, self.first = rank, rank == 0
+
+    def gather(self, value: Any) -> list[Any]:
+        self.values[self.rank] = value
+        self.barrier.wait()
+        found = list(self.values)
+        self.barrier.wait()
+        return found
+
+    def add(self, *tensors: torch.Tensor) -> None:
+        for tensor in tensors:
+            tensor.copy_(sum(self.gather(tensor.clone())))
+
+    def copy(self, tensor: torch.Tensor, owner: int) -> None:
+        tensor.copy_(self.gather(tensor.clone())[owner])
+
+
+@pytest.mark.parametrize("name", ["blocks", "wide"])
+def test_two_that_share_the_rows_write_what_one_writes(tmp_path: Path, name: str) -> None:
+    """With real processes: tests/stages/test_stages.py."""
+    np.save(tmp_path / "embeddings.npy", CASES[name])
+    one = module.decompose(tmp_path / "embeddings.npy", tmp_path / "one")
+    with ThreadPoolExecutor(2) as pool:
+        both = list(
+            pool.map(lambda rank: module.decompose(tmp_path / "embeddings.npy", tmp_path / "two", None, Thread(rank)), (0, 1))
+        )
+    for two in both:
+        assert (two.plain.rank, two.centred.rank) == (one.plain.rank, one.centred.rank)
+        for side in ("plain", "centred"):
+            assert getattr(two, side).residual == pytest.approx(getattr(one, side).residual, rel=0.1)
+    for file in (tmp_path / "one").rglob("*.npy"):
+        np.testing.assert_allclose(
+            np.load(tmp_path / "two" / file.relative_to(tmp_path / "one")), np.load(file), rtol=1e-4, atol=1e-6
+        )
+
+
+def test_quality_is_measured_with_random_signs(tmp_path: Path) -> None:
+    """Other numbers would make the estimate biased."""
+    side = module._Side(
+        tmp_path, torch.tensor([2.0, 1.0]).double(), torch.eye(3).double()[:, :2], torch.zeros(3).double(), 9, 0, 0
+    )
+    for probes, rows in ((side.probes, 3), (side.u_probes, 2)):
+        assert probes.shape == (rows, module.PROBES)
+        assert set(probes.flatten().tolist()) == {-1.0, 1.0}
 
 
 @pytest.mark.slow
