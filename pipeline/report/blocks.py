@@ -93,7 +93,8 @@ def cold_table(dataset: str) -> pl.DataFrame:
     file = PUBLISHED / "cold" / f"{dataset}.csv"
     if not file.is_file():
         raise UserError(f"{file} is missing; `python -m stages.cold` writes metrics/cold.csv, a copy of which it is")
-    return pl.read_csv(file).filter(pl.col("ids").is_null() | (pl.col("ids") == "mean")).rename({"method": "adapter"})
+    rows = pl.read_csv(file).with_columns(pl.col("ids").fill_null(""))
+    return rows.filter(pl.col("ids").is_in(["", "mean"])).rename({"method": "adapter"})
 
 
 def parse_columns(text: str, where: str) -> list[Column]:

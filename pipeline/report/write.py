@@ -107,4 +107,4 @@ def write_report(params: Params, partial: bool = False) -> tuple[str, list[Cell]
 
 def terminal_text(result_set: results.ResultSet, board: Table) -> str:
     """Return the verdict and the leaderboard for a terminal: no markup, at most WIDTH columns as far as names allow."""
-    return f"{textwrap.fill(str(verdicts(result_set)[0]), WIDTH)}\n\n{plain(board)}\n"
+    return f"{textwrap.fill(str(verdicts(result_set)[0]), WIDTH, break_on_hyphens=False)}\n\n{plain(board)}\n"

@@ -72,7 +72,7 @@ def test_the_papers_figures_stand_beside_ours() -> None:
 def test_items_held_out_of_training_have_rows_without_training_first() -> None:
     """Of a method's two rows, that with the mean of the trained IDs counts."""
     Path("docs/results/cold").mkdir()
-    rows = "method,ids,NDCG@20\npopularity,,0.0\nnearest text,,0.03\nspectran,mean,0.05\nspectran,zero,0.09\nllminit,,0.02\n"
+    rows = 'method,ids,NDCG@20\npopularity,"",0.0\nnearest text,,0.03\nspectran,mean,0.05\nspectran,zero,0.09\nllminit,,0.02\n'
     Path("docs/results/cold/toys.csv").write_text(rows)
     text = filled(DOCUMENT.format(columns='cold/toys NDCG@20 "New"'), "README.md")
     assert [line for line in text.splitlines() if line.startswith("| ")][1:] == [
