@@ -76,7 +76,9 @@ class Column:
     def entries(self) -> dict[str, str]:
         """Return each adapter's entry: the mean over seeds, ± the sample standard deviation for several, the best one bold."""
         by_adapter = (
-            self.runs().group_by("adapter").agg(mean=pl.col(self.metric).mean(), std=pl.col(self.metric).std(), seeds=pl.len())
+            self.runs()
+            .group_by("adapter", maintain_order=True)
+            .agg(mean=pl.col(self.metric).mean(), std=pl.col(self.metric).std(), seeds=pl.len())
         )
         ranked = self.metric.rpartition("_")[2].startswith(("NDCG", "HR", "MRR"))
         best = by_adapter["mean"].max()
