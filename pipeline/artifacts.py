@@ -73,26 +73,28 @@ def verify(directory: Path, made_by: str, names: Iterable[str] | None = None) ->
     sidecar = read_signed(directory / SIDECAR, made_by)
     files = sidecar.get("files")
     if not isinstance(files, dict) or not files:
-        raise UserError(f"{directory / SIDECAR} lists no files; {_mend(directory, made_by)}")
+        raise UserError(f"{directory / SIDECAR} lists no files; {_how_to_mend(directory, made_by)}")
     for name in files if names is None else names:
         path = directory / name
         if not path.is_file():
-            raise UserError(f"{path} is missing; {_make(directory, made_by)}")
+            raise UserError(f"{path} is missing; {_how_to_make(directory, made_by)}")
         if name not in files:
-            raise UserError(f"{path} is not a file of this artifact, {SIDECAR} does not list it; {_mend(directory, made_by)}")
+            raise UserError(
+                f"{path} is not a file of this artifact, {SIDECAR} does not list it; {_how_to_mend(directory, made_by)}"
+            )
         if _known_sha256(path) != files[name]:
-            raise UserError(f"{path} is damaged, its checksum is not that in {SIDECAR}; {_mend(directory, made_by)}")
+            raise UserError(f"{path} is damaged, its checksum is not that in {SIDECAR}; {_how_to_mend(directory, made_by)}")
     return sidecar
 
 
 def read_signed(path: Path, made_by: str) -> dict[str, Any]:
     """The content of a file that `write_signed` wrote. Raises UserError where it is missing, damaged or from another place."""
     if not path.is_file():
-        raise UserError(f"{path} is missing; {_make(path.parent, made_by)}")
+        raise UserError(f"{path} is missing; {_how_to_make(path.parent, made_by)}")
     content = read_json(path, made_by)
     if not isinstance(content, dict) or signed(path, content) != content:
         raise UserError(
-            f"{path} is damaged or belongs elsewhere, its content does not fit its checksum; {_mend(path.parent, made_by)}"
+            f"{path} is damaged or belongs elsewhere, its content does not fit its checksum; {_how_to_mend(path.parent, made_by)}"
         )
     return content
 
@@ -100,7 +102,7 @@ def read_signed(path: Path, made_by: str) -> dict[str, Any]:
 def signed(path: Path, content: dict[str, Any]) -> dict[str, Any]:
     """`content` with `checksum`, which covers all of it and the place of `path` in the project or in scratch."""
     rest = {name: value for name, value in content.items() if name != "checksum"}
-    return rest | {"checksum": fingerprint(_place(path), rest)}
+    return rest | {"checksum": fingerprint(_location(path), rest)}
 
 
 def write_signed(path: Path, content: dict[str, Any]) -> None:
@@ -108,7 +110,7 @@ def write_signed(path: Path, content: dict[str, Any]) -> None:
     write_json(path, signed(path, content))
 
 
-def _place(path: Path) -> str:
+def _location(path: Path) -> str:
     """The path relative to scratch or to the current directory, so that a copy of the project elsewhere is as good."""
     absolute = path.absolute()
     for owner, name in ((scratch(), "scratch"), (Path.cwd(), "project")):
@@ -117,13 +119,13 @@ def _place(path: Path) -> str:
     return absolute.name
 
 
-def _make(directory: Path, made_by: str) -> str:
+def _how_to_make(directory: Path, made_by: str) -> str:
     """What to do where a file of an artifact, or all of it, is not there."""
     dvc = not any(directory.absolute().is_relative_to(folder) for folder in (scratch(), Path.cwd() / "docs"))
-    return f"it is made by {made_by}" if dvc or not directory.is_dir() else _mend(directory, made_by)
+    return f"it is made by {made_by}" if dvc or not directory.is_dir() else _how_to_mend(directory, made_by)
 
 
-def _mend(directory: Path, made_by: str) -> str:
+def _how_to_mend(directory: Path, made_by: str) -> str:
     if directory.absolute().is_relative_to(scratch()):
         return f"`rm -r {directory}` and the same command once more make it again"
     if directory.absolute().is_relative_to(Path.cwd() / "docs"):
@@ -169,12 +171,12 @@ def check_seal(path: Path, made_by: str) -> None:
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path} is missing; it is made by {made_by}") from None
     if length < 0 or found != _seal(path, path, length):
-        raise UserError(f"{path} is damaged, its checksum is not that at its end; {_mend(path, made_by)}")
+        raise UserError(f"{path} is damaged, its checksum is not that at its end; {_how_to_mend(path, made_by)}")
 
 
 def _seal(file: Path, path: Path, length: int) -> bytes:
     """The seal of the first `length` bytes of `file`, as the content of `path`."""
-    digest = hashlib.sha256(_place(path).encode())
+    digest = hashlib.sha256(_location(path).encode())
     with file.open("rb") as content:
         while block := content.read(min(length, 2**20)):
             digest.update(block)
@@ -215,8 +217,8 @@ def _partial(folder: Path, name: str, directory: bool) -> Iterator[Path]:
             partial = Path(tempfile.mkdtemp(".partial", f".{name}.", folder))
             descriptor = os.open(partial, os.O_RDONLY)
         else:
-            descriptor, made = tempfile.mkstemp(".partial", f".{name}.", folder)
-            partial = Path(made)
+            descriptor, name_of_file = tempfile.mkstemp(".partial", f".{name}.", folder)
+            partial = Path(name_of_file)
         try:
             with suppress(OSError):  # on some network file systems; nobody else can lock it there either
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
