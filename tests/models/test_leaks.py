@@ -30,7 +30,7 @@ CUTOFF = 10
 # What each backbone needs to learn a leak: epochs and learning rate.
 LEARNING = {"sasrec": (50, 0.003), "hstu": (60, 0.01), "bert4rec": (60, 0.003)}
 # Those that learn a leak in these epochs, so that chance says something. The others learn 60 random texts too slowly.
-LEARNERS = ("base", "unisrec", "llminit", "alphafuse", "spectran")
+LEARNERS = ("base", "llminit", "alphafuse", "spectran")
 CHANCE = CUTOFF / ITEMS
 # Users whose test items follow the same item are alike: ITEMS independent observations, and four standard deviations.
 BOUND = CHANCE + 4 * np.sqrt(CHANCE * (1 - CHANCE) / ITEMS)

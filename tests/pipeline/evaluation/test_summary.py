@@ -13,6 +13,8 @@ from pipeline.evaluation.summary import run_summary
 from pipeline.params import load_params
 from pipeline.runs import Run
 
+BEYOND = {"rank": {"coverage@20": 0.9}, "rank_without_history": {"coverage@20": 0.8}}
+
 
 @pytest.fixture
 def tested(tmp_path: Path) -> Path:
@@ -24,7 +26,7 @@ def tested(tmp_path: Path) -> Path:
     for name, content in {
         "training": {"validation": {"NDCG@20": 0.5}, "epochs": 4, "best_epoch": 2, "trainable_parameters": 7},
         "run": {"seconds": 8.0, "seconds_per_epoch": 2.0, "device": "x86_64", "threads": 1},
-        "analysis": {"effective_rank": 3.5, "top10_share": 0.9, "inference_seconds": 0.1},
+        "analysis": {"effective_rank": 3.5, "top10_share": 0.9, "inference_seconds": 0.1, "beyond_accuracy": BEYOND},
     }.items():
         (folder / f"{name}.json").write_text(json.dumps(content))
     return folder
@@ -40,6 +42,7 @@ def test_a_row_has_the_metrics_of_every_ranking(selected: Callable[..., Run], te
     assert (row["validation_NDCG@20"], row["best_epoch"], row["training_seconds"]) == (0.5, 2, 8.0)
     turned = run_summary(selected(seed=1), tested, evaluate.model_copy(update={"exclude_history": True}))
     assert (turned["HR@20"], turned["with_history_HR@20"]) == (3 / 4, 2 / 4)
+    assert (row["coverage@20"], turned["coverage@20"]) == (0.9, 0.8)
 
 
 def test_a_missing_file_is_one_line(selected: Callable[..., Run], tested: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from models.adapters import ADAPTERS
+from pipeline.artifacts import SIDECAR, sha256, write_signed
 from pipeline.data.interactions import build_sequences
 from pipeline.data.sources import source_module
 from pipeline.embedding.encoder import encode
@@ -37,6 +38,8 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple:
     embeddings, _ = encode(sequences.items["text"].to_list(), PARAMS.encoders["minilm"])
     np.save(made / "embeddings.npy", embeddings)
     decompose(made / "embeddings.npy", made)
+    files = {path.relative_to(made).as_posix(): sha256(path) for path in made.rglob("*") if path.is_file()}
+    write_signed(made / SIDECAR, {"files": files})
     loaded = load_sequences(made, PARAMS.train.max_history, torch.device("cpu"))
     return loaded, load_spectrum(made), sequences
 
