@@ -50,7 +50,7 @@ def test_a_sweep_is_queued_shown_and_handed_back(team: Team, clone: Callable[[st
     ben = team.member("ben")
     ran = [ben.ran(ben.run("dvc", "queue", "logs", f"dim-{i}")) for i in range(1, 6)]
     assert ran.pop(1) == [], "ada has run 32 dimensions"
-    assert all(sorted(stages) == ["evaluate", "validate", "train"] for stages in ran)
+    assert all(sorted(stages) == ["evaluate", "train", "validate"] for stages in ran)
     table = next(text for text in printed if "validation.NDCG@20" in text)
     header = next(line for line in table.splitlines() if "Experiment" in line)
     assert len(header.split()) - 1 <= COMPARED, header
