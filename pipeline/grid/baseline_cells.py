@@ -61,8 +61,8 @@ def write_baselines(dataset: str, encoder: str, max_history: int, evaluate: Eval
         start = time.perf_counter()
         found = ranks(baseline, *test, lambda users: before(torch.from_numpy(users)).numpy())
         seconds = time.perf_counter() - start
-        chosen_lists = lists(baseline, test[0], lambda users: before(torch.from_numpy(users)).numpy())
-        listed = chosen_lists[headline(evaluate.exclude_history) == NEW_ITEMS]
+        new_alone = headline(evaluate.exclude_history) == NEW_ITEMS
+        listed = lists(baseline, test[0], (lambda users: before(torch.from_numpy(users)).numpy()) if new_alone else None)
         columns = {"rank": found[0], "rank_without_history": found[1]}
         frame = pl.DataFrame(columns).cast(pl.UInt16 if sequences.n_items < 2**16 else pl.UInt32)
         frames.append(
@@ -106,17 +106,16 @@ def ranks(
     return made
 
 
-def lists(baseline: Baseline, history: np.ndarray, excluded: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """The LISTED best items of every user, and those that are not excluded, in no order. (U, K) int64 each; see `ranks`."""
+def lists(baseline: Baseline, history: np.ndarray, excluded: Callable[[np.ndarray], np.ndarray] | None = None) -> np.ndarray:
+    """The LISTED best items of every user, without those that are excluded, in no order. (U, K) int64; see `ranks`."""
     n_items = baseline.scores(history[:1]).shape[1]
-    everything, new = [], []
+    found = []
     for users in np.array_split(np.arange(len(history)), max(1, -(-len(history) * n_items // HELD))):
-        scores = np.array(baseline.scores(history[users]), dtype=np.float32)
-        everything.append(top_rows(scores, LISTED))
-        without = np.pad(scores, ((0, 0), (0, 1)))
-        without[np.arange(len(users))[:, None], excluded(users)] = -np.inf
-        new.append(top_rows(without[:, :-1], LISTED))
-    return np.concatenate(everything), np.concatenate(new)
+        scores = np.pad(np.array(baseline.scores(history[users]), dtype=np.float32), ((0, 0), (0, 1)))  # the last: padding
+        if excluded:
+            scores[np.arange(len(users))[:, None], excluded(users)] = -np.inf
+        found.append(top_rows(scores[:, :-1], LISTED))
+    return np.concatenate(found)
 
 
 def top_rows(scores: np.ndarray, count: int) -> np.ndarray:

@@ -19,9 +19,9 @@ def over_base(rows: pl.DataFrame, cutoff: int) -> pl.DataFrame:
     backbone are `ALL_PAIRS`; these are of the adapters that every block has. Gains are null where Base was not run.
     """
     blocks = rows.partition_by(BLOCK, maintain_order=True)
-    found = [_of_blocks(blocks, cutoff).with_columns(dataset=pl.lit(ALL_PAIRS), backbone=pl.lit(ALL_PAIRS))]
-    if len(blocks) == 1:
-        found = []
+    found = []
+    if len(blocks) > 1:
+        found.append(_of_blocks(blocks, cutoff).with_columns(dataset=pl.lit(ALL_PAIRS), backbone=pl.lit(ALL_PAIRS)))
     for block in blocks:
         found.append(_of_blocks([block], cutoff).with_columns(pl.lit(block[key][0]).alias(key) for key in BLOCK))
     return pl.concat(found).select(*BLOCK, pl.exclude(BLOCK))

@@ -33,7 +33,8 @@ def stage(command: str) -> subprocess.CompletedProcess[str]:
 
 def tree() -> dict[str, bytes]:
     """All files but the empty ones by which processes wait for each other."""
-    return {str(path): path.read_bytes() for path in Path.cwd().rglob("*") if path.is_file() and path.parent.name != "locks"}
+    files = {str(path): path.read_bytes() for path in Path.cwd().rglob("*") if path.is_file()}
+    return {name: content for name, content in files.items() if content or "/.scratch/locks/" not in name}
 
 
 def tree_of(folder: str) -> dict[str, bytes]:
