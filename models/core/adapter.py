@@ -108,8 +108,8 @@ class Adapter(nn.Module):
         Runs `table()` with every tensor of `per_item` replaced by its rows for these items. sparse: whether the gradients of
         trained tensors are sparse, with these rows only.
         """
-        mine = {name: getattr(self, name) for name in self.per_item if hasattr(self, name)}
-        chosen = {name: F.embedding(items, tensor, sparse=sparse) for name, tensor in mine.items()}
+        tensors = {name: getattr(self, name) for name in self.per_item if hasattr(self, name)}
+        chosen = {name: F.embedding(items, tensor, sparse=sparse) for name, tensor in tensors.items()}
         table: Tensor = functional_call(self, chosen, ())
         return table
 

@@ -42,27 +42,31 @@ def load_sequences(directory: Path, max_history: int, device: torch.device) -> S
     max_history: L. Raises UserError for a missing or damaged artifact, and if no user has a validation or a test target.
     """
     users, n_items = read_sequences(directory)
+    flat, starts = _flat(users)
 
-    def window(users: pl.DataFrame, stop: str, width: int) -> Tensor:
-        """Return each user's last `width` items before the position in column `stop`, left-padded. (U, width)"""
-        flat, starts = _flat(users)
-        return torch.from_numpy(_window(flat, starts, starts + users[stop].to_numpy(), width, n_items)).to(device)
+    def windows(chosen: np.ndarray, stops: np.ndarray, width: int) -> Tensor:
+        """Return the last `width` items of the chosen users before positions `stops` of `flat`, left-padded. (U, width)"""
+        return torch.from_numpy(_window(flat, starts[chosen], stops, width, n_items)).to(device)
 
-    def item(users: pl.DataFrame, position: str) -> Tensor:
-        flat, starts = _flat(users)
-        return torch.from_numpy(flat[starts + users[position].to_numpy()]).to(device)
+    def targets(name: str) -> tuple[Tensor, Tensor]:
+        """Return histories and targets of the users who have a target in the column `name`."""
+        chosen = users[name].is_not_null().to_numpy()
+        stops = starts[chosen] + users[name].drop_nulls().to_numpy()
+        if not len(stops):
+            kind = "test" if name == "test" else "validation"
+            raise UserError(f"{directory}: no user has a {kind} target; see preprocess.split")
+        return windows(chosen, stops, max_history), torch.from_numpy(flat[stops]).to(device)
 
-    valid, test = (users.filter(pl.col(name).is_not_null()) for name in ("valid", "test"))
-    if not (valid.height and test.height):
-        raise UserError(f"{directory}: no user has a {'test' if valid.height else 'validation'} target; see preprocess.split")
+    valid_history, valid_target = targets("valid")
+    test_history, test_target = targets("test")
     return SplitSequences(
         n_items=n_items,
-        user_ids=test["user_id"].to_list(),
-        train=window(users, "train", max_history + 1),
-        valid_history=window(valid, "valid", max_history),
-        valid_target=item(valid, "valid"),
-        test_history=window(test, "test", max_history),
-        test_target=item(test, "test"),
+        user_ids=users.filter(pl.col("test").is_not_null())["user_id"].to_list(),
+        train=windows(np.ones(len(starts), dtype=bool), starts + users["train"].to_numpy(), max_history + 1),
+        valid_history=valid_history,
+        valid_target=valid_target,
+        test_history=test_history,
+        test_target=test_target,
     )
 
 

@@ -46,7 +46,7 @@ def target_ranks(states: Tensor, table: Tensor, targets: Tensor, excluded: Tenso
     lowest, highest = int(targets.min()), int(targets.max())
     if len(targets) > 1 and len(targets) * (highest - lowest) > HELD[table.device.type]:
         parts = [(None, None) if given is None else given.tensor_split(2) for given in (states, targets, excluded)]
-        halves = [target_ranks(some, table, theirs, without) for some, theirs, without in zip(*parts, strict=True)]
+        halves = [target_ranks(part, table, items, without) for part, items, without in zip(*parts, strict=True)]
         return torch.cat(halves, dim=-1)
     starts = range(0, len(table), width)
     held, of_target = {}, states.new_empty(len(states), 1)
