@@ -16,7 +16,8 @@ def select_device() -> torch.device:
     if torch.cuda.is_available():
         device, reason = torch.device("cuda", torch.cuda.current_device()), torch.cuda.get_device_name()
     else:
-        device, reason = torch.device("cpu"), f"torch finds no GPU; {torch.get_num_threads()} threads"
+        count = torch.get_num_threads()
+        device, reason = torch.device("cpu"), f"torch finds no GPU; {count} thread{'s' if count > 1 else ''}"
         keep_freed_memory()
     print(f"device: {device.type} ({reason})", flush=True)
     return device

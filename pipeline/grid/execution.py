@@ -115,5 +115,4 @@ def build_cell(cell: Cell, params: Params) -> str:
     write_cell(cell, rows, directories)
     names = metric_names(params.evaluate.cutoffs)
     means = ", ".join(f"{name} {sum(row[name] for row in rows) / len(rows):.4f}" for name in names)
-    count = f"{len(rows)} seeds" if cell.over in ("seeds", "tuned") else f"{len(rows)} runs over {cell.over} and seeds"
-    return f"{cell.name}: mean of {count}: {means}"
+    return f"{cell.name}: {f'mean of {len(rows)} runs: ' if len(rows) > 1 else ''}{means}"

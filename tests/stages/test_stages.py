@@ -446,7 +446,7 @@ def test_the_grid_from_cells_to_report(set_params: SetParams) -> None:
     refused("aggregate", "1 of 2 cells are missing (tiny-sasrec-spectran)")
     assert stage("aggregate --partial").returncode == 0
     done = stage("cell tiny sasrec spectran")
-    assert "cell: tiny-sasrec-spectran: mean of 2 seeds: HR@10 0." in done.stdout
+    assert "cell: tiny-sasrec-spectran: mean of 2 runs: HR@10 0." in done.stdout
     cell = Path("grid/cells/tiny-sasrec-spectran")
     measured = pl.read_csv(cell / "metrics.csv")
     assert measured["seed"].to_list() == [0, 1]
