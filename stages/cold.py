@@ -1,19 +1,16 @@
 """Measure how well adapters rank items that were held out of training, by their texts alone: `python -m stages.cold`.
 
 A share of the items is taken out of the selected dataset; every adapter is trained on the rest, with the settings of params.yaml,
-and ranks the test item of the users for whom that is one of those taken out. Writes metrics/cold.csv.
+and ranks the test item of the users for whom that is one of those taken out. Writes metrics/cold/<dataset>,
+which the report of a grid with the same settings shows.
 """
 
 from argparse import ArgumentParser
-from pathlib import Path
 
 from common.errors import UserError
 from common.names import check_name
-from pipeline.artifacts import atomic_file
 from pipeline.params import load_params
 from stages import run
-
-TABLE = Path("metrics/cold.csv")
 
 
 def main() -> str:
@@ -29,6 +26,7 @@ def main() -> str:
 
     import polars as pl
 
+    from pipeline.grid.held_out import write_figures
     from pipeline.serving.cold import chance, hold_out, measure, nearest_text
 
     held = hold_out(params, given.share, given.seed)
@@ -38,12 +36,10 @@ def main() -> str:
     ]
     for adapter in adapters or [name for name in params.adapters if name != "base"]:
         rows += [{"method": adapter, "ids": ids, **found} for ids, found in measure(params, held, adapter).items()]
-    table = pl.DataFrame(rows)
-    with atomic_file(TABLE) as partial:
-        table.write_csv(partial)
-    print(table.write_csv(float_precision=4), end="")
+    table = write_figures(params, {"share": given.share, "seed": given.seed}, rows)
+    print(pl.DataFrame(rows).write_csv(float_precision=4), end="")
     counts = f"{len(held.embeddings):,} of {len(held.embeddings) + len(held.known):,} items held out"
-    return f"{params.dataset}: {counts}, test item of {len(held.targets):,} users, in {TABLE}"
+    return f"{params.dataset}: {counts}, test item of {len(held.targets):,} users, in {table}"
 
 
 if __name__ == "__main__":

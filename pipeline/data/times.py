@@ -71,7 +71,12 @@ def read_times(column: pl.Series, form: str | None, where: str, place: Callable[
         raise UserError(f"{where} holds {kind}, not points in time; write ISO 8601 or seconds since 1970")
     if kind.is_numeric():
         return _numbers(column, form, where, place)
-    text = column.cast(pl.String).str.strip_chars()
+    text = column.cast(pl.String)
+    if form is None or form in UNITS:
+        whole = text.cast(pl.Int64, strict=False)
+        if whole.null_count() == text.null_count():  # the common case, without the copies of a long log's texts that follow
+            return _numbers(whole, form, where, place)
+    text = text.str.strip_chars()
     text = text.set(text == "", None)
     if form is not None and form not in UNITS:
         return _by_format(text, form, where)

@@ -94,7 +94,9 @@ def cold_table(dataset: str) -> pl.DataFrame:
     """Return a row per method for items held out of training; where IDs have a choice, they are the mean of the trained ones."""
     file = PUBLISHED / "cold" / f"{dataset}.csv"
     if not file.is_file():
-        raise UserError(f"{file} is missing; `python -m stages.cold` writes metrics/cold.csv, a copy of which it is")
+        raise UserError(
+            f"{file} is missing; it is a copy of metrics/cold/{dataset}/cold.csv, which `python -m stages.cold` writes"
+        )
     rows = pl.read_csv(file).with_columns(pl.col("ids").fill_null(""))
     return rows.filter(pl.col("ids").is_in(["", "mean"])).rename({"method": "adapter"})
 

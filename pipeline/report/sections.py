@@ -149,6 +149,7 @@ def sections(
         *part("Beyond accuracy", "beyond"),
         *part("Figure 1: spectra", figure=("figure1", SPECTRA)),
         *part("Popular and rare items", figure=("popularity", GROUPS), text=POPULARITY),
+        *part("Items held out of training", "held-out"),
         *part("Short and long histories", figure=("history", GROUPS), text=HISTORY),
         *part("Learning curves", figure=("learning-curves", "Validation NDCG@20 by epoch, one line per run.")),
         *([Section("What was dropped", dropped)] if (dropped := dropped_parts(datasets)) else []),

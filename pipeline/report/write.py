@@ -16,6 +16,7 @@ from pipeline.report.conclusions import verdicts
 from pipeline.report.decision import write_decision
 from pipeline.report.formats import Table
 from pipeline.report.gains import by_group, over_base
+from pipeline.report.held_out import held_out_table
 from pipeline.report.html import report_html
 from pipeline.report.illustrations import Measured, illustrate
 from pipeline.report.leaderboard import leaderboard, plain
@@ -74,6 +75,9 @@ def write_report(params: Params, partial: bool = False) -> tuple[str, list[Cell]
         tables[name] = with_trivial(tables[name], result_set.summary, trivial, headline)
     if beyond := beyond_table(default, trivial):
         tables[beyond.name] = beyond
+    held_out, measured_otherwise = held_out_table(params, default, grouped, cutoff)
+    if held_out:
+        tables[held_out.name] = held_out
     gains = over_base(default, cutoff)
     tables["leaderboard"] = leaderboard(gains, result_sets[0], headline, f"HR@{cutoff}")
     with atomic_directory(TABLES) as directory:
@@ -88,7 +92,7 @@ def write_report(params: Params, partial: bool = False) -> tuple[str, list[Cell]
         unusable = results.unusable_runs(rows, params.train)
         measured = Measured(rows, result_sets, gains, by_group(default, cutoff), cost, trivial, unusable)
         shown = illustrate(directory, measured, tables, headline)
-    compared = sentences(summary, trivial, without, headline)
+    compared = [*sentences(summary, trivial, without, headline), *measured_otherwise]
     changes = write_decision(params, default, result_sets[0].comparisons, result_sets[0].unusable, trivial)
     report = sections(params, rows, result_sets, tables, shown, missing, compared, changes)
     for file, text in ((REPORT, report_html(report, FIGURES)), (REPORT_MARKDOWN, report_markdown(report))):

@@ -201,7 +201,8 @@ def ids(column: pl.Series, path: Path) -> pl.Series:
     if column.dtype.is_nested() or column.dtype in (pl.Binary, pl.Object, pl.Duration):
         raise UserError(f"{path}: column '{column.name}' holds {column.dtype}, not identifiers")
     text = column.cast(pl.String)
-    return text.set(text == "", None)
+    empty = text == ""
+    return text.set(empty, None) if empty.any() else text  # `set` copies the column
 
 
 def _named(name: str, problems: list[str], total: int) -> Finding:
