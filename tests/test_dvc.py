@@ -86,8 +86,12 @@ def test_an_experiment_reruns_training_only_and_metrics_diff_shows_it(project: P
     shown = json.loads(project.run("dvc", "metrics", "diff", "--json"))["metrics/evaluation.json"]
     assert shown["HR@20"]["old"] == before["HR@20"]
     assert shown["HR@20"]["new"] == project.metrics()["HR@20"]
-    ran = project.ran(project.run("dvc", "exp", "run", "-S", "adapter=alphafuse", "-S", "dim=12"))
-    assert ran == ["validate", "train", "evaluate", "aggregate"], "the same dataset is not checked again"
+    printed = project.run("dvc", "exp", "run", "-S", "adapter=alphafuse", "-S", "dim=12")
+    assert project.ran(printed) == ["validate", "train", "evaluate", "aggregate"], "the same dataset is not checked again"
+    assert re.search(rf"this run \(alphafuse, dim 12, seed 0\) +{project.metrics()['NDCG@20']:.4f} ", printed)
+    gap = 100 * (before["NDCG@20"] / project.metrics()["NDCG@20"] - 1)
+    assert re.search(rf"last commit \(base, dim 16, seed 0\) +{before['NDCG@20']:.4f} .* {re.escape(f'{gap:+.1f}')} %\n", printed)
+    assert "last commit" not in (project.root / "metrics/selected.md").read_text(), "the next commit would outdate it"
 
 
 def test_another_choice_of_history_only_evaluates_again(project: Project) -> None:

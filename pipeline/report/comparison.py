@@ -1,14 +1,18 @@
-"""The comparison of the selected run with the paper's row and the grid's cells, in metrics/selected.md."""
+"""The comparison of the selected run with the grid's cells, the paper's row and the last commit's run, in metrics/selected.md."""
 
+import hashlib
+import json
+import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
 import polars as pl
+import yaml
 
 from common.errors import UserError
 from pipeline.artifacts import atomic_file, read_json, read_signed, sha256
 from pipeline.grid.cells import KEYS, listed_cells, read_cells
-from pipeline.params import Params
+from pipeline.params import Evaluate, Params
 from pipeline.report.formats import markdown_lines, plain_lines
 from pipeline.report.paper import paper_table
 from pipeline.report.tables import seed_count, title
@@ -17,11 +21,13 @@ from pipeline.training.metrics import metric_names
 
 SELECTED = Path("metrics/selected.md")
 EVALUATE = "`python -m stages.evaluate`"
+CHOICE = ("dataset", "encoder", "backbone", "adapter", "dim", "seed")
 
 
 def write_comparison(params: Params) -> str:
     """Write metrics/selected.md; return its path, the cells that were left out, and its content as plain text.
 
+    The text has a further row, the selected run of the last commit. The file has none, since the next commit would outdate it.
     Cells with settings other than those of params.yaml are left out. Raises UserError if the test metrics are missing, damaged,
     incomplete, or belong to another run than the selected one.
     """
@@ -30,13 +36,43 @@ def write_comparison(params: Params) -> str:
     require_metrics(names, metrics, str(EVALUATION), EVALUATE)
     cells = [cell for cell in listed_cells(params.grid) if cell.over == "seeds" and cell.exists]
     current = [cell for cell in cells if not cell.differs(params)]
-    run = {name: str(getattr(params, name)) for name in ("dataset", "encoder", "backbone", "adapter", "dim", "seed")}
-    lines = selected_lines(metrics, run, read_cells(current) if current else None, names)
+    run = {name: str(getattr(params, name)) for name in CHOICE}
+    rows = read_cells(current) if current else None
+    lines = selected_lines(metrics, run, rows, names)
     with atomic_file(SELECTED) as partial:
         partial.write_text(f"## {heading(run)}\n\n{markdown_lines(lines)}\n", encoding="utf-8")
     left_out = ", ".join(cell.name for cell in cells if cell not in current)
     summary = f"{SELECTED}{f'; left out, built with other settings: {left_out}' if left_out else ''}"
-    return f"{summary}\n\n{heading(run)}\n\n{plain_lines(lines)}"
+    printed = selected_lines(metrics, run, rows, names, committed_run(run, params.evaluate))
+    return f"{summary}\n\n{heading(run)}\n\n{plain_lines(printed)}"
+
+
+def committed_run(run: dict[str, str], evaluate: Evaluate) -> tuple[str, dict[str, float]] | None:
+    """Return the label and the test metrics of the selected run of the last commit, with which `dvc metrics diff` compares too.
+
+    run: the choice of the current run, by name. None if git or the commit has no such metrics; if dvc.lock of the commit does not
+    say which run they are of; and if they are of another dataset or were computed with another section `evaluate`.
+    """
+    try:
+        content = _committed(EVALUATION)
+        metrics = json.loads(content)
+        stages = yaml.safe_load(_committed(Path("dvc.lock")))["stages"]
+        md5 = {out["path"]: out["md5"] for out in stages["evaluate"]["outs"]}[str(EVALUATION)]
+        settings = Evaluate.model_validate(stages["evaluate"]["params"]["params.yaml"]["evaluate"])
+        before = {name: str(stages["train"]["params"]["params.yaml"][name]) for name in CHOICE}
+    except (OSError, subprocess.CalledProcessError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        return None
+    known = hashlib.md5(content, usedforsecurity=False).hexdigest() == md5
+    if not known or settings != evaluate or before["dataset"] != run["dataset"]:
+        return None
+    others = [before[name] for name in ("backbone", "encoder") if before[name] != run[name]]
+    described = ", ".join([before["adapter"], *others, f"dim {before['dim']}", f"seed {before['seed']}"])
+    return f"last commit ({described})", metrics
+
+
+def _committed(file: Path) -> bytes:
+    """Return a file of the last commit. Raises OSError without git, and CalledProcessError if there is no such file or commit."""
+    return subprocess.run(["git", "show", f"HEAD:./{file}"], capture_output=True, check=True).stdout
 
 
 def selected_metrics(params: Params) -> dict[str, float]:
@@ -63,16 +99,21 @@ def require_metrics(names: list[str], measured: Iterable[str], owner: str, comma
 
 
 def selected_lines(
-    metrics: dict[str, float], run: dict[str, str], cells: pl.DataFrame | None, names: list[str]
+    metrics: dict[str, float],
+    run: dict[str, str],
+    cells: pl.DataFrame | None,
+    names: list[str],
+    committed: tuple[str, dict[str, float]] | None = None,
 ) -> list[list[str]]:
     """Return the header and rows of a table with the selected run and the grid's cells of its dataset and backbone, the highest
     first, and then the paper's row for it.
 
     metrics: test metrics of the run by name; run: its dataset, encoder, backbone, adapter, dim and seed as text; cells: rows from
-    `read_cells`, or None; names: the metrics to show. The last column is the difference of the first metric from the run's.
+    `read_cells`, or None; names: the metrics to show; committed: a further row, from `committed_run`. The last column is the
+    difference of the first metric from the run's.
     """
     names = sorted(names, key=lambda name: (-int(name.partition("@")[2] or 0), -name.startswith("NDCG")))
-    rows = [(f"this run ({run['adapter']}, dim {run['dim']}, seed {run['seed']})", metrics)]
+    rows = [(f"this run ({run['adapter']}, dim {run['dim']}, seed {run['seed']})", metrics), *([committed] if committed else [])]
     if cells is not None:
         here = cells.filter((pl.col("dataset") == run["dataset"]) & (pl.col("backbone") == run["backbone"]))
         for key, group in here.group_by(["adapter", "dim", "encoder"], maintain_order=True):

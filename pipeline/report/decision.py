@@ -26,6 +26,7 @@ from pipeline.training.sequences import LEAVE_ONE_OUT, popularity, read_sequence
 
 DECISION = Path("metrics/decision.md")
 MIB = 2**20
+MOST = 100  # times the users of the data: nobody has more, so an exact number beyond says nothing
 
 
 @dataclass(frozen=True)
@@ -232,14 +233,7 @@ def what_would_change(
 ) -> list[str]:
     """Sentences: more users or seeds, more epochs, another protocol."""
     name, cutoff = title(leader.adapter), max(params.evaluate.cutoffs)
-    found = []
-    for row in level[:1]:
-        if row["improvement"] and row["improvement"] > 0 and math.isfinite(row["low"]) and row["p_holm"] >= SIGNIFICANT:
-            needed = users * ((row["high"] - row["low"]) / 2 / row["improvement"]) ** 2
-            found.append(
-                f"More users: if {name} stays {100 * row['improvement']:.1f} % above {title(row['other'])}, about {needed:,.0f} "
-                f"users would tell them apart; these are {users:,}."
-            )
+    found = [sentence for row in level[:1] for sentence in more_users(name, row, users)]
     if others and not level and math.isfinite(others[0]["low"]):
         low = 100 * others[0]["low"]
         found.append(
@@ -257,6 +251,21 @@ def what_would_change(
     if beaten and beaten.surely:
         found.append(f"{beaten.name} would have to gain {100 * beaten.low:.1f} % to be level with {name}.")
     return found
+
+
+def more_users(leader: str, row: dict, users: int) -> list[str]:
+    """How many users would tell the leader from an adapter that is level with it; nothing where the comparison does not say.
+
+    row: the comparison, from `users.comparisons`. The width of the interval falls with the square root of the number of users.
+    """
+    gain, width = row["improvement"], row["high"] - row["low"]
+    if not gain or gain < 0 or not math.isfinite(width) or row["p_holm"] < SIGNIFICANT:
+        return []
+    needed = users * (width / 2 / gain) ** 2
+    if needed > MOST * users:
+        return [f"More users: not even {MOST} times as many would tell {leader} and {title(row['other'])} apart."]
+    ahead = f"{leader} stays {100 * gain:.1f} % above {title(row['other'])}"
+    return [f"More users: if {ahead}, about {needed:,.0f} users would tell them apart; these are {users:,}."]
 
 
 def other_protocol(leader: Candidate, candidates: dict[str, Candidate], exclude_history: bool, cutoff: int) -> list[str]:

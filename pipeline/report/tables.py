@@ -238,9 +238,13 @@ def _heading(block: pl.DataFrame) -> str:
 
 
 def _marks(block: pl.DataFrame, key: str, metric: str) -> dict[str, str]:
-    """Return {key: mark} for the best and the second row of a block by a metric; {} for a single row."""
-    order = block.filter(pl.col("metric") == metric).sort("mean", descending=True, maintain_order=True)[key].to_list()
-    return dict(zip(order, ("best", "second"), strict=False)) if len(order) > 1 else {}
+    """Return {key: mark} for the best and the second row of a block by a metric; {} for a single row.
+
+    Rows that are equal at full precision share a place: two rows tied for the best are both marked so, and none is second.
+    """
+    rows = block.filter(pl.col("metric") == metric)
+    places = dict(zip(rows[key], rows["mean"].rank("min", descending=True), strict=True))
+    return {name: ("best", "second")[place - 1] for name, place in places.items() if place in (1, 2)} if len(places) > 1 else {}
 
 
 def _result_blocks(summary: pl.DataFrame, keys: list[str]) -> list[Block]:

@@ -13,7 +13,7 @@ from pipeline.params import Params
 from pipeline.report.formats import Block, Entry, Table, number
 from pipeline.report.results import summarise
 from pipeline.report.tables import seed_count, title
-from pipeline.runs import preprocess_command, sequences_directory
+from pipeline.runs import preprocess_command, sequences_directory, spectrum_directory, svd_command
 
 BELOW = "†"
 
@@ -31,7 +31,9 @@ def trivial_rows(params: Params, datasets: list[str]) -> tuple[pl.DataFrame, lis
         made = read_signed(sidecar, command(dataset)) if sidecar.is_file() else {}
         same = made.get("evaluate") == wanted and made.get("max_history") == params.train.max_history
         sequences = read_signed(sequences_directory(dataset) / SIDECAR, preprocess_command(dataset))
-        same = same and made.get("sequences") == sequences["checksum"]  # the users and items of today
+        spectrum = read_signed(spectrum_directory(dataset, params.encoder) / SIDECAR, svd_command(dataset))
+        # The users and items of today, and the texts as today's encoder embeds them.
+        same = same and (made.get("sequences"), made.get("spectrum")) == (sequences["checksum"], spectrum["checksum"])
         (usable if same else absent).append(dataset)
     return read_baselines(usable), absent
 

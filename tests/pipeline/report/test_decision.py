@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from pipeline.report.decision import Beaten, Candidate, other_protocol, other_split, verdict
+from pipeline.report.decision import Beaten, Candidate, more_users, other_protocol, other_split, verdict
 from tests.sign import sign
 
 
@@ -29,6 +29,18 @@ def test_the_sentence_to_act_on() -> None:
         said = verdict(leader, everyone, [], beaten, set())
         assert said == f"Ship none yet: SpecTran, the best adapter, {how} ItemKNN, which needs no training."
     assert verdict(leader, everyone, [], sure, {"spectran"}).startswith("No verdict yet: ")
+
+
+def test_how_many_users_would_tell_two_adapters_apart() -> None:
+    """The half-width of the interval, 4 %, is twice the gain: four times the users halve it."""
+    row = {"other": "base", "improvement": 0.02, "low": -0.02, "high": 0.06, "p_holm": 0.3}
+    assert more_users("SpecTran", row, 1000) == [
+        "More users: if SpecTran stays 2.0 % above Base (ID only), about 4,000 users would tell them apart; these are 1,000."
+    ]
+    (said,) = more_users("SpecTran", row | {"improvement": 0.0001}, 1000)
+    assert said == "More users: not even 100 times as many would tell SpecTran and Base (ID only) apart."
+    for change in ({"improvement": 0.0}, {"improvement": -0.01}, {"low": float("nan")}, {"p_holm": 0.01}):
+        assert more_users("SpecTran", row | change, 1000) == []
 
 
 def test_gains_are_those_of_the_definition(tmp_path: Path) -> None:

@@ -26,6 +26,25 @@ def test_the_best_is_bold_and_the_second_underlined() -> None:
     assert table[4]["HR@20"] == f"{100 * (0.1567 / 0.1244 - 1):+.2f} %", "the paper's own, over the same adapters"
 
 
+def test_rows_that_tie_for_the_best_are_both_bold_and_none_is_second() -> None:
+    tied = OFFICE | {("office", "sasrec", "alphafuse"): [0.36, 0.30], ("office", "sasrec", "morec"): [0.20, 0.20]}
+    table = parsed(markdown(table2(summary(tied))))
+    marked = {row["Adapter"]: row["HR@20"] for row in table[:4]}
+    assert marked == {
+        "Base (ID only)": "0.1500 ± 0.0707",
+        "MoRec": "0.2000 ± 0.0000",
+        "AlphaFuse": "**0.3300** ± 0.0424",
+        "SpecTran": "**0.3300** ± 0.0424",
+    }
+    tied[("office", "sasrec", "alphafuse")] = [0.36, 0.30 - 1e-9]
+    text = markdown(table2(summary(tied)))
+    assert "<u>0.3300</u> ± 0.0424" in text, "equal as printed is not equal"
+    tied[("office", "sasrec", "alphafuse")] = [0.20, 0.20]
+    text = markdown(table2(summary(tied)))
+    assert text.count("**") == 2 * 4
+    assert text.count("<u>0.2000</u>") == 2 * 3, "two rows tie for the second place"
+
+
 def test_every_block_has_its_own_marks_and_the_average_is_over_blocks() -> None:
     text = markdown(table2(summary(BOTH)))
     assert text.count("**") == 2 * 2 * 4

@@ -7,6 +7,7 @@ from typing import Any
 
 import polars as pl
 
+from pipeline.artifacts import read_signed, write_signed
 from pipeline.grid.baseline_cells import directory_of
 from pipeline.grid.cells import Cell
 from pipeline.params import load_params
@@ -37,5 +38,10 @@ def test_the_report_and_the_decision_name_the_baselines(reported: Path, set_para
         assert shown in decision
     # Another max_history: these baselines are of other settings, and so are left out and said to be missing.
     set_params({"train.max_history": 5})
-    params = load_params()
-    assert trivial_rows(params, ["tiny"])[1] == ["tiny"]
+    assert trivial_rows(load_params(), ["tiny"])[1] == ["tiny"]
+    set_params({"train.max_history": 10})
+    assert trivial_rows(load_params(), ["tiny"])[1] == []
+    # Another spectrum: nearest by text was ranked by the embeddings of another encoder.
+    sidecar = Path("data/spectrum/tiny/random/sidecar.json")
+    write_signed(sidecar, read_signed(sidecar, "svd") | {"encoder": "other"})
+    assert trivial_rows(load_params(), ["tiny"])[1] == ["tiny"]
