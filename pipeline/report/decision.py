@@ -235,10 +235,8 @@ def what_would_change(
     name, cutoff = title(leader.adapter), max(params.evaluate.cutoffs)
     found = [sentence for row in level[:1] for sentence in more_users(name, row, users)]
     if others and not level and math.isfinite(others[0]["low"]):
-        low = 100 * others[0]["low"]
-        found.append(
-            f"{title(others[0]['other'])}, the runner-up, would have to gain {low:.1f} % to be level within the interval."
-        )
+        gain = f"at least {100 * others[0]['low']:.1f} %, the lower end of the interval"
+        found.append(f"{title(others[0]['other'])}, the runner-up, would have to gain {gain}, to be level.")
     if leader.runs.height == 1:
         found.append("More seeds: with one, chance in training is not known; `-S 'grid.seeds=[0,1,2]'` trains two more.")
     if unusable.height:
@@ -249,7 +247,8 @@ def what_would_change(
     found += other_protocol(leader, candidates, params.evaluate.exclude_history, cutoff)
     found += other_split(leader, candidates, cutoff)
     if beaten and beaten.surely:
-        found.append(f"{beaten.name} would have to gain {100 * beaten.low:.1f} % to be level with {name}.")
+        gain = f"at least {100 * beaten.low:.1f} %, the lower end of the interval"
+        found.append(f"{beaten.name} would have to gain {gain}, to be level with {name}.")
     return found
 
 

@@ -23,7 +23,7 @@ def about(rows: pl.DataFrame) -> list[tuple[str, str]]:
         "Encoder": ", ".join(map(str, rows["encoder"].unique(maintain_order=True))),
         "Dim": ", ".join(map(str, rows["dim"].unique(maintain_order=True))),
         "Runs": f"{seed_count(rows['seed'].n_unique())} of {rows['adapter'].n_unique()} adapters",
-        "Code": code_version(),
+        "Report written by": code_version(),
     }
     return [(name, value) for name, value in values.items() if value]
 

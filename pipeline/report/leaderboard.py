@@ -49,8 +49,10 @@ def leaderboard(gains: pl.DataFrame, result_set: ResultSet, metric: str, hits: s
         heading = f"{panel_title(block)} ({block['users'][0]:,} users, {seed_count(min(block['seeds'].to_list()))})"
         blocks.append(Block(heading, header, rows, sorted_by=1))
     notes = [
-        "Bold: the leader. over Base: relative gain, with its bootstrap interval over users. p, to the leader: of the "
-        f"difference, by a permutation test over users, Holm-adjusted; from {SIGNIFICANT} on, chance may explain it."
+        "Bold: the leader. The third and fourth columns hold the relative gain over Base and its bootstrap interval over "
+        "users. The last one tests the difference from the leader, by a permutation test over users, adjusted by Holm; "
+        "chance may explain "
+        f"a difference whose p is {SIGNIFICANT} or more."
     ]
     notes += [f"{CUT} A run was ended by `train.epochs` or never learned: nothing is concluded from it."] if marked else []
     return Table("leaderboard", "Leaderboard", blocks, notes, gains)

@@ -35,7 +35,7 @@ POPULARITY = (
     "Users are grouped by the popularity of their test item, in training interactions. Head: the most popular items, which "
     "together have a third of all training interactions; mid: the next third; tail: the rest, including items without any."
 )
-HOLLOW = "Hollow: a run was cut short or never learned."
+HOLLOW = "A hollow marker: a run of this adapter was cut short or never learned."
 FOREST = f"Relative gain over Base, with 95 % bootstrap intervals over users. {HOLLOW}"
 MEAN_RANKS = (
     "Adapters ranked on each pair of dataset and backbone, averaged over pairs (Demšar 2006). Adapters left of the dotted line "
