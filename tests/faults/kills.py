@@ -1,10 +1,12 @@
 """Kill every stage in the middle, run it again, and compare: `python -m tests.faults.kills --random 100` (`make faults`).
 
-Each trial is a process of its own, forked from this one, which has everything imported. It runs a stage on a copy of a small
-project and is stopped: by SIGKILL just before its n-th write (open, rename, mkdir, remove, …); by SIGKILL, SIGTERM or SIGINT at a
-random moment; or by a full disk, at its n-th write or after so many bytes. Then the stage runs again, undisturbed. Every file of
-the project must then be what it is without the fault, byte for byte, and nothing half-written may be left. Clocks stand still in
-both, since some artifacts hold seconds.
+Each trial is a process of its own, forked from this one, which has imported what stages import. It runs a stage on a copy of a
+small project and is stopped: by SIGKILL just before its n-th write (open, rename, mkdir, remove, …); by SIGKILL, SIGTERM or
+SIGINT at a random moment; or by a full disk, at its n-th write or after so many bytes. Then the stage runs again, undisturbed.
+Every file of the project must then be what it is without the fault, byte for byte, and nothing half-written may be left. Clocks
+stand still in all of this, since some artifacts hold seconds.
+
+Before that, each stage runs once in a process that is not forked, and must leave the same bytes as a forked one.
 """
 
 import argparse
@@ -20,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -45,12 +48,20 @@ STAGES = (
     "compare",
     "tune tiny sasrec base info_nce",
     "publish here",
+    "baselines tiny",
+    "check",
+    "cold spectran",
+    "package",
+    "publish here --restore",
 )
+GONE = {"publish here --restore": ("grid/cells", ".scratch")}  # what a stage brings back, removed before it
+ROOT = Path(__file__).parents[2]
 WRITES = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.truncate", "os.chmod"}
+REMOVALS = {"os.remove", "os.rmdir"}
 SECONDS = 600  # until a stage is taken to hang
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 
-OnWrite = Callable[[int], None]
+OnWrite = Callable[[int, str], None]
 
 
 class FaultError(Exception):
@@ -68,6 +79,8 @@ class Bench:
     writes: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     bytes: dict[str, int] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)  # trials without a fault
+    faults: list[str] = field(default_factory=list)
 
     def build(self) -> None:
         """Run every stage once, in order, and count its writes."""
@@ -76,24 +89,26 @@ class Bench:
         params = tiny_params() | {"encoder": "minilm", "adapter": "spectran", "dim": 8}
         params["sources"]["tiny"] |= {"items": 80, "users": 60}
         params["train"] |= {"epochs": 2, "batch_size": 32}
-        params["grid"] |= {"dim": 8, "adapters": ["base", "spectran"], "seeds": [0]}
-        params["grid"]["adapters"] = ["spectran"]
+        params["grid"] |= {"dim": 8, "adapters": ["spectran"], "seeds": [0]}
         params["grid"]["tuning"] |= {"trials": 2, "losses": ["info_nce"]}
         (project / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
         (project / "grid").mkdir()
         shutil.copyfile("grid/space.yaml", project / "grid/space.yaml")
         shutil.copytree("metrics/paper", project / "metrics/paper")
         for stage in self.stages:
+            for folder in GONE.get(stage, ()):
+                shutil.rmtree(project / folder)
             self.before[stage] = self.root / "before" / stage.replace(" ", "-")
             shutil.copytree(project, self.before[stage])
-            start = time.time()
             self.expect(stage, project)
-            self.seconds[stage] = time.time() - start
+            import_all(self.log.with_suffix(".modules"))
             self.after[stage] = tree(project)
             self.bytes[stage] = size(project) - size(self.before[stage])
             counted = self.root / "counted"
             with self.project(stage) as copy:
+                start = time.time()
                 run(stage, copy, self.log, writes_are_counted_in(counted))
+                self.seconds[stage] = time.time() - start
             self.writes[stage] = int(counted.read_text())
 
     @property
@@ -105,8 +120,10 @@ class Bench:
         """A copy of the project as it is before a stage, in a folder that is removed at the end."""
         copy = (where or self.root) / "copy"
         shutil.copytree(self.before[stage], copy)
-        yield copy
-        shutil.rmtree(copy)
+        try:
+            yield copy
+        finally:
+            shutil.rmtree(copy)
 
     def expect(self, stage: str, project: Path, status: int = 0) -> str:
         """Run a stage undisturbed; raise FaultError where it ends with another status, or prints a traceback."""
@@ -120,13 +137,26 @@ class Bench:
         """Run the stage again; raise FaultError unless all is as if it had run once."""
         try:
             self.expect(stage, project)
-            found, wanted = tree(project), self.after[stage]
-            if left := [name for name in found if any(PARTIAL.fullmatch(part) for part in Path(name).parts)]:
-                raise FaultError(f"half-written and left: {left}")
-            if different := sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name)):
-                raise FaultError(f"not as without the fault: {different}")
         except FaultError as fault:
-            raise FaultError(f"{trial}: {fault}") from None
+            raise FaultError(f"{trial}, run again: {fault}") from None
+        self.compare(stage, project, trial)
+
+    def compare(self, stage: str, project: Path, trial: str) -> None:
+        """Raise FaultError unless the project is what an undisturbed run of the stage leaves."""
+        found, wanted = tree(project), self.after[stage]
+        if left := [name for name in found if any(PARTIAL.fullmatch(part) for part in Path(name).parts)]:
+            raise FaultError(f"{trial}: half-written and left: {left}")
+        if different := sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name)):
+            raise FaultError(f"{trial}: not as without the fault: {different}")
+
+    @contextlib.contextmanager
+    def trial(self) -> Iterator[None]:
+        """Print a fault of what is done inside, and go on."""
+        try:
+            yield
+        except FaultError as fault:
+            self.faults.append(str(fault))
+            print(f"FAULT {fault}", flush=True)
 
 
 def tree(project: Path) -> dict[str, str]:
@@ -155,7 +185,8 @@ def run(
 ) -> int:
     """Run a stage in a fork; return its exit status, negative for a signal. Raises FaultError where it hangs.
 
-    on_write: called with 1, 2, … before each write to the project; meanwhile: called with the process's id once it runs.
+    on_write: called before each write to the project with 1, 2, … and the event; meanwhile: called with the process's id once it
+    runs.
     """
     sys.stdout.flush()
     child = os.fork()
@@ -183,21 +214,49 @@ def _become(stage: str, project: Path, log: Path, on_write: OnWrite | None) -> N
         os.dup2(output, 2)
         os.chdir(project)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        name, *arguments = stage.split()
-        sys.argv = [name, *arguments]
         if on_write:
             _watch(project.resolve(), on_write)
         try:
-            import_module("stages").run(import_module(f"stages.{name}").main)
+            _act(stage)
             status = 0
         except SystemExit as end:
             if isinstance(end.code, str):
                 print(end.code, file=sys.stderr)
             status = end.code if isinstance(end.code, int) else 1
+        if not on_write:
+            log.with_suffix(".modules").write_text("\n".join(_imported()))
+    except BaseException:
+        traceback.print_exc()
+    finally:
         sys.stdout.flush()
         sys.stderr.flush()
-    finally:
         os._exit(status)
+
+
+def _act(stage: str) -> None:
+    """Run a stage in this process, as `python -m stages.NAME ARGUMENTS`."""
+    name, *arguments = stage.split()
+    sys.argv = [name, *arguments]
+    import_module("stages").run(import_module(f"stages.{name}").main)
+
+
+def _imported() -> list[str]:
+    """The modules of this process that came from files, in the order of their import."""
+    return [name for name, module in list(sys.modules.items()) if getattr(module, "__file__", None)]
+
+
+def import_all(listed: Path) -> None:
+    """Import the modules that a stage imported: torch's compiler alone, which it loads with the first step, takes seconds."""
+    for name in listed.read_text().splitlines():
+        if name not in sys.modules:
+            with contextlib.suppress(Exception):  # some can be imported only by their package
+                import_module(name)
+
+
+def alone(stage: str) -> None:
+    """Run a stage in this process, which is not forked."""
+    prepare()
+    _act(stage)
 
 
 def _watch(project: Path, on_write: OnWrite) -> None:
@@ -215,7 +274,7 @@ def _watch(project: Path, on_write: OnWrite) -> None:
         count += 1
         inside = True
         try:
-            on_write(count)
+            on_write(count, event)
         finally:
             inside = False
 
@@ -230,7 +289,7 @@ def _writes(event: str, arguments: tuple[Any, ...]) -> bool:
 
 
 def killed_at(wanted: int) -> OnWrite:
-    def on_write(count: int) -> None:
+    def on_write(count: int, event: str) -> None:
         if count == wanted:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -238,17 +297,17 @@ def killed_at(wanted: int) -> OnWrite:
 
 
 def full_from(wanted: int) -> OnWrite:
-    """No write succeeds from one on, but removals: those of a full disk do."""
+    """No write succeeds from one on; a full disk still removes."""
 
-    def on_write(count: int) -> None:
-        if count == wanted:
+    def on_write(count: int, event: str) -> None:
+        if count >= wanted and event not in REMOVALS:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "somewhere")
 
     return on_write
 
 
 def writes_are_counted_in(file: Path) -> OnWrite:
-    def on_write(count: int) -> None:
+    def on_write(count: int, event: str) -> None:
         file.write_text(str(count))
 
     return on_write
@@ -257,22 +316,36 @@ def writes_are_counted_in(file: Path) -> OnWrite:
 # ---------------------------------------------------------------------------------------------------------------------- trials
 
 
-def at_every_write(bench: Bench, counts: Counter[str], share: float, chance: random.Random) -> None:
-    """SIGKILL before every write of every stage, or a share of them; and again with a disk that is full."""
+def not_forked(bench: Bench) -> None:
+    """Every stage in a process of its own, which must leave the same bytes as a forked one."""
     for stage in bench.stages:
+        with bench.trial(), bench.project(stage) as project:
+            command = [sys.executable, "-P", "-c", f"from tests.faults import kills; kills.alone({stage!r})"]
+            environment = os.environ | {"PYTHONPATH": str(ROOT)}
+            done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise FaultError(f"{stage}, not forked, ended with {done.returncode}:\n{done.stderr[-2000:]}")
+            bench.compare(stage, project, f"{stage}, not forked")
+            bench.counts["not disturbed: the same bytes in a process that is not forked"] += 1
+
+
+def at_every_write(bench: Bench, share: float, chance: random.Random) -> None:
+    """SIGKILL before every write of every stage, or a share of them."""
+    for stage in bench.stages:
+        what = f"{stage}: kills before a write"
         for number in range(1, bench.writes[stage] + 1):
             if chance.random() >= share:
                 continue
-            with bench.project(stage) as project:
+            with bench.trial(), bench.project(stage) as project:
                 status = run(stage, project, bench.log, killed_at(number))
                 if status != -signal.SIGKILL:
                     raise FaultError(f"{stage} has fewer than {number} writes the second time")
                 bench.check(stage, project, f"{stage} killed before write {number}")
-            counts[f"{stage}: kills before a write"] += 1
-        print(f"{stage}: {counts[f'{stage}: kills before a write']} kills before a write", flush=True)
+                bench.counts[what] += 1
+        print(f"{time.strftime('%H:%M')} {what}: {bench.counts[what]}", flush=True)
 
 
-def at_random(bench: Bench, counts: Counter[str], trials: int, chance: random.Random) -> None:
+def at_random(bench: Bench, trials: int, chance: random.Random) -> None:
     """Signals at random moments of random stages."""
     for trial in range(1, trials + 1):
         stage, sent = chance.choice(bench.stages), chance.choice(SIGNALS)
@@ -282,14 +355,14 @@ def at_random(bench: Bench, counts: Counter[str], trials: int, chance: random.Ra
             time.sleep(delay)
             os.kill(child, sent)
 
-        with bench.project(stage) as project:
+        with bench.trial(), bench.project(stage) as project:
             status = run(stage, project, bench.log, meanwhile=meanwhile)
             if sent == signal.SIGINT and "Traceback" in bench.log.read_text(errors="replace"):
                 raise FaultError(f"{stage}: Ctrl-C after {delay:.2f} s prints a traceback:\n{bench.log.read_text()[-2000:]}")
             bench.check(stage, project, f"{stage}, {sent.name} after {delay:.2f} s")
-        counts[f"{sent.name} at a random moment{' (it had ended)' if status == 0 else ''}"] += 1
-        if trial % 10 == 0:
-            print(f"{trial} signals at random moments", flush=True)
+            bench.counts[f"{sent.name} at a random moment{' (it had ended)' if status == 0 else ''}"] += 1
+        if trial % 50 == 0:
+            print(f"{time.strftime('%H:%M')} {trial} signals at random moments", flush=True)
 
 
 def refused(bench: Bench, stage: str, project: Path, on_write: OnWrite | None, trial: str) -> bool:
@@ -304,72 +377,60 @@ def refused(bench: Bench, stage: str, project: Path, on_write: OnWrite | None, t
     return True
 
 
-def full_at_writes(bench: Bench, counts: Counter[str], share: float, chance: random.Random) -> None:
-    """ENOSPC instead of every write of every stage, or of a share of them."""
+def full_at_writes(bench: Bench, share: float, chance: random.Random) -> None:
+    """ENOSPC instead of every write of every stage, or of a share of them, and of all writes after it."""
     for stage in bench.stages:
         for number in range(1, bench.writes[stage] + 1):
             if chance.random() >= share:
                 continue
             trial = f"{stage}, disk full at write {number}"
-            with bench.project(stage) as project:
+            with bench.trial(), bench.project(stage) as project:
                 stopped = refused(bench, stage, project, full_from(number), trial)
                 bench.check(stage, project, trial)
-            counts["disk full at a write" + ("" if stopped else " (done without it)")] += 1
+                bench.counts["disk full at a write" + ("" if stopped else " (done without it)")] += 1
+    print(f"{time.strftime('%H:%M')} the disk was full", flush=True)
 
 
-def full_disks(bench: Bench, counts: Counter[str], stages: tuple[str, ...], shares: tuple[float, ...]) -> None:
+def full_disks(bench: Bench, stages: tuple[str, ...], shares: tuple[float, ...]) -> None:
     """A real disk with room for a share of what a stage writes; then with room for all. Needs to mount a tmpfs."""
     disk = bench.root / "disk"
     disk.mkdir()
     try:
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1g", "none", disk], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
-        counts["full tmpfs: not tried, no right to mount one"] += 1
+        bench.counts["full tmpfs: not tried, no right to mount one"] += 1
         return
     try:
         for stage in stages:
             for share in shares:
                 trial = f"{stage} with room for {share:.0%} of what it writes"
-                with bench.project(stage, disk) as project:
+                with bench.trial(), bench.project(stage, disk) as project:
                     free = os.statvfs(disk)
                     used = (free.f_blocks - free.f_bfree) * free.f_frsize
                     room = max(int(bench.bytes[stage] * share), 4096)
                     subprocess.run(["mount", "-o", f"remount,size={(used + room) // 4096 * 4096}", disk], check=True)
-                    stopped = refused(bench, stage, project, None, trial)
-                    subprocess.run(["mount", "-o", "remount,size=1g", disk], check=True)
+                    try:
+                        stopped = refused(bench, stage, project, None, trial)
+                    finally:
+                        subprocess.run(["mount", "-o", "remount,size=1g", disk], check=True)
                     bench.check(stage, project, trial)
-                counts["full tmpfs" + ("" if stopped else " (it had room enough)")] += 1
+                    bench.counts["full tmpfs" + ("" if stopped else " (it had room enough)")] += 1
     finally:
         subprocess.run(["umount", disk], check=True)
 
 
-def prepare(stages: tuple[str, ...]) -> None:
-    """Import what stages import, in one thread, and stop the clocks: a fork takes all of this along."""
+def prepare() -> None:
+    """One thread, and clocks that stand still: a fork takes this along, and what is imported."""
     os.environ |= {"OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1", "TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1"}
     os.environ.pop("SPECTRAN_SCRATCH", None)
-    names = {stage.split()[0] for stage in stages}
-    needed = {
-        "train": ("pipeline.training.loop",),
-        "evaluate": ("pipeline.evaluation.evaluate",),
-        "embed": ("pipeline.embedding.shards", "transformers.models.bert"),
-        "svd": ("pipeline.embedding.spectrum",),
-        "aggregate": ("pipeline.report.write",),
-        "tune": ("optuna",),
-        "publish": ("pipeline.report.publishing",),
-        "download": ("pipeline.data.sources.demo",),
-        "preprocess": ("pipeline.data.interactions",),
-    }
-    for name in names:
-        for module in (f"stages.{name}", *needed.get(name, ())):
-            import_module(module)
     time.perf_counter = lambda: 0.0
-    if "publish" in names:
-        import_module("pipeline.report.publishing").committed_code = lambda: "0123456789"
+    publishing: Any = import_module("pipeline.report.publishing")
+    publishing.committed_code = lambda: "0123456789"  # the project is no checkout
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--until", default=STAGES[-1].split()[0], help="the last stage, in the pipeline's order")
+    parser.add_argument("--until", metavar="STAGE", help="the last stage, in the pipeline's order")
     parser.add_argument("--random", type=int, default=100, help="signals at random moments")
     parser.add_argument("--writes", type=float, default=1.0, help="share of all writes before which a stage is killed")
     parser.add_argument("--full", type=float, default=0.25, help="share of all writes at which the disk is full")
@@ -377,26 +438,24 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     names = [stage.split()[0] for stage in STAGES]
-    stages = STAGES[: names.index(given.until) + 1]
-    prepare(stages)
-    counts: Counter[str] = Counter()
+    stages = STAGES[: names.index(given.until) + 1] if given.until else STAGES
+    prepare()
     chance = random.Random(given.seed)
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
         bench = Bench(Path(folder), stages)
         bench.build()
-        print(f"writes of the stages: {json.dumps(bench.writes)}", flush=True)
-        try:
-            at_every_write(bench, counts, given.writes, chance)
-            at_random(bench, counts, given.random, chance)
-            full_at_writes(bench, counts, given.full, chance)
-            if given.disks:
-                full_disks(bench, counts, stages[1:], tuple(given.disks))
-        except FaultError as fault:
-            sys.exit(f"FAULT {fault}")
-        finally:
-            for what, number in sorted(counts.items()):
-                print(f"{number:5} {what}")
-    print(f"{sum(counts.values())} faults: lost 0, different 0, left over 0, tracebacks 0")
+        print(f"{sum(bench.writes.values())} writes of the stages: {json.dumps(bench.writes)}", flush=True)
+        not_forked(bench)
+        at_every_write(bench, given.writes, chance)
+        at_random(bench, given.random, chance)
+        full_at_writes(bench, given.full, chance)
+        if given.disks:
+            full_disks(bench, stages[1:], tuple(given.disks))
+    for what, number in sorted(bench.counts.items()):
+        print(f"{number:5} {what}")
+    if bench.faults:
+        sys.exit(f"{len(bench.faults)} of {sum(bench.counts.values()) + len(bench.faults)} trials failed: see FAULT above")
+    print(f"{sum(bench.counts.values())} faults: lost 0, different 0, left over 0, tracebacks 0")
 
 
 if __name__ == "__main__":
