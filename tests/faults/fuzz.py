@@ -529,6 +529,8 @@ def attempt(read: Callable[[Any], Any], counts: Counter[str], name: str, given: 
     def hangs(*_: Any) -> None:
         raise FaultError(f"not read within {SECONDS} s of the processor")
 
+    unraised: list[str] = []  # in a callback from C, which Python only prints
+    sys.unraisablehook = lambda raised: unraised.append("".join(traceback.format_exception(raised.exc_value)))
     for sent, timer, limit in TIMERS:
         signal.signal(sent, hangs)
         signal.setitimer(timer, limit)
@@ -549,6 +551,9 @@ def attempt(read: Callable[[Any], Any], counts: Counter[str], name: str, given: 
     finally:
         for _, timer, _ in TIMERS:
             signal.setitimer(timer, 0)
+        sys.unraisablehook = sys.__unraisablehook__
+    if unraised:
+        raise FaultError(f"Traceback is printed: {unraised[0][-2500:]}")
 
 
 def fuzz(
