@@ -1,7 +1,7 @@
 # make demo: install, run the pipeline and the default grid on the built-in dataset, and print the results and the path of the report.
 # make paper: install, copy the lists of grid/paper.yaml to params.yaml, and run that grid with the encoder of params.yaml.
 # make test: install, and run all checks and tests except the slow ones. make test-all also runs the slow tests.
-# make faults: kill every stage at every write and at random moments, fill the disk, and run it again.
+# make faults: disturb every stage by kills, full disks, little memory and jumping clocks; run it again; compare every file.
 # make fuzz: read 10,000 damaged or hostile inputs.
 # make doctor: install, and check whether this machine can run the selected run.
 PYTHON ?= python3

@@ -5,6 +5,7 @@ bytes and its ending, the separator by the first line.
 """
 
 import ast
+import codecs
 import csv
 import glob
 import gzip
@@ -13,6 +14,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from common.errors import UserError, did_you_mean
 from pipeline.data.findings import LISTED, plural
 
 BAD_SHARE = 0.01  # of rows that may be unreadable; they are dropped and named
+BLOCK = 1 << 20  # bytes that are read at a time
 SEPARATORS = ("::", "\t", ";", ",", "|")
 SEPARATOR_NAMES = {"\t": "tabs", ",": "commas", ";": "semicolons", "|": "bars", "::": "'::'"}
 UNIT_SEPARATOR = "\x1f"  # stands for '::', since a reader wants a single character
@@ -211,6 +214,8 @@ def _read_lines(file: FileRead, content: bytes, columns: Columns, optional: Colu
             record = _record(line)
             names |= dict.fromkeys(map(str, record))
             records.append({str(name): _as_text(value) for name, value in record.items() if not wanted or name in wanted})
+        except UnicodeDecodeError:
+            file.bad[number] = "not UTF-8"
         except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError, AttributeError):
             file.bad[number] = "no JSON object"
     if not records:
@@ -222,7 +227,7 @@ def _read_lines(file: FileRead, content: bytes, columns: Columns, optional: Colu
 
 
 def _record(line: bytes) -> dict[str, Any]:
-    text = line.decode("utf-8", errors="replace")
+    text = line.decode()
     try:
         record = json.loads(text)
     except ValueError:
@@ -248,22 +253,42 @@ def _as_text(value: Any) -> str | None:
 
 def _read_text(file: FileRead, packed: bool, ending: str, columns: Columns, optional: Columns, others: bool) -> pl.DataFrame:
     """CSV, TSV and their relatives by pyarrow, whose reader counts the rows with too many or too few fields."""
-    for encoding in _encodings(file, packed):
-        try:
-            return _read_separated(file, packed, ending, encoding, columns, optional, others)
-        except UnicodeError:
-            continue
-        except pa.ArrowInvalid as error:
-            if "UTF8" in str(error) or "UTF-8" in str(error):
-                continue
-            raise UserError(f"{file.path}: not a readable text table ({_first(error)})") from None
-    raise UserError(f"{file.path}: its text is neither UTF-8, UTF-16 nor Latin-1")
+    try:
+        return _read_separated(file, packed, ending, _encoding(file.path, packed), columns, optional, others)
+    except UnicodeError as error:
+        raise UserError(f"{file.path}: its text is not the UTF-16 that its first bytes announce ({error})") from None
+    except pa.ArrowInvalid as error:
+        raise UserError(f"{file.path}: not a readable text table ({_first(error)})") from None
 
 
-def _encodings(file: FileRead, packed: bool) -> list[str]:
-    with _opened(file.path, packed) as opened:
-        mark = opened.read(2)
-    return ["utf-16"] if mark in (b"\xff\xfe", b"\xfe\xff") else ["utf-8", "latin-1"]
+def _encoding(path: Path, packed: bool) -> str:
+    """utf-16 by its mark; utf-8 if all of the text is; latin-1 if most lines with other letters than A to Z are not UTF-8 either.
+
+    Raises UserError where only a few lines are not UTF-8: as Latin-1, the letters of all others would be wrong.
+    """
+    with _opened(path, packed) as opened:
+        if opened.read(2) in (b"\xff\xfe", b"\xfe\xff"):
+            return "utf-16"
+        opened.seek(0)
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        with suppress(UnicodeDecodeError):
+            while block := opened.read(BLOCK):
+                decoder.decode(block)
+            decoder.decode(b"", final=True)
+            return "utf-8"
+        opened.seek(0)
+        right, wrong = 0, []
+        for number, line in enumerate(opened, start=1):
+            if not line.isascii():
+                try:
+                    line.decode()
+                    right += 1
+                except UnicodeDecodeError:
+                    wrong.append(number)
+    if right > len(wrong):
+        lines = f"line{'s' * (len(wrong) > 1)} {', '.join(f'{number:,}' for number in wrong[:LISTED])}"
+        raise UserError(f"{path}: its text is UTF-8, except for {lines}{', …' * (len(wrong) > LISTED)}; correct or remove them")
+    return "latin-1"
 
 
 def _read_separated(

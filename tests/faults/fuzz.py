@@ -8,8 +8,10 @@ fault. The smallest input with that fault is shown.
 import argparse
 import contextlib
 import copy
+import csv
 import datetime
 import gzip
+import io
 import json
 import os
 import shutil
@@ -28,7 +30,8 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from pipeline.artifacts import SIDECAR, read_signed, signed, verify, write_signed
-from pipeline.data.interactions import build_sequences
+from pipeline.data.dropped import dropped
+from pipeline.data.interactions import Dataset, build_sequences
 from pipeline.data.sources import Raw, amazon2014, files, source_module
 from pipeline.grid import published
 from pipeline.grid.cells import listed_cells
@@ -234,7 +237,8 @@ def read_metadata(given: tuple[list[bytes], list[tuple[str, float, bytes]]]) -> 
     build_sequences(Raw(log, items), Preprocess(core=3), "{title} {brand} {categories} {description}")
 
 
-COLUMNS = ("user_id", "item_id", "timestamp", "title", "price")
+# A user's own log and catalogue begin as tables that load, in any form that is read, and one or two things in them are changed.
+USERS, ITEMS, EACH = 20, 12, 10  # so that a row or two may be lost (1 % of a table) and 3-core still keeps all
 KINDS: tuple[tuple[Any, Callable[[int], Any]], ...] = (
     (pl.String, "{:03}".format),
     (pl.Int64, int),
@@ -256,48 +260,158 @@ KINDS: tuple[tuple[Any, Callable[[int], Any]], ...] = (
     (pl.Decimal(10, 2), lambda i: i),
     (pl.Null, lambda i: None),
 )
-TABLE = st.tuples(
-    st.dictionaries(
-        st.sampled_from(COLUMNS) | TEXT, st.tuples(st.sampled_from(KINDS), st.sets(st.integers(0, 15), max_size=2)), max_size=3
-    ),
-    st.sampled_from([".parquet", ".parquet", ".csv", ".csv", ".tsv", ".jsonl", ".json", ".csv.gz", ""]),
-    st.just([]) | st.just([]) | CHANGES,
-    st.sampled_from([True, True, True, False]),
+IDS: tuple[Callable[[int], Any], ...] = ("u{:03}".format, 'é {}, "x"'.format, str, int)
+START = 1_500_000_000
+TIMES: tuple[tuple[Callable[[int], Any], dict[str, Any]], ...] = (
+    (lambda row: START + 1000 * row, {}),
+    (lambda row: START + row // 5, {}),
+    (lambda row: row, {"time": "s"}),
+    (lambda row: (START + row) * 1000 + 7, {}),
+    (lambda row: (START + row) * 10**9 + 1, {"time": "ns"}),
+    (lambda row: START + row + 0.25, {}),
+    (lambda row: datetime.datetime(2020, 1, 1) + datetime.timedelta(minutes=row), {}),
+    (lambda row: datetime.date(2020, 1, 1) + datetime.timedelta(row), {}),
+    (lambda row: f"2020-01-{1 + row // 24:02}T{row % 24:02}:30:00+02:00", {}),
+    (lambda row: f"{1 + row // 24}/2/2020 {row % 24:02}:30", {"time": "%d/%m/%Y %H:%M"}),
+)
+FORMS = (
+    *((".parquet", ""), (".parquet", ""), (".csv", ","), (".csv", ";"), (".csv", "|"), (".tsv", "\t"), (".dat", "::")),
+    *((".csv.gz", ","), (".csv", "utf-16"), (".csv", "latin-1"), (".csv", "no header"), (".inter", "recbole")),
+    *((".jsonl", "json"), (".json", "json"), (".json", "python"), (".jsonl.gz", "json")),
+)
+COLUMNS = {"log": ["user_id", "item_id", "timestamp", "rating"], "items": ["item_id", "title", "price"]}
+SHARE = st.floats(0, 1)
+NAME = st.sampled_from(["user_id", "item_id", "title", "price", "rating", "x"]) | TEXT
+
+
+def table_changes(which: str) -> st.SearchStrategy[tuple[Any, ...]]:
+    """One change of the log or the catalogue: of a cell, of rows, of a column, or of bytes of the file."""
+    column = st.sampled_from(COLUMNS[which])
+    change = st.one_of(
+        st.tuples(st.just("cell"), column, SHARE, SCALAR),
+        st.tuples(st.just("cell"), column, SHARE, TEXT),
+        st.tuples(st.just("rows"), st.sampled_from(["remove", "repeat", "reverse", "few"]), SHARE),
+        st.tuples(st.just("bytes"), CHANGES.filter(lambda changes: len(changes) == 1)),
+        st.tuples(st.just("add"), NAME, st.sampled_from(KINDS)),
+        st.tuples(st.just("type"), column, st.sampled_from(KINDS)),
+        st.tuples(st.just("rename"), column, NAME),
+    )
+    return st.tuples(st.just(which), change)
+
+
+OWN = st.fixed_dictionaries(
+    {
+        "forms": st.tuples(st.sampled_from(FORMS), st.sampled_from(FORMS)),
+        "ids": st.tuples(st.sampled_from(IDS), st.sampled_from(IDS)),
+        "times": st.sampled_from(TIMES),
+        "changes": st.lists(table_changes("log") | table_changes("items"), min_size=1, max_size=2),
+        "options": st.sampled_from([{}, {}, {"min_rating": 2.5}, {"columns": {"rating": "rating"}}]),
+        "preprocess": st.sampled_from(
+            [{}, {"ties": "shuffled"}, {"cap": 4}, {"split": "global", "valid_from": START + 100_000, "test_from": "2017-07-16"}]
+        ),
+        "template": st.sampled_from(["{title}", "{title} ({price})"]),
+    }
 )
 
 
-def read_own_files(given: tuple[Any, Any]) -> None:
-    """A user's log and catalogue, of any types, written as Parquet, CSV or lines of JSON, and damaged."""
-    kinds = {"user_id": KINDS[0], "item_id": KINDS[0], "timestamp": KINDS[1], "title": KINDS[0]}
+def good_tables(given: dict[str, Any]) -> dict[str, dict[str, list[Any]]]:
+    """A log of USERS x EACH rows and a catalogue of ITEMS, as columns."""
+    user, item = given["ids"]
+    rows = [(u, (u + k) % ITEMS) for k in range(EACH) for u in range(USERS)]
+    log = {
+        "user_id": [user(u) for u, _ in rows],
+        "item_id": [item(i) for _, i in rows],
+        "timestamp": [given["times"][0](row) for row in range(len(rows))],
+        "rating": [float(1 + row % 5) for row in range(len(rows))],
+    }
+    titles = [f"Title &amp; {i}, «x»" for i in range(ITEMS)]
+    return {"log": log, "items": {"item_id": [item(i) for i in range(ITEMS)], "title": titles, "price": [1.5] * ITEMS}}
+
+
+def change_table(table: dict[str, Any], types: dict[str, Any], kind: str, *how: Any) -> None:
+    """Change the columns of a table, or their types, in place."""
+    size = len(table["item_id"]) if "item_id" in table else 0
+    if kind == "cell" and how[0] in table:
+        column, share, value = how
+        table[column][int(share * (size - 1))] = value
+    elif kind == "rows":
+        number = 1 + int(how[1] * 2)
+        for name, cells in table.items():
+            made = {"remove": cells[number:], "repeat": cells[:number] + cells, "few": cells[:number], "reverse": cells[::-1]}
+            table[name] = made[how[0]]
+    elif kind == "rename":
+        column, name = how
+        if column in table:
+            table[name] = table.pop(column)
+    elif kind in ("add", "type"):
+        column, (dtype, value) = how
+        if kind == "add" or column in table:
+            table[column] = [value(row) for row in range(size)]
+            types[column] = dtype
+
+
+def write_table(path: Path, form: str, table: dict[str, list[Any]], types: dict[str, Any]) -> None:
+    """Write a table in one of FORMS; a column that the form cannot hold is written as text."""
+    if path.suffix == ".parquet":
+        columns = []
+        for name, cells in table.items():
+            try:
+                columns.append(pl.Series(name, cells, dtype=types.get(name)))
+            except (pl.exceptions.PolarsError, TypeError, OverflowError, ValueError):  # of several types
+                columns.append(pl.Series(name, [None if cell is None else _printed(cell) for cell in cells], dtype=pl.String))
+        pl.DataFrame(columns).write_parquet(path)
+        return
+    rows = [dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)]
+    if form in ("json", "python"):
+        write = line_of_json if form == "json" else line_of_python
+        content = b"\n".join(write(row if form == "json" else {k: _printed(v) for k, v in row.items()}) for row in rows)
+    else:
+        separator = {"recbole": "\t", "utf-16": ",", "latin-1": ",", "no header": ","}.get(form, form)
+        text = io.StringIO()
+        lines = [[_printed(cell) for cell in row.values()] for row in rows]
+        if form != "no header":
+            lines.insert(0, [f"{name}:token" if form == "recbole" else name for name in table])
+        if form in ("recbole", "::"):
+            text.write("\n".join(separator.join(line) for line in lines))
+        else:
+            csv.writer(text, delimiter=separator).writerows(lines)
+        encoding = form if form in ("utf-16", "latin-1") else "utf-8"
+        content = text.getvalue().encode(encoding, "replace" if encoding == "latin-1" else "surrogatepass")
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+
+
+def _printed(value: Any) -> str:
+    return "" if value is None else str(value)
+
+
+def read_own_files(given: dict[str, Any]) -> Dataset:
+    """A user's log and catalogue, with one or two changes, as `download` and `preprocess` read them."""
     names = {}
-    for which, own, (chosen, suffix, changes, keep) in zip(
-        ("log", "items"), (COLUMNS[:3], ("item_id", "title")), given, strict=True
-    ):
-        chosen = {name: (kinds[name], set()) for name in own if keep and name not in chosen} | chosen
-        columns = {}
-        for name, ((kind, value), absent) in chosen.items():
-            place = {"user_id": lambda row: row // 4, "item_id": lambda row: row % 4}.get(name, lambda row: row)
-            cells = [None if row in absent else value(place(row)) for row in range(16 if which == "log" else 4)]
-            columns[name] = pl.Series(name, cells, dtype=kind)
-        frame = pl.DataFrame(list(columns.values()))
+    options = dict(given["options"]) | given["times"][1]
+    for (which, table), (suffix, form) in zip(good_tables(given).items(), given["forms"], strict=True):
+        types: dict[str, Any] = {}
+        if form == "no header":
+            places = {name: place for place, name in enumerate(table, start=1)}
+            options["columns" if which == "log" else "item_columns"] = places
+        for changed_one, change in given["changes"]:
+            if changed_one == which and change[0] != "bytes":
+                change_table(table, types, *change)
         path = Path(f"{which}{suffix}")
-        try:
-            if suffix == ".parquet":
-                frame.write_parquet(path)
-            elif suffix in (".jsonl", ".json"):
-                path.write_text("".join(json.dumps(row, default=str) + "\n" for row in frame.iter_rows(named=True)))
-            else:
-                frame.write_csv(path, separator="\t" if suffix == ".tsv" else ",")
-        except (pl.exceptions.PolarsError, BaseException):  # CSV holds no lists, Parquet no …
-            path.write_bytes(b"user_id,item_id\n1,2\n")
-        path.write_bytes(damaged(path.read_bytes(), changes))
+        write_table(path, form, table, types)
+        for changed_one, change in given["changes"]:
+            if changed_one == which and change[0] == "bytes":
+                path.write_bytes(damaged(path.read_bytes(), change[1]))
         names[which] = str(path)
-    source = files.Files(kind="files", interactions=names["log"], items=names["items"])
+    source = files.Files(kind="files", interactions=names["log"], items=names["items"], **options)
+    preprocess = Preprocess(**({"core": 3, "ties": "file"} | given["preprocess"]))
     shutil.rmtree("raw", ignore_errors=True)
     Path("raw").mkdir()
-    files.fetch(source, None, Path("raw"))
-    template = "{title} {price}" if "price" in given[1][0] else "{title}"
-    build_sequences(files.read(source, Path("raw")), Preprocess(core=3, ties="file"), template)
+    with contextlib.redirect_stdout(None):
+        files.fetch(source, None, Path("raw"))
+    raw = files.read(source, Path("raw"))
+    sequences = build_sequences(raw, preprocess, given["template"])
+    dropped(raw, sequences, preprocess)
+    return sequences
 
 
 SIDECARS = st.one_of(
@@ -391,19 +505,15 @@ def read_published(change: tuple[str, Any, Any]) -> None:
 
 
 KNOWN_NAMES = {
-    *(
-        f"{which}{suffix}"
-        for which in ("log", "items")
-        for suffix in (".parquet", ".csv", ".tsv", ".jsonl", ".json", ".csv.gz", "")
-    ),
+    *(f"{which}{suffix}" for which in COLUMNS for suffix, _ in FORMS),
     *("raw", "data", "reviews_X_5.json.gz", "meta_X.json.gz"),
 }
-TARGETS: dict[str, tuple[st.SearchStrategy[Any], Callable[[Any], None], float]] = {
+TARGETS: dict[str, tuple[st.SearchStrategy[Any], Callable[[Any], Any], float]] = {
     "params.yaml": (PARAMS, read_params, 0.2),
     "-S name=value": (OVERRIDES, set_by_hand, 0.1),
     "reviews": (st.tuples(lines(REVIEW, line_of_json), CHANGES | st.just([])), read_reviews, 0.15),
     "metadata": (st.tuples(lines(ITEM, line_of_python), CHANGES | st.just([])), read_metadata, 0.15),
-    "own files": (st.tuples(TABLE, TABLE), read_own_files, 0.2),
+    "own files": (OWN, read_own_files, 0.2),
     "sidecars": (SIDECARS, read_sidecars, 0.1),
     "published results": (RESULT_CHANGES, read_published, 0.1),
 }
@@ -413,12 +523,14 @@ class FaultError(Exception):
     """Neither read nor refused in one line."""
 
 
-def attempt(read: Callable[[Any], None], counts: Counter[str], name: str, given: Any) -> None:
+def attempt(read: Callable[[Any], Any], counts: Counter[str], name: str, given: Any) -> None:
     """Read an input. Raises FaultError unless it is read, or refused in one line."""
 
     def hangs(*_: Any) -> None:
         raise FaultError(f"not read within {SECONDS} s of the processor")
 
+    unraised: list[str] = []  # in a callback from C, which Python only prints
+    sys.unraisablehook = lambda raised: unraised.append("".join(traceback.format_exception(raised.exc_value)))
     for sent, timer, limit in TIMERS:
         signal.signal(sent, hangs)
         signal.setitimer(timer, limit)
@@ -439,10 +551,13 @@ def attempt(read: Callable[[Any], None], counts: Counter[str], name: str, given:
     finally:
         for _, timer, _ in TIMERS:
             signal.setitimer(timer, 0)
+        sys.unraisablehook = sys.__unraisablehook__
+    if unraised:
+        raise FaultError(f"Traceback is printed: {unraised[0][-2500:]}")
 
 
 def fuzz(
-    name: str, strategy: st.SearchStrategy[Any], read: Callable[[Any], None], number: int, start: int, counts: Counter[str]
+    name: str, strategy: st.SearchStrategy[Any], read: Callable[[Any], Any], number: int, start: int, counts: Counter[str]
 ) -> str | None:
     """Read so many inputs; return the fault of the smallest that has one, else None."""
     options = settings(

@@ -135,11 +135,14 @@ def read_log(source: Files, notes: list[Finding]) -> tuple[pl.DataFrame, str]:
     times = read_times(frame["timestamp"], source.time, where, table.place)
     problems = [f"{table.place(row)}: {columns['timestamp']} {frame['timestamp'][row]!r} is no time" for row in times.unreadable]
     made = {"user_id": ids(frame["user_id"], path), "item_id": ids(frame["item_id"], path), "timestamp": times.values}
-    if RATING in frame.columns:
+    wanted = source.min_rating is not None or RATING in source.columns
+    if wanted and RATING in frame.columns and not _is_text(frame[RATING].dtype):
+        raise UserError(f"{path}: column '{optional[RATING]}' holds {frame[RATING].dtype}, not ratings")
+    if RATING in frame.columns and _is_text(frame[RATING].dtype):
         rating = frame[RATING].cast(pl.String).str.strip_chars()
         made[RATING] = rating.cast(pl.Float64, strict=False)
         wrong = (made[RATING].is_null() & rating.is_not_null() & (rating != "")).arg_true().to_list()
-        if source.min_rating is not None or RATING in source.columns:
+        if wanted:
             problems += [f"{table.place(row)}: {RATING} {rating[row]!r} is no number" for row in wrong]
     refuse_many(table, problems, frame.height)
     log = pl.DataFrame(made)

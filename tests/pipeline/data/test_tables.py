@@ -82,6 +82,27 @@ def test_text_is_read_as_python_reads_it(tmp_path: Path) -> None:
         assert [list(row) for row in read_tables([tmp_path / "a.csv"], COLUMNS, {}).frame.rows()] == rows
 
 
+def test_utf8_with_a_few_broken_lines_is_not_taken_for_latin1(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """As Latin-1, the letters of all other lines would be wrong. The second file ends in the middle of a letter."""
+    lines = [f"{row},é,1".encode() for row in range(300)]
+    for last, wrong in (([b"300,\xe9,1", b"301,\xc3,1"], "lines 302, 303"), (["300,é".encode()[:-1]], "line 302")):
+        path = tmp_path / "a.csv"
+        path.write_bytes(b"\n".join([b"id,name,at", *lines, *last]))
+        with pytest.raises(UserError) as caught:
+            read_tables([path], COLUMNS, {})
+        assert str(caught.value) == f"{path}: its text is UTF-8, except for {wrong}; correct or remove them"
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_line_of_json_that_is_not_utf8_is_named_and_dropped(tmp_path: Path) -> None:
+    """With its letters replaced, different ids would become one."""
+    lines = [json.dumps({"id": str(row), "name": "é", "at": 1}, ensure_ascii=False).encode() for row in range(300)]
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join([*lines, b'{"id": "\xe9", "name": "a", "at": 1}']))
+    table = read_tables([tmp_path / "a.jsonl"], COLUMNS, {})
+    assert table.frame["id"].to_list() == [str(row) for row in range(300)]
+    assert table.bad == ["a.jsonl row 301: not UTF-8"]
+
+
 def test_colons_without_header_by_place(tmp_path: Path) -> None:
     (tmp_path / "movies.dat").write_bytes('1::Café, the: a "film"::Drama|War\n2::Other::Comedy\n'.encode("latin-1"))
     table = read_tables([tmp_path / "movies.dat"], {"id": 1, "name": 2}, {"genres": 3})

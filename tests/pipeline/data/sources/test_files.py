@@ -97,6 +97,15 @@ def test_a_smallest_rating_needs_ratings(load: Load) -> None:
         load(pl.DataFrame(INTERACTIONS), items_of("i1"), time="s", min_rating=4)
 
 
+@pytest.mark.parametrize("values", [[datetime.timedelta(1)] * 3, [[1], [2], [3]], [b"1", b"2", b"3"]])
+def test_ratings_that_are_no_numbers_are_refused_only_where_they_are_used(load: Load, values: list[Any]) -> None:
+    log, names = pl.DataFrame(INTERACTIONS).with_columns(rating=pl.Series(values)), ("log.parquet", "items.csv")
+    assert load(log, items_of("i1"), names, time="s").interactions.to_dict(as_series=False) == INTERACTIONS
+    for options in ({"min_rating": 4}, {"columns": {"rating": "rating"}}):
+        with pytest.raises(UserError, match=r"log\.parquet: column 'rating' holds (Duration|List|Binary).*, not ratings"):
+            load(log, items_of("i1"), names, time="s", **options)
+
+
 def test_unreadable_rows_are_refused_together_and_few_of_many_dropped_by_number(load: Load) -> None:
     rows = [f"u{i},a,{START + i}" for i in range(400)]
     rows[4], rows[7], rows[9] = f"u4,a,{START},x", "u7,a", "u9,a,yesterday"
