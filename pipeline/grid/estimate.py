@@ -123,6 +123,8 @@ def duration(seconds: float) -> str:
     >>> duration(8.2), duration(200), duration(9000)
     ('9 seconds', '4 minutes', '2.5 hours')
     """
+    if seconds <= 1:
+        return "1 second"
     if seconds < 90:
         return f"{math.ceil(seconds)} seconds"
     if seconds < 90 * 60:

@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from pipeline.artifacts import SIDECAR, read_json, read_signed
+from pipeline.artifacts import SIDECAR, read_json, read_signed, verify
 from pipeline.params import load_params
 from pipeline.runs import EVALUATED, preprocess_command, svd_command
 from pipeline.serving.recommender import Recommender
 from pipeline.training.metrics import ALL_ITEMS, NEW_ITEMS
+from pipeline.training.sequences import LEAVE_ONE_OUT, split_of
 
 # By what the encoder's `model` contains; others are said to be unknown.
 LICENCES = {
@@ -25,6 +26,7 @@ DATA = {
     "demo": "the built-in synthetic demo; no real shoppers",
     "files": "the maker's own files",
 }
+RANKS = "ranks.parquet"
 Z = 1.96  # of a 95 % interval of a mean
 
 
@@ -87,19 +89,24 @@ def model_card(recommender: Recommender) -> str:
 
 
 def _test(recommender: Recommender) -> list[str]:
-    """Metrics of the selected run's test ranks, if they are of this run."""
+    """Metrics of the run's test ranks: the selected run's, or those that scratch has of a run that DVC did not make."""
+    run = recommender.run
     try:
         evaluated = json.loads(EVALUATED.read_text(encoding="utf-8"))["run"]
         ranks = pl.read_parquet("data/ranks/selected.parquet")
     except (OSError, ValueError, KeyError, pl.exceptions.PolarsError):
         evaluated, ranks = None, pl.DataFrame()
-    if evaluated != json.loads(json.dumps(recommender.run.choice)) or ranks["user_id"].sort().to_list() != sorted(
-        recommender.users["user_id"]
-    ):
+    if evaluated != json.loads(json.dumps(run.choice)) and (run.scratch / RANKS).is_file():
+        verify(run.scratch, "the same command", [RANKS])
+        evaluated, ranks = json.loads(json.dumps(run.choice)), pl.read_parquet(run.scratch / RANKS)
+    tested = recommender.users.filter(pl.col("test").is_not_null())["user_id"]
+    if evaluated != json.loads(json.dumps(run.choice)) or ranks["user_id"].sort().to_list() != sorted(tested):
         return ["No test of this run was found: `dvc repro` evaluates it."]
+    split = split_of(run.sequences)
+    target = "every user's last item" if split == LEAVE_ONE_OUT else "every user's first item of the test"
     cutoffs = load_params().evaluate.cutoffs
     lines = [
-        f"Leave-one-out: every user's last item, ranked among all {recommender.model.adapter.n_items:,} items. Mean over "
+        f"{split[0].upper()}{split[1:]}: {target}, ranked among all {recommender.model.adapter.n_items:,} items. Mean over "
         f"{ranks.height:,} users, with its 95 % interval.",
         "",
         "| metric | all items | items new to the user |",

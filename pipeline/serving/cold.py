@@ -49,12 +49,15 @@ def hold_out(params: Params, share: float, seed: int) -> Held:
     """Draw a share of the items, and write the sequences and the spectrum of the others as dataset `<dataset>-cold`.
 
     Users keep their other items, if these are three or more. The spectrum is that of the kept items alone. Raises UserError if
-    no user is left whose test item is held out.
+    no user is left whose test item is held out, and if the embeddings are those of other items.
     """
     dataset, encoder = params.dataset, params.encoder
     source, vectors = sequences_directory(dataset), Path("data/embeddings") / dataset / encoder
     users, n_items = read_sequences(source)
-    embedded = verify(vectors, f"`dvc repro data/dvc.yaml:embed@{dataset}`")
+    embed = f"`dvc repro data/dvc.yaml:embed@{dataset}`"
+    embedded = verify(vectors, embed)
+    if embedded.get("items") != sha256(source / "items.parquet"):
+        raise UserError(f"{vectors} was computed for other items than those of {source}; run {embed}")
     embeddings = np.array(open_array(vectors / "embeddings.npy", "embed", "r"))
     held = np.zeros(n_items, dtype=bool)
     held[np.random.default_rng(seed).permutation(n_items)[: round(share * n_items)]] = True

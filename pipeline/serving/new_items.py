@@ -56,6 +56,16 @@ def new_rows(adapter: Adapter, options: dict[str, Any], spectrum: Spectrum, embe
     return made
 
 
+def text_ids(adapter: Adapter, options: dict[str, Any], spectrum: Spectrum, embeddings: Tensor) -> Tensor | None:
+    """Return what the IDs of M items start from, where that is their text (LLMInit, LLM-ESR), (M, d_s); None for other adapters.
+
+    As `new_rows`, with the columns that LLMInit chose for `adapter`.
+    """
+    if type(adapter).__name__ not in ("LLMInit", "LLMESR"):
+        return None
+    return _Rows(options, spectrum, embeddings, "mean").id_embedding(adapter.get_parameter("id_embedding"), adapter)
+
+
 class _Rows:
     """Rows for new items of the tensors of RULES, one method a name. known: the trained rows, (N, …)."""
 

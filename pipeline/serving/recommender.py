@@ -10,16 +10,17 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from common.errors import UserError, did_you_mean
 from models.core.recommender import Recommender as Model
-from pipeline.artifacts import read_json, verify
+from pipeline.artifacts import SIDECAR, read_json, read_signed, verify
 from pipeline.data.interactions import shuffle_key
 from pipeline.data.sources import source_module
 from pipeline.evaluation.best import Catalogue, best_items
 from pipeline.params import Similarity, load_params
-from pipeline.runs import CHECKPOINT, Run
+from pipeline.runs import CHECKPOINT, Run, preprocess_command
 from pipeline.serving.encoder import UserEncoder
 from pipeline.serving.new_items import Ids, embed, new_rows, read_new_items
 from pipeline.training.inputs import load_spectrum
@@ -27,6 +28,7 @@ from pipeline.training.loop import CONFIG, WEIGHTS, load_checkpoint
 from pipeline.training.sequences import read_sequences
 
 MADE_BY = "`dvc repro train`"
+BUFFERS = "buffers.safetensors"  # of a retrained run: what its adapter took from the first catalogue
 USERS = 4096  # whose states are computed together
 MODEL, POPULARITY = "model", "popularity"  # values of the column `source`
 
@@ -96,7 +98,7 @@ class Recommender:
         Raises UserError if a file is missing or damaged, and if data or code have changed since the training.
         """
         directory = Path(directory)
-        verify(directory, MADE_BY, [CONFIG, WEIGHTS])
+        files = verify(directory, MADE_BY, [CONFIG, WEIGHTS])["files"]
         config = read_json(directory / CONFIG, MADE_BY)
         names = [field.name for field in fields(Run)]
         if not isinstance(config, dict) or not {*names, "fingerprint"} <= set(config):
@@ -108,6 +110,10 @@ class Recommender:
                 "`dvc repro` trains it again"
             )
         model = load_checkpoint(directory, run, load_spectrum(run.spectrum))
+        if BUFFERS in files:
+            verify(directory, MADE_BY, [BUFFERS])
+            for name, tensor in load_file(directory / BUFFERS).items():
+                model.adapter.get_buffer(name).copy_(tensor)
         users, _ = read_sequences(run.sequences)
         return cls(model, pl.read_parquet(run.sequences / "items.parquet"), users, run)
 
@@ -230,7 +236,8 @@ class Recommender:
     def _dropped(self) -> dict[str, list[str]]:
         """Histories of the users whom the core filter dropped, read from the log at first use."""
         params = load_params()
-        dataset = self.run.dataset
+        command = preprocess_command(self.run.dataset)
+        dataset = read_signed(self.run.sequences / SIDECAR, command)["dataset"]  # that of the log, also of a retrained run
         ties = params.preprocessing(dataset).ties
         raw = Path("data/raw") / dataset
         verify(raw, f"`dvc repro data/dvc.yaml:download@{dataset}`")

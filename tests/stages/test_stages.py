@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -119,6 +120,38 @@ def test_a_broken_parameters_file(project: Path, content: bytes | None, message:
 def test_a_misspelt_option_of_the_selected_adapter(set_params: SetParams) -> None:
     set_params({"adapters.base.id_sdt": 0.1})
     refused("train", "params.yaml: adapters.base: unknown parameter 'id_sdt'; did you mean 'id_std'?")
+
+
+@pytest.mark.parametrize(
+    ("change", "held"),
+    [
+        ({"adapter": "spectra"}, "unknown adapter 'spectra'"),
+        ({"dim": -3}, "dim: Input should be greater than or equal to 1, found -3"),
+        ({"train.epoch": 3}, "train: unknown parameter 'epoch'"),
+        ({"sources.tiny": {"kind": "demo", "user": 5}}, "sources.tiny"),
+    ],
+)
+def test_what_was_refused_stays_in_the_parameters_until_the_advice_is_followed(
+    project: Path, set_params: SetParams, change: dict[str, Any], held: str
+) -> None:
+    """DVC writes what -S asks for before it starts a stage. The command of the advice brings back what was committed."""
+    commit = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "--quiet", "--message", "before"]
+    for command in (["git", "init", "--quiet"], ["git", "add", "params.yaml"], commit):
+        subprocess.run(command, check=True)
+    committed = (project / "params.yaml").read_bytes()
+    assert stage("validate").returncode == 0
+    set_params(change)
+    refused("validate", held, "; params.yaml still holds it: correct it there, or `")
+    assert (project / "params.yaml").read_bytes() != committed
+    (advised,) = re.findall(r"`([^`]+)`$", stage("validate").stderr.strip())
+    subprocess.run(advised.split(), check=True, capture_output=True)
+    assert (project / "params.yaml").read_bytes() == committed
+    assert stage("validate").returncode == 0
+
+
+def test_parameters_that_hold_nothing_refused_have_no_such_advice(project: Path) -> None:
+    (project / "params.yaml").unlink()
+    assert "still holds" not in stage("validate").stderr
 
 
 # ----------------------------------------------------------------------------------------------------------------------- data

@@ -1,12 +1,22 @@
-"""The estimate of the grid's time."""
+"""The estimate of the grid's time, and the line with which the grid says it before the first run."""
 
 import json
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from common.errors import UserError
+from pipeline.grid import estimate, tasks
 from pipeline.grid.estimate import duration, epoch_seconds
 from pipeline.params import load_params
 from pipeline.runs import Run
+
+ROOT = Path(__file__).parents[3]
+SetParams = Callable[[dict[str, Any]], None]
 
 
 @pytest.mark.usefixtures("project")
@@ -21,9 +31,55 @@ def test_an_epoch_takes_about_as_long_as_the_training_of_a_run_says() -> None:
     assert measured / 5 < epoch_seconds(run, torch.device("cpu")) < measured * 5
 
 
+@pytest.mark.parametrize(
+    ("jobs", "at_a_time", "shortest", "longest"),
+    # Two runs of 4 s and two of 9 s an epoch: 26 s for an epoch of each, for 3 epochs (patience + 1) and for 10.
+    [(1, 1, "78 seconds", "5 minutes"), (2, 2, "39 seconds", "3 minutes"), (8, 4, "20 seconds", "65 seconds")],
+)
+def test_the_estimate_adds_up_epochs_of_all_runs_over_the_jobs(
+    set_params: SetParams, monkeypatch: pytest.MonkeyPatch, jobs: int, at_a_time: int, shortest: str, longest: str
+) -> None:
+    set_params({"train.epochs": 10, "train.patience": 2})
+    monkeypatch.setattr(estimate, "epoch_seconds", lambda run, device: {"base": 4.0, "spectran": 9.0}[run.adapter])
+    said = estimate.estimate(load_params(), jobs)
+    assert said.startswith(
+        f"4 runs, {at_a_time} at a time: {shortest} if each stops after 3 epochs, {longest} if each takes all 10;"
+    )
+
+
+def test_the_grid_says_before_the_first_run_how_long_it_will_take(
+    set_params: SetParams, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Of 10^6 epochs, so that the seconds of an epoch, which are printed to a hundredth, give the hours to within a tenth."""
+    set_params({"train.epochs": 10**6, "train.patience": 10**5 - 1})
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setattr(tasks, "assemble", lambda quiet=False: False)
+
+    def none_succeeds(todo: list[tasks.Task], engine: tasks.Engine) -> list[tasks.Task]:
+        subprocess.run(["echo", "the first run begins"], check=True)
+        return todo
+
+    monkeypatch.setattr(tasks, "run_all", none_succeeds)
+    with pytest.raises(UserError, match="4 of 4 tasks failed"):
+        tasks.complete(load_params(), tasks.Local(2))
+    before = capfd.readouterr().out.partition("the first run begins")[0]
+    lines = re.findall(r"^tiny-sasrec-(\w+) dim 16: (.+) s an epoch, 2 runs$", before, re.MULTILINE)
+    epochs = {name: float(seconds) for name, seconds in lines}
+    assert epochs.keys() == {"base", "spectran"}
+    expected = r"^check: 4 runs, 2 at a time: (.+) hours if each .* 100000 epochs, (.+) hours if each .* 1000000;"
+    line = re.search(expected, before, re.MULTILINE)
+    assert line, before
+    shortest, longest = (float(hours) for hours in line.groups())
+    of_an_epoch = 2 * sum(epochs.values()) / 2  # two runs of each method, two at a time
+    rounding = 2 * 2 * 0.005 / 2
+    assert longest == pytest.approx(of_an_epoch * 10**6 / 3600, abs=rounding * 10**6 / 3600 + 0.1)
+    assert shortest == pytest.approx(longest / 10, abs=0.1)
+
+
 def test_durations() -> None:
-    assert [duration(seconds) for seconds in (0.2, 89, 91, 5399, 5401)] == [
-        "1 seconds",
+    assert [duration(seconds) for seconds in (0.2, 1.1, 89, 91, 5399, 5401)] == [
+        "1 second",
+        "2 seconds",
         "89 seconds",
         "2 minutes",
         "90 minutes",

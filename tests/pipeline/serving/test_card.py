@@ -1,13 +1,24 @@
 """The model card of a package."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
+from pipeline.artifacts import atomic_directory
+from pipeline.data.interactions import build_sequences
+from pipeline.data.sources import Raw, demo
+from pipeline.grid.execution import evaluated
+from pipeline.params import load_params
+from pipeline.runs import Run
 from pipeline.serving.card import model_card
 from pipeline.serving.recommender import Recommender
+from pipeline.training.inputs import load_spectrum
+from pipeline.training.loop import load_checkpoint
+from pipeline.training.sequences import read_sequences
 
 pytestmark = pytest.mark.xdist_group("serving")
 
@@ -37,6 +48,35 @@ def test_the_card_of_a_run_that_was_not_tested_says_so(trained: Path) -> None:
     assert "No test of this run was found" in model_card(recommender)
     other.unlink()
     assert "No test of this run was found" in model_card(recommender)
+
+
+def test_the_card_of_a_run_with_a_split_by_time_has_the_metrics_of_the_users_with_a_target(
+    project: Path, set_params: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a run that DVC did not select: its ranks are in scratch."""
+    set_params({"preprocess.split": "global", "preprocess.valid_from": "2013-08-28", "preprocess.test_from": "2013-10-20"})
+    folder = Path("data/sequences/tiny")
+    made = build_sequences(Raw(*demo.generate(seed=0, n_items=120, n_users=150)), load_params().preprocessing("tiny"))
+    items = pl.read_parquet(folder / "items.parquet")
+    rows = pl.Series(range(made.items.height)).replace_strict(
+        range(made.items.height), [items["item_id"].index_of(item) for item in made.items["item_id"]], default=None
+    )
+    assert rows.is_not_null().all(), "all items have embeddings"
+    users = made.users.with_columns(pl.col("items").list.eval(pl.element().replace_strict(range(len(rows)), rows).cast(pl.Int32)))
+    sidecar = {"dataset": "tiny", **load_params().of_preprocessing("tiny")}
+    content = {name: (folder / name).read_bytes() for name in ("items.parquet", "statistics.json")}
+    with atomic_directory(folder, sidecar) as directory:
+        users.write_parquet(directory / "sequences.parquet")
+        for name, old in content.items():
+            (directory / name).write_bytes(old)
+    run = Run.of(load_params())
+    ranks = pl.read_parquet(evaluated(run) / "ranks.parquet")
+    assert 0 < ranks.height < users.height
+    model = load_checkpoint(run.scratch, run, load_spectrum(run.spectrum))
+    card = model_card(Recommender(model, items, read_sequences(run.sequences)[0], run))
+    assert "By time: validation from 2013-08-28, test from 2013-10-20: every user's first item of the test, ranked" in card
+    assert f"{ranks.height:,} users" in card
+    assert f"| HR@10 | {(ranks['rank'] <= 10).mean():.4f} ± " in card
 
 
 @pytest.mark.parametrize(

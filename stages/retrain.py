@@ -1,0 +1,33 @@
+"""Train the selected run on a longer log, from the weights of an earlier one: `python -m stages.retrain`.
+
+The longer log is a dataset of its own, so that the earlier items and their spectrum stay. Adapter, backbone, dim, encoder and
+their options must be those of the checkpoint. Writes data/checkpoints/retrained.
+"""
+
+from argparse import ArgumentParser
+from pathlib import Path
+
+from pipeline.params import load_params
+from pipeline.runs import CHECKPOINT
+from stages import run
+
+
+def main() -> str:
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, metavar="DIR", help=f"the earlier run ({CHECKPOINT})")
+    given = parser.parse_args()
+    params = load_params()
+
+    from pipeline.serving.retrain import RETRAINED, retrain
+
+    found = retrain(params, given.checkpoint)
+    print(f"retrain: {found.kept:,} items keep their rows; new: {found.new:,}; gone: {found.dropped:,}", flush=True)
+    name = f"NDCG@{max(params.evaluate.cutoffs)}"
+    return (
+        f"{found.run.name} in {RETRAINED}: test {name} {found.after[name]:.4f}, {found.before[name]:.4f} before, "
+        f"best epoch {found.training['best_epoch']} of {found.training['epochs']}, {found.seconds:.0f} s"
+    )
+
+
+if __name__ == "__main__":
+    run(main)
