@@ -29,7 +29,6 @@ def main() -> str | None:
     command = f"`python -m stages.embed {dataset} {encoder}`"
     provenance = {"embeddings": verify(source, command), "rank_rtol": params.svd.rank_rtol}
 
-    from pipeline.device import environment
     from pipeline.embedding.processes import Processes
     from pipeline.embedding.spectrum import decompose
 
@@ -49,7 +48,7 @@ def main() -> str | None:
     if not processes.first:
         return None
     seconds = {"seconds": time.perf_counter() - start, **result.seconds}
-    write_json(RUNS / f"svd-{dataset}-{encoder}.json", {**seconds, "processes": processes.count, **environment(processes.device)})
+    write_json(RUNS / f"svd-{dataset}-{encoder}.json", seconds | processes.record())
     if below := result.plain.below_precision:
         print(
             f"svd: {below} of {min(result.shape)} directions are below {result.precision:.0e} of the first singular value, "

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, distributed
 
 from common.errors import UserError
+from pipeline.device import environment
 
 
 class Processes:
@@ -28,6 +29,10 @@ class Processes:
         self.rank, self.count = state.process_index, state.num_processes
         # Apple's GPUs have no float64.
         self.device = state.device if state.device.type == "cuda" else torch.device("cpu")
+
+    def record(self) -> dict[str, str | int]:
+        """Return the number of processes, and the properties of this machine, for the record of a stage."""
+        return {"processes": self.count, **environment(self.device)}
 
     @property
     def first(self) -> bool:

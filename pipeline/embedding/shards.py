@@ -17,7 +17,6 @@ from tqdm import tqdm
 from common.errors import UserError
 from pipeline.artifacts import check_seal, fingerprint, remove_directory, scratch, sealed_file
 from pipeline.artifacts import sha256 as file_sha256
-from pipeline.device import environment
 from pipeline.embedding.encoder import TextEncoder, Tokens, plan
 from pipeline.embedding.processes import Processes
 from pipeline.params import Encoder
@@ -76,8 +75,7 @@ class Shards:
             "tokens": len(self.tokens.ids),
             "shards": len(self.shards),
             "embedded_now": {"shards": computed, "tokens": tokens, "seconds": seconds},
-            "processes": self.processes.count,
-            **environment(self.processes.device),
+            **self.processes.record(),
             **_versions(),
         }
 
