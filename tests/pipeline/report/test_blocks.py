@@ -90,7 +90,7 @@ def test_items_held_out_of_training_have_rows_without_training_first() -> None:
         ('shop HR@5 "H"', "there is no HR@5, only dataset, "),
         ('shop/office NDCG@20 "N"', "no runs of office"),
         ('../shop NDCG@20 "N"', "folder"),
-        ('cold/shop NDCG@20 "N"', "cold/shop.csv is missing; `python -m stages.cold` writes"),
+        ('cold/shop NDCG@20 "N"', "cold/shop.csv is missing; it is a copy of metrics/cold/shop/cold.csv"),
     ],
 )
 @pytest.mark.usefixtures("publish")
