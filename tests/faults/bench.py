@@ -53,6 +53,7 @@ WRITES = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.link", "os.symli
 REMOVALS = {"os.remove", "os.rmdir"}
 EPOCHS = (315_532_800, 2_114_380_800)  # 1980 and 2037, in s
 SECONDS = 600  # until a stage is taken to hang
+UNDER_WAY = 70  # the exit code of a stage that did not end by itself
 
 OnWrite = Callable[[int, str], None]  # what is done before a write: its number, from 1, and its audit event
 First = Callable[[Path], None]  # what a forked process does first, given the project
@@ -208,7 +209,7 @@ def wait(stage: str, child: int, log: Path) -> int:
 
 def _become(stage: str, project: Path, log: Path, first: First | None) -> None:
     """Be the stage, in this process, until it ends."""
-    status: Any = 70
+    status: Any = UNDER_WAY
     try:
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(output, 1)
@@ -227,7 +228,8 @@ def _become(stage: str, project: Path, log: Path, first: First | None) -> None:
         if not first:
             log.with_suffix(".modules").write_text("\n".join(_imported()))
     except BaseException:
-        traceback.print_exc()
+        if status == UNDER_WAY:  # else a signal came after the stage's end, while its modules were listed
+            traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
