@@ -18,9 +18,10 @@ def main() -> str:
     given = parser.parse_args()
     params = load_params()
 
+    from pipeline.device import select_device
     from pipeline.serving.retrain import RETRAINED, retrain
 
-    found = retrain(params, given.checkpoint)
+    found = retrain(params, given.checkpoint, select_device())
     print(f"retrain: {found.kept:,} items keep their rows; new: {found.new:,}; gone: {found.dropped:,}", flush=True)
     name = f"NDCG@{max(params.evaluate.cutoffs)}"
     return (

@@ -4,6 +4,7 @@ Learned matrices act on coordinates in the spectrum of the earlier catalogue. An
 directions, so the earlier directions are kept: the texts of all items, known or new, are projected onto them.
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,6 @@ from models.core.adapter import Spectrum
 from models.core.recommender import Recommender as Model
 from pipeline.artifacts import atomic_directory, check_seal, open_array, read_json, sha256, verify
 from pipeline.data.times import UNITS, as_date
-from pipeline.device import select_device, training_precision
 from pipeline.embedding.spectrum import coordinates
 from pipeline.evaluation.evaluate import evaluate_run
 from pipeline.params import PARAMS_FILE, Params
@@ -66,11 +66,12 @@ class Retrained:
     after: dict[str, float]
 
 
-def retrain(params: Params, directory: Path) -> Retrained:
+def retrain(params: Params, directory: Path, device: torch.device) -> Retrained:
     """Train the selected run of `params` from the weights of the checkpoint in `directory`, test it, and write it to RETRAINED.
 
-    An interrupted training resumes after its last finished epoch. Raises UserError where data are missing, for a checkpoint of
-    the same dataset, of another adapter, backbone, dim or encoder, and for one that was trained on what is to be the validation.
+    device: that of the training. An interrupted training resumes after its last finished epoch. Raises UserError where data are
+    missing, for a checkpoint of the same dataset, of another adapter, backbone, dim or encoder, and for one that was trained on
+    what is to be the validation.
     """
     config = read_json(directory / CONFIG, MADE_BY)
     of = config.get("dataset") if isinstance(config, dict) else None
@@ -84,7 +85,6 @@ def retrain(params: Params, directory: Path) -> Retrained:
     check_times(old.run, params, directory)
     run = Run.of(params, dataset=write_dataset(old, params, directory))
     use_deterministic_kernels()
-    device = select_device()
     model = start(old, run).to(device)
     sequences = load_sequences(run.sequences, run.settings["train"]["max_history"], device)
     test = (model, sequences.test_history, sequences.test_target, run.settings["evaluate"]["similarity"])
@@ -248,8 +248,7 @@ def save_start(model: Model, run: Run, device: torch.device) -> None:
         options = run.settings["train"]
         generator = torch.Generator(device).manual_seed(run.seed)
         torch.manual_seed(run.seed)
-        precision = training_precision(options["precision"], device)
-        steps = Steps(model, make_optimisers(model, options, device), generator, precision, options["batch_size"])
+        steps = Steps(model, make_optimisers(model, options, device), generator, nullcontext, options["batch_size"])
         _save(run, Progress(), steps)
 
 
