@@ -6,34 +6,36 @@ from typing import Any
 
 import polars as pl
 
+from common.code import code_fingerprint
 from pipeline.artifacts import SIDECAR, atomic_directory, read_signed, verify
 from pipeline.params import Params
-from pipeline.runs import preprocess_command, sequences_directory, spectrum_directory, svd_command
+from pipeline.runs import ROOT, Run, preprocess_command, sequences_directory
 
 FOLDER = Path("metrics/cold")
 TABLE = "cold.csv"
+COLD_CODE = ("pipeline/serving/cold.py", "pipeline/serving/new_items.py")  # beside that of the runs
 
 
-def settings(params: Params, encoder: str, backbone: str, dim: int) -> dict[str, Any]:
-    """Return what the figures of a dataset depend on beside its sequences and spectrum; JSON."""
-    chosen = {"encoder": encoder, "backbone": backbone, "dim": dim, "train": params.train.model_dump()}
-    chosen |= {"options": {"backbone": params.backbones[backbone], "adapters": params.adapters}}
-    found: dict[str, Any] = json.loads(json.dumps(chosen | {"similarity": params.evaluate.similarity}))
-    return found
+def made_from(params: Params, dataset: str, encoder: str, backbone: str, dim: int) -> dict[str, Any]:
+    """Return what a dataset's figures depend on; JSON. It is the same on every machine, so the spectrum's bytes are no part."""
+    choice = {"dataset": dataset, "encoder": encoder, "backbone": backbone, "dim": dim}
+    runs = [Run.of(params, **choice, adapter=adapter) for adapter in params.adapters]
+    settings = choice | {
+        "embedded_by": params.encoders[encoder].model_dump(),
+        "runs": {run.adapter: run.settings for run in runs},
+    }
+    return {
+        "settings": json.loads(json.dumps(settings)),
+        "sequences": read_signed(sequences_directory(dataset) / SIDECAR, preprocess_command(dataset))["checksum"],
+        "code": code_fingerprint(ROOT, sorted({*COLD_CODE, *(file for run in runs for file in run.code)})),
+    }
 
 
 def write_figures(params: Params, drawn: dict[str, Any], rows: list[dict[str, Any]]) -> Path:
     """Write metrics/cold/<dataset> for the selected dataset; return the path of its table. drawn: how items were held out."""
-    dataset, encoder = params.dataset, params.encoder
-    made_from = {
-        "dataset": dataset,
-        "held_out": drawn,
-        "seed": params.seed,
-        "settings": settings(params, encoder, params.backbone, params.dim),
-        "sequences": read_signed(sequences_directory(dataset) / SIDECAR, preprocess_command(dataset))["checksum"],
-        "spectrum": read_signed(spectrum_directory(dataset, encoder) / SIDECAR, svd_command(dataset))["checksum"],
-    }
-    with atomic_directory(FOLDER / dataset, made_from) as directory:
+    dataset = params.dataset
+    depends = made_from(params, dataset, params.encoder, params.backbone, params.dim)
+    with atomic_directory(FOLDER / dataset, {"held_out": drawn, "seed": params.seed, **depends}) as directory:
         pl.DataFrame(rows).write_csv(directory / TABLE, float_precision=6)
     return FOLDER / dataset / TABLE
 
@@ -48,12 +50,7 @@ def read_figures(params: Params, dataset: str, encoder: str, backbone: str, dim:
         return None, ""
     again = "`python -m stages.cold`"
     made = verify(directory, again)
-    current = {
-        "settings": settings(params, encoder, backbone, dim),
-        "sequences": read_signed(sequences_directory(dataset) / SIDECAR, preprocess_command(dataset))["checksum"],
-        "spectrum": read_signed(spectrum_directory(dataset, encoder) / SIDECAR, svd_command(dataset))["checksum"],
-    }
-    differs = [name for name, value in current.items() if made.get(name) != value]
-    if differs:
+    current = made_from(params, dataset, encoder, backbone, dim)
+    if differs := [name for name, value in current.items() if made.get(name) != value]:
         return None, f"{directory} was measured with other {' and '.join(differs)} and is left out; {again} measures it again"
     return pl.read_csv(directory / TABLE).with_columns(pl.col("ids").fill_null("")), ""

@@ -91,16 +91,17 @@ def model_card(recommender: Recommender) -> str:
 def _test(recommender: Recommender) -> list[str]:
     """Metrics of the run's test ranks: the selected run's, or those that scratch has of a run that DVC did not make."""
     run = recommender.run
+    choice = json.loads(json.dumps(run.choice))
     try:
         evaluated = json.loads(EVALUATED.read_text(encoding="utf-8"))["run"]
         ranks = pl.read_parquet("data/ranks/selected.parquet")
     except (OSError, ValueError, KeyError, pl.exceptions.PolarsError):
         evaluated, ranks = None, pl.DataFrame()
-    if evaluated != json.loads(json.dumps(run.choice)) and (run.scratch / RANKS).is_file():
+    if evaluated != choice and (run.scratch / RANKS).is_file():
         verify(run.scratch, "the same command", [RANKS])
-        evaluated, ranks = json.loads(json.dumps(run.choice)), pl.read_parquet(run.scratch / RANKS)
+        evaluated, ranks = choice, pl.read_parquet(run.scratch / RANKS)
     tested = recommender.users.filter(pl.col("test").is_not_null())["user_id"]
-    if evaluated != json.loads(json.dumps(run.choice)) or ranks["user_id"].sort().to_list() != sorted(tested):
+    if evaluated != choice or ranks["user_id"].sort().to_list() != sorted(tested):
         return ["No test of this run was found: `dvc repro` evaluates it."]
     split = split_of(run.sequences)
     target = "every user's last item" if split == LEAVE_ONE_OUT else "every user's first item of the test"

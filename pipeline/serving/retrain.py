@@ -4,6 +4,7 @@ Learned matrices act on coordinates in the spectrum of the earlier catalogue. An
 directions, so the earlier directions are kept: the texts of all items, known or new, are projected onto them.
 """
 
+import shutil
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,7 +173,7 @@ def write_dataset(old: Recommender, params: Params, directory: Path) -> str:
     made_from = {key: value for key, value in sidecar.items() if key not in ("files", "checksum")}
     with atomic_directory(sequences_directory(name), made_from) as folder:
         for file in sidecar["files"]:
-            (folder / file).write_bytes((source / file).read_bytes())
+            shutil.copyfile(source / file, folder / file)
     # The weights are part of what the new run starts from, and so of its fingerprint.
     weights = {"run": old.run.fingerprint, "weights": sha256(directory / WEIGHTS)}
     with atomic_directory(spectrum_directory(name, encoder), {"embeddings": embedded, "start": weights}) as folder:
@@ -222,12 +223,11 @@ def start(old: Recommender, run: Run) -> Model:
     items = pl.read_parquet(run.sequences / "items.parquet")["item_id"]
     place = torch.tensor([rows.get(item, -1) for item in items])  # (N,) rows of the earlier items, -1: new
     known, weights, earlier = place >= 0, model.state_dict(), old.model.state_dict()
+    from_text = text_ids(adapter, run.settings["adapter"], load_spectrum(old.run.spectrum), spectrum.embeddings())
     for name, fresh in weights.items():
         trained = earlier[name]
         if name.removeprefix("adapter.") in (adapter.per_item or RULES):
-            if (
-                from_text := text_ids(adapter, run.settings["adapter"], load_spectrum(old.run.spectrum), spectrum.embeddings())
-            ) is not None:
+            if from_text is not None:
                 fresh.copy_(from_text)
             fresh[known] = trained[place[known]]
         elif fresh.shape == trained.shape:
@@ -256,7 +256,7 @@ def write_checkpoint(run: Run, old: Recommender) -> None:
     """Write the run's weights to RETRAINED, with what its adapter took from the first catalogue and must not take anew."""
     with atomic_directory(RETRAINED, {"run": run.fingerprint}) as folder:
         for name in (WEIGHTS, CONFIG):
-            (folder / name).write_bytes((run.scratch / name).read_bytes())
+            shutil.copyfile(run.scratch / name, folder / name)
         if buffers := _kept_buffers(old):
             save_file(buffers, folder / BUFFERS)
 

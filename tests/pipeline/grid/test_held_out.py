@@ -8,6 +8,7 @@ import pytest
 
 from common.errors import UserError
 from pipeline.artifacts import read_signed, write_signed
+from pipeline.grid import held_out
 from pipeline.grid.held_out import read_figures, write_figures
 from pipeline.params import load_params
 
@@ -47,6 +48,18 @@ def test_nor_those_of_another_dim_or_of_other_sequences(measured: Path) -> None:
     sidecar = Path("data/sequences/tiny/sidecar.json")
     write_signed(sidecar, {**read_signed(sidecar, "preprocess"), "source": "another"})
     assert "other sequences" in read_figures(load_params(), *RUN)[1]
+
+
+def test_nor_those_of_other_code(measured: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(held_out, "COLD_CODE", ("pipeline/serving/cold.py",))
+    assert "was measured with other code" in read_figures(load_params(), *RUN)[1]
+
+
+def test_figures_are_those_of_every_machine(measured: Path) -> None:
+    """The last digits of a spectrum depend on the processor, and so its checksum."""
+    sidecar = Path("data/spectrum/tiny/random/sidecar.json")
+    write_signed(sidecar, {**read_signed(sidecar, "svd"), "files": {}})
+    assert not read_figures(load_params(), *RUN)[1]
 
 
 def test_a_damaged_table_is_refused(measured: Path) -> None:
