@@ -330,7 +330,7 @@ def good_tables(given: dict[str, Any]) -> dict[str, dict[str, list[Any]]]:
 
 def change_table(table: dict[str, Any], types: dict[str, Any], kind: str, *how: Any) -> None:
     """Change the columns of a table, or their types, in place."""
-    size = len(table["item_id"]) if "item_id" in table else 0
+    size = len(next(iter(table.values())))
     if kind == "cell" and how[0] in table:
         column, share, value = how
         table[column][int(share * (size - 1))] = value

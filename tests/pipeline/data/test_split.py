@@ -231,11 +231,12 @@ def test_what_happens_from_the_test_on_changes_no_weight_and_only_users_with_a_t
     assert 0 < len(tested) < read_sequences(folder)[0].height
 
 
-def test_a_split_without_targets_is_one_line_where_it_is_read(project: Path) -> None:
+@pytest.mark.parametrize(("column", "target"), [("test", "test"), ("valid", "validation")])
+def test_a_split_without_targets_is_one_line_where_it_is_read(project: Path, column: str, target: str) -> None:
     folder = project / "data/sequences/tiny"
     users, _ = read_sequences(folder)
-    rewrite(folder, users.with_columns(test=pl.lit(None, pl.Int64)))
-    with pytest.raises(UserError, match=r"no user has a test target; see preprocess.split"):
+    rewrite(folder, users.with_columns(pl.lit(None, pl.Int64).alias(column)))
+    with pytest.raises(UserError, match=rf"no user has a {target} target; see preprocess.split"):
         load_sequences(folder, 10, CPU)
 
 

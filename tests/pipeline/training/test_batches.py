@@ -59,6 +59,8 @@ def test_no_held_out_item_is_trained_on(tmp_path: Path) -> None:
     assert not held_out & set(split.valid_history.flatten().tolist())
     assert not set(split.test_target.tolist()) & set(split.test_history.flatten().tolist())
     assert [row[-1] for row in split.test_history.tolist()] == split.valid_target.tolist()
+    before = items_before_test(tmp_path)(torch.arange(len(items))).tolist()
+    assert [[item for item in row if item != split.n_items] for row in before] == [user[:-1] for user in items]
 
 
 @pytest.mark.parametrize("name", ["sequences.parquet", "items.parquet"])
