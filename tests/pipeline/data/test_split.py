@@ -231,15 +231,6 @@ def test_what_happens_from_the_test_on_changes_no_weight_and_only_users_with_a_t
     assert 0 < len(tested) < read_sequences(folder)[0].height
 
 
-@pytest.mark.parametrize(("column", "target"), [("test", "test"), ("valid", "validation")])
-def test_a_split_without_targets_is_one_line_where_it_is_read(project: Path, column: str, target: str) -> None:
-    folder = project / "data/sequences/tiny"
-    users, _ = read_sequences(folder)
-    rewrite(folder, users.with_columns(pl.lit(None, pl.Int64).alias(column)))
-    with pytest.raises(UserError, match=rf"no user has a {target} target; see preprocess.split"):
-        load_sequences(folder, 10, CPU)
-
-
 def test_ties_are_counted_where_the_split_is(project: Path, set_params: SetParams, monkeypatch: pytest.MonkeyPatch) -> None:
     set_params(DATES)
     folder = preprocess(monkeypatch)

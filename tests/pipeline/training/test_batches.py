@@ -8,6 +8,7 @@ import torch
 
 from common.errors import UserError
 from pipeline.training.batches import items_before_test, load_sequences
+from pipeline.training.sequences import read_sequences
 from tests.pipeline.training.conftest import USERS, N
 from tests.sign import sign
 
@@ -61,6 +62,15 @@ def test_no_held_out_item_is_trained_on(tmp_path: Path) -> None:
     assert [row[-1] for row in split.test_history.tolist()] == split.valid_target.tolist()
     before = items_before_test(tmp_path)(torch.arange(len(items))).tolist()
     assert [[item for item in row if item != split.n_items] for row in before] == [user[:-1] for user in items]
+
+
+@pytest.mark.parametrize(("column", "target"), [("test", "test"), ("valid", "validation")])
+def test_a_split_without_targets_is_one_line(artifact: Path, column: str, target: str) -> None:
+    users, _ = read_sequences(artifact)
+    users.with_columns(pl.lit(None, pl.Int64).alias(column)).write_parquet(artifact / "sequences.parquet")
+    sign(artifact)
+    with pytest.raises(UserError, match=f"no user has a {target} target; see preprocess.split"):
+        load_sequences(artifact, 3, CPU)
 
 
 @pytest.mark.parametrize("name", ["sequences.parquet", "items.parquet"])
