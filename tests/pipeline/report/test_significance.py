@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import false_discovery_control, permutation_test
 
-from pipeline.report.significance import holm, improvement_intervals, sign_flip_p_values
+from pipeline.report.significance import gain_intervals, holm, improvement_intervals, sign_flip_p_values
 
 
 def test_p_values_are_scipys_paired_permutation_test() -> None:
@@ -81,6 +81,13 @@ def test_users_of_one_dataset_are_resampled_together() -> None:
     np.testing.assert_allclose(improvement_intervals(leader, other[:, None], strata, resamples=50), [[exact, exact]])
     ((low, high),) = improvement_intervals(leader, other[:, None], resamples=50)
     assert low < exact < high
+
+
+def test_the_gain_of_each_method_is_its_improvement_over_the_base() -> None:
+    rng = np.random.default_rng(4)
+    methods, base, strata = rng.random((40, 3)), rng.random(40), np.repeat([0, 1], [25, 15])
+    expected = [improvement_intervals(method, base[:, None], strata)[0] for method in methods.T]
+    np.testing.assert_allclose(gain_intervals(methods, base, strata), expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("level", [0.5, 0.9, 0.99])
