@@ -1,5 +1,6 @@
 """The grid's tasks on a real Ray cluster, whose nodes are processes on this machine."""
 
+import gc
 import hashlib
 import os
 import re
@@ -101,6 +102,8 @@ class Nodes:
     def __init__(self, folder: Path, count: int, **head: object) -> None:
         from ray.cluster_utils import Cluster as Processes
 
+        # Ray numbers objects anew in each session. One of an earlier test that is dropped later could take a new one along.
+        gc.collect()
         self.folder = folder
         # A node that is killed is missed within a second or two.
         quick = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 300, "health_check_failure_threshold": 3}
