@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from common.section import Section
 from models.core.adapter import InputScale, Spectrum
+from models.core.dropout import dropout
 from models.core.fusion import FusedAdapter
 
 
@@ -56,10 +57,10 @@ class UniSRec(FusedAdapter):
         return logits.softmax(dim=1)
 
     def project(self) -> Tensor:
-        x = F.dropout(self.E, self.dropout, self.training)
+        x = dropout(self.E, self.dropout, self.training)
+        gates = self.gates()
         z = (x @ self.weight.flatten(1)).unflatten(1, self.weight.shape[1:])  # (N, e, d_s)
-        z = z - torch.einsum("el,led->ed", self.bias, self.weight)
-        return torch.einsum("ne,ned->nd", self.gates(), z)
+        return torch.einsum("ne,ned->nd", gates, z) - gates @ torch.einsum("el,led->ed", self.bias, self.weight)
 
     @torch.no_grad()
     def report(self) -> dict[str, object]:

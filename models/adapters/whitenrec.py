@@ -4,10 +4,12 @@ from typing import Literal
 
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from common.errors import UserError
 from common.section import Section
 from models.core.adapter import Spectrum
+from models.core.dropout import dropout
 from models.core.fusion import FusedAdapter
 
 
@@ -43,22 +45,23 @@ class WhitenRec(FusedAdapter):
             )
         whitened = centred.U[:, :rank] * (spectrum.n_items - 1) ** 0.5
         self.register_buffer("whitened", whitened.contiguous(), persistent=False)  # (N, w)
-        first = nn.Linear(rank, self.semantic_dim)
-        if config.head == "linear":
-            self.head = nn.Sequential(first, nn.GELU())
-        else:
-            second = nn.Linear(self.semantic_dim, self.semantic_dim)
-            drop = config.dropout
-            self.head = nn.Sequential(nn.Dropout(drop), first, nn.ReLU(), nn.Dropout(drop), second, nn.ReLU())
-        for layer in self.head:
-            if isinstance(layer, nn.Linear):
-                nn.init.normal_(layer.weight, std=0.02)
-                nn.init.zeros_(layer.bias)
+        widths = [rank, *[self.semantic_dim] * (1 if config.head == "linear" else 2)]
+        self.layers = nn.ModuleList(nn.Linear(width, self.semantic_dim) for width in widths[:-1])
+        for layer in self.layers:
+            nn.init.normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
+        self.head = config.head
+        self.dropout = config.dropout
 
     whitened: Tensor
 
     def project(self) -> Tensor:
-        return self.head(self.whitened)
+        x = self.whitened
+        if self.head == "linear":
+            return F.gelu(self.layers[0](x))
+        for layer in self.layers:
+            x = layer(dropout(x, self.dropout, self.training)).relu()
+        return x
 
     def report(self) -> dict[str, object]:
         return {"whiten_rank": self.whitened.shape[1]}

@@ -49,9 +49,9 @@ def test_whitenrec_rank_can_be_chosen_up_to_the_centred_rank(make: Make) -> None
 
 def test_whitenrec_heads(make: Make) -> None:
     linear = make("whitenrec", head="linear").adapter
-    z = numbers(linear.whitened) @ numbers(linear.head[0].weight).T
+    z = numbers(linear.whitened) @ numbers(linear.layers[0].weight).T
     np.testing.assert_allclose(numbers(linear.table()), z * (1 + erf(z / np.sqrt(2))) / 2, atol=1e-6)
     mlp = make("whitenrec").adapter.eval()
-    first = np.maximum(numbers(mlp.whitened) @ numbers(mlp.head[1].weight).T, 0)
-    np.testing.assert_allclose(numbers(mlp.table()), np.maximum(first @ numbers(mlp.head[4].weight).T, 0), atol=1e-6)
+    first = np.maximum(numbers(mlp.whitened) @ numbers(mlp.layers[0].weight).T, 0)
+    np.testing.assert_allclose(numbers(mlp.table()), np.maximum(first @ numbers(mlp.layers[1].weight).T, 0), atol=1e-6)
     assert not torch.equal(mlp.train().table(), mlp.table())
