@@ -45,7 +45,7 @@ class Examination:
             "python": f"{platform.python_version()}, {sys.executable}",
             "packages": ", ".join(f"{name} {version(name)}" for name in PACKAGES),
             "device": self.device(),
-            "dtype": f"embeds in {self.encoder.dtype} (encoders.{self.params.encoder}.dtype), "
+            "dtype": f"embeds in {self.dtype()} (encoders.{self.params.encoder}.dtype), "
             f"trains in {self.params.train.precision} (train.precision)",
             "data": self.data(),
             "model": str(self.model) if isinstance(self.model, UserError) else f"loads offline from {self.folder}",
@@ -91,6 +91,12 @@ class Examination:
         except UserError as error:
             return error
         return encoder
+
+    def dtype(self) -> str:
+        """Return the encoder's dtype, and what `auto` stands for on this machine."""
+        from pipeline.embedding.pretrained import automatic_dtype
+
+        return f"{automatic_dtype()}, by auto" if self.encoder.dtype == "auto" else self.encoder.dtype
 
     def embedding(self) -> str:
         """Return whether the embeddings come from the model on this machine, whose files DVC does not track."""

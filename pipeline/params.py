@@ -105,7 +105,10 @@ class Encoder(Section):
         "0: output of the embedding layer, k: output of the k-th layer; null: the last layer",
     )
     pool_special_tokens: bool = Field(True, description="whether BOS, CLS and SEP take part in pooling")
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "float32",
+        description="of the model; auto: bfloat16 on a GPU from compute capability 8 or a processor with AMX, float32 elsewhere",
+    )
     max_length: int = Field(
         256, ge=2, description="tokens; longer texts are truncated, as are texts beyond the model's own limit"
     )

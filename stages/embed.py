@@ -35,6 +35,8 @@ def main() -> str | None:
 
     processes = Processes()
     shards = Shards(texts, encoder, processes)
+    if encoder.dtype == "auto":
+        print(f"dtype: {shards.encoder.options.dtype} (auto)")
     record = shards.embed()
     if not processes.first:
         return None
@@ -42,7 +44,7 @@ def main() -> str | None:
     provenance = {
         "dataset": dataset,
         "template": sidecar.get("template", TITLE),
-        "encoder": encoder.model_dump(),
+        "encoder": shards.encoder.options.model_dump(),
         "model": shards.encoder.identity,
         "items": sidecar["files"]["items.parquet"],
     }

@@ -46,10 +46,11 @@ class WhitenRec(FusedAdapter):
         whitened = centred.U[:, :rank] * (spectrum.n_items - 1) ** 0.5
         self.register_buffer("whitened", whitened.contiguous(), persistent=False)  # (N, w)
         widths = [rank, *[self.semantic_dim] * (1 if config.head == "linear" else 2)]
-        self.layers = nn.ModuleList(nn.Linear(width, self.semantic_dim) for width in widths[:-1])
-        for layer in self.layers:
+        layers = [nn.Linear(width, self.semantic_dim) for width in widths[:-1]]
+        for layer in layers:
             nn.init.normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
+        self.layers = nn.ModuleList(layers)
         self.head = config.head
         self.dropout = config.dropout
 

@@ -44,7 +44,7 @@ class Shards:
         self.shards = [batches[i : i + SHARD_BATCHES] for i in range(0, len(batches), SHARD_BATCHES)]
         tokens = [sha256(part.tobytes()).hexdigest() for part in (self.tokens.ids, self.tokens.pooled, self.tokens.starts)]
         code = [file_sha256(ROOT / "pipeline/embedding" / name) for name in ("encoder.py", "pretrained.py")]
-        self.fingerprint = fingerprint(tokens, options.model_dump(), self.encoder.identity, SHARD_BATCHES, code)
+        self.fingerprint = fingerprint(tokens, self.encoder.options.model_dump(), self.encoder.identity, SHARD_BATCHES, code)
         self.directory = scratch() / "embeddings" / self.fingerprint
 
     def texts(self, shard: int) -> np.ndarray:

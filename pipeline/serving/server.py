@@ -100,7 +100,7 @@ class Package:
 
     def _best(self, state: np.ndarray, shown: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """The k best of the items that are shown, and their float64 scores. state: (d,); shown: (N,) bool."""
-        # einsum takes one thread. `rows @ state` takes every core, and requests that are answered side by side wait for each other.
+        # In one thread. `rows @ state` takes every core, and requests that are answered side by side then wait for each other.
         scores: np.ndarray = np.einsum("nd,d->n", self.rows, state)
         scores[~shown] = -np.inf
         k = min(k, int(shown.sum()))

@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from common.errors import UserError
 from pipeline.embedding import encoder as encoder_module
+from pipeline.embedding import pretrained
 from pipeline.embedding.encoder import TextEncoder, encode
 from pipeline.embedding.processes import Processes
 from pipeline.embedding.shards import Shards
@@ -47,6 +49,21 @@ def test_shards_together_are_what_encode_makes_in_memory(options: Encoder, tmp_p
     assert record["tokens"] == record["embedded_now"]["tokens"] == counted["tokens"]
     current.remove()
     assert not current.directory.exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU decides there, not the processor")
+@pytest.mark.parametrize(("flags", "dtype"), [("avx512_bf16 amx_bf16 amx_tile", "bfloat16"), ("avx512_bf16", "float32")])
+def test_dtype_auto_is_what_the_processor_has_units_for(
+    options: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, dtype: str
+) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(f"flags\t\t: fpu {flags} sse\n")
+    monkeypatch.setattr(pretrained, "CPUINFO", cpuinfo)
+    current = shards(options.model_copy(update={"dtype": "auto"}))
+    assert current.encoder.options.dtype == dtype
+    assert current.fingerprint == shards(options.model_copy(update={"dtype": dtype})).fingerprint
+    current.embed()
+    assert str(current.encoder.model.dtype) == f"torch.{dtype}"
 
 
 @pytest.mark.parametrize("damage", [None, b"", b"\x93NUMPY", "short", "flip", "swap"])
