@@ -12,6 +12,15 @@ A column is a folder of docs/results (followed by `/dataset` if it holds several
 folder `paper/DATASET/BACKBONE` stands for the published figures in metrics/paper, and `cold/DATASET` for docs/results/cold, which
 holds what `python -m stages.cold` wrote.
 
+A block `ranks` has the same columns, one for each pair of dataset and backbone. Its table ends with the adapters' mean ranks, and
+a sentence says what Friedman's and Nemenyi's tests find in them:
+
+    <!-- ranks:
+    office NDCG@20 "Office, SASRec"
+    office-hstu NDCG@20 "Office, HSTU"
+    -->
+    <!-- end of ranks -->
+
 A verdict is the one with which the report of a folder opens:
 
     <!-- verdict: office -->
@@ -30,11 +39,14 @@ from common.names import check_form
 from models.adapters import ADAPTERS
 from pipeline.artifacts import atomic_file
 from pipeline.grid.published import PUBLISHED, read_runs
+from pipeline.report import findings
+from pipeline.report.mean_ranks import mean_ranks
 from pipeline.report.paper import paper_table
 
 DOCUMENTS = (Path("README.md"), Path("docs/results.md"))
 START = "<!-- results:\n"
-BLOCK = re.compile(r"^(<!-- results:\n(.*?)^-->\n)(.*?)(^<!-- end of results -->$)", re.MULTILINE | re.DOTALL)
+TABLE = r"^(<!-- {kind}:\n(.*?)^-->\n)(.*?)(^<!-- end of {kind} -->$)"
+BLOCK, RANKS = (re.compile(TABLE.format(kind=kind), re.MULTILINE | re.DOTALL) for kind in ("results", "ranks"))
 VERDICT = re.compile(r"^(<!-- verdict: (\S+) -->\n)(.*?)(^<!-- end of verdict -->$)", re.MULTILINE | re.DOTALL)
 OPENING = re.compile(r"# [^\n]+\n\n(?:\*[^\n]+\*\n\n)?([^\n]+)\n")  # heading, what the report is of, verdict
 WIDTH = 98  # columns
@@ -73,13 +85,14 @@ class Column:
                 raise UserError(f"{where} mixes several values of {key}: {', '.join(map(str, runs[key].unique().sort()))}")
         return runs
 
+    def means(self) -> pl.DataFrame:
+        """Return each adapter's mean and sample standard deviation over seeds, and the number of seeds."""
+        of_adapters = self.runs().group_by("adapter", maintain_order=True)
+        return of_adapters.agg(mean=pl.col(self.metric).mean(), std=pl.col(self.metric).std(), seeds=pl.len())
+
     def entries(self) -> dict[str, str]:
         """Return each adapter's entry: the mean over seeds, ± the sample standard deviation for several, the best one bold."""
-        by_adapter = (
-            self.runs()
-            .group_by("adapter", maintain_order=True)
-            .agg(mean=pl.col(self.metric).mean(), std=pl.col(self.metric).std(), seeds=pl.len())
-        )
+        by_adapter = self.means()
         ranked = self.metric.rpartition("_")[2].startswith(("NDCG", "HR", "MRR"))
         best = by_adapter["mean"].max()
         entries = {}
@@ -114,8 +127,26 @@ def parse_columns(text: str, where: str) -> list[Column]:
 
 def table(columns: list[Column]) -> str:
     """Return the Markdown table: methods without training, then adapters in the order of the registry, if a column has them."""
-    entries = [column.entries() for column in columns]
-    lines = ["| | " + " | ".join(column.heading for column in columns) + " |", "|---|" + "---:|" * len(columns)]
+    return table_of({column.heading: column.entries() for column in columns})
+
+
+def ranks_table(columns: list[Column], where: str) -> str:
+    """Return the Markdown table with mean ranks, and what the tests find in them. Raises UserError for too few to rank."""
+    keys = [pl.lit(column.heading).alias("dataset") for column in columns]
+    means = [column.means().select("adapter", "mean", key) for column, key in zip(columns, keys, strict=True)]
+    found = mean_ranks(pl.concat(means).with_columns(backbone=pl.lit(""), metric=pl.lit("")), "")
+    if found is None:
+        raise UserError(f"{where}: mean ranks need two columns and three adapters that all of them have")
+    best = found.ranks["rank"].min()
+    ranks = {name: f"**{rank:.2f}**" if rank == best else f"{rank:.2f}" for name, rank in found.ranks.iter_rows()}
+    rows = table_of({**{column.heading: column.entries() for column in columns}, "Mean rank": ranks})
+    return f"{rows}\n{textwrap.fill(findings.mean_ranks(found), WIDTH)}\n"
+
+
+def table_of(columns: dict[str, dict[str, str]]) -> str:
+    """Return the Markdown table of entries by heading and adapter."""
+    entries = list(columns.values())
+    lines = ["| | " + " | ".join(columns) + " |", "|---|" + "---:|" * len(columns)]
     untrained = dict.fromkeys(name for of in entries for name in of if name not in ADAPTERS)
     for adapter, title in [*((name, name.capitalize()) for name in untrained), *ADAPTERS.items()]:
         if any(adapter in of for of in entries):
@@ -136,10 +167,12 @@ def verdict(name: str) -> str:
 
 def filled(text: str, where: str) -> str:
     """Return a document's text with every block written anew. Raises UserError for a block that cannot be read."""
-    for start, end, blocks in ((START, "results", BLOCK), ("<!-- verdict: ", "verdict", VERDICT)):
+    kinds = ((START, "results", BLOCK), ("<!-- ranks:\n", "ranks", RANKS), ("<!-- verdict: ", "verdict", VERDICT))
+    for start, end, blocks in kinds:
         if text.count(start) != len(blocks.findall(text)):
             raise UserError(f"{where}: a block of {end} does not end with <!-- end of {end} -->")
     text = BLOCK.sub(lambda match: f"{match[1]}\n{table(parse_columns(match[2], where))}\n{match[4]}", text)
+    text = RANKS.sub(lambda match: f"{match[1]}\n{ranks_table(parse_columns(match[2], where), where)}\n{match[4]}", text)
     return VERDICT.sub(lambda match: f"{match[1]}\n{verdict(match[2])}\n{match[4]}", text)
 
 

@@ -154,11 +154,14 @@ def tuning(slopes: pl.DataFrame, metric: str) -> str:
 
 def mean_ranks(found: MeanRanks) -> str:
     """Say who has the best mean rank, and who is within the critical difference of it."""
-    best, *others = found.ranks.rows()
-    level = [title(name) for name, rank in others if rank - best[1] <= found.critical]
+    ranks: dict[str, float] = dict(found.ranks.iter_rows())
+    best = min(ranks.values())
+    leaders = [title(name) for name, rank in ranks.items() if rank == best]
+    level = [title(name) for name, rank in ranks.items() if best < rank <= best + found.critical]
     differ = "differ beyond chance" if found.p < SIGNIFICANT else "are not told apart"
-    text = f"{title(best[0])} has the best mean rank, {best[1]:.2f} over {found.blocks} pairs; "
-    text += f"within the critical difference of {found.critical:.2f} from it: {enumeration(level) or 'none'}. "
+    text = f"{enumeration(leaders)} {'has' if len(leaders) == 1 else 'have'} the best mean rank, {best:.2f} "
+    text += f"over {found.blocks} pairs; within the critical difference of {found.critical:.2f} from it: "
+    text += f"{enumeration(level) or 'none'}. "
     return text + f"As a whole, the ranks {differ} (Friedman's test, p = {found.p:.3f})."
 
 

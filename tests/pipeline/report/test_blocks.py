@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from common.errors import UserError
@@ -128,6 +129,33 @@ def test_only_files_with_stale_tables_are_written() -> None:
     Path("docs/results.md").write_text("no table\n")
     assert write_blocks() == [Path("README.md")]
     assert write_blocks() == []
+
+
+def test_mean_ranks_stand_beside_the_figures(publish: Path) -> None:
+    """Three adapters, ranked 1, 2, 3 in one column and 2, 1, 3 in the other; with k = 3 and 2 columns, q = 2.344 x 1 (Demsar)."""
+    runs = pl.read_csv(publish / "runs.csv").filter(pl.col("seed") == 0, pl.col("over") == "seeds").head(1)
+    scores = [("base", 0.1, 0.1), ("llminit", 0.2, 0.4), ("spectran", 0.3, 0.3)]
+    every = [
+        runs.with_columns(pl.lit(adapter).alias("adapter"), pl.lit(a).alias("NDCG@20"), pl.lit(b).alias("HR@20"))
+        for adapter, a, b in scores
+    ]
+    pl.concat(every).write_csv(publish / "runs.csv")
+    sign(publish)
+    block = '<!-- ranks:\nshop NDCG@20 "A"\nshop HR@20 "B"\n-->\n<!-- end of ranks -->\n'
+    text = filled(block, "README.md")
+    rows = [line.replace("*", "").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    assert [(row[0], row[-1]) for row in rows[1:]] == [
+        ("| Base (ID only)", "3.00 |"),
+        ("| LLMInit", "1.50 |"),
+        ("| SpecTran", "1.50 |"),
+    ]
+    assert (
+        "LLMInit and SpecTran have the best mean rank, 1.50 over 2 pairs; within the critical difference of 2.34 from it: Base"
+        in (" ".join(text.split()))
+    )
+    assert filled(text, "README.md") == text
+    with pytest.raises(UserError, match=r"README\.md: mean ranks need two columns and three adapters"):
+        filled('<!-- ranks:\nshop NDCG@20 "A"\n-->\n<!-- end of ranks -->\n', "README.md")
 
 
 @pytest.mark.parametrize("about", ["", "*Data: Shop · Dim: 8*\n\n"])
