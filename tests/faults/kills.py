@@ -223,7 +223,8 @@ def at_once(bench: Bench, trials: int, chance: random.Random) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--until", metavar="STAGE", help="the last stage, in the pipeline's order")
+    parser.add_argument("--since", metavar="STAGE", help="the first stage that is disturbed, in the pipeline's order")
+    parser.add_argument("--until", metavar="STAGE", help="the last stage")
     parser.add_argument("--random", type=int, default=100, help="signals at random moments")
     parser.add_argument("--writes", type=float, default=1.0, help="share of all writes before which a stage is killed")
     parser.add_argument("--full", type=float, default=0.25, help="share of all writes at which the disk is full")
@@ -238,6 +239,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
         bench = Bench(Path(folder), stages)
         bench.build()
+        bench.stages = stages[names.index(given.since) if given.since else 0 :]
         print(f"{sum(bench.writes.values())} writes of the stages: {json.dumps(bench.writes)}", flush=True)
         not_forked(bench)
         at_every_write(bench, given.writes, chance)
