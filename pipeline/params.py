@@ -107,7 +107,7 @@ class Encoder(Section):
     pool_special_tokens: bool = Field(True, description="whether BOS, CLS and SEP take part in pooling")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "float32",
-        description="of the model; auto: bfloat16 on a GPU from compute capability 8 or a processor with AMX, float32 elsewhere",
+        description="of the model; auto: bfloat16 on GPUs and processors that are faster with it (docs/embeddings.md)",
     )
     max_length: int = Field(
         256, ge=2, description="tokens; longer texts are truncated, as are texts beyond the model's own limit"

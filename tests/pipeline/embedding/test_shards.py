@@ -52,12 +52,20 @@ def test_shards_together_are_what_encode_makes_in_memory(options: Encoder, tmp_p
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU decides there, not the processor")
-@pytest.mark.parametrize(("flags", "dtype"), [("avx512_bf16 amx_bf16 amx_tile", "bfloat16"), ("avx512_bf16", "float32")])
-def test_dtype_auto_is_what_the_processor_has_units_for(
-    options: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, dtype: str
+@pytest.mark.parametrize(
+    ("vendor", "flags", "dtype"),
+    [
+        ("GenuineIntel", "avx512_bf16 amx_bf16 amx_tile", "bfloat16"),
+        ("GenuineIntel", "avx512_bf16", "float32"),
+        ("AuthenticAMD", "avx512_bf16", "bfloat16"),
+        ("AuthenticAMD", "avx2", "float32"),
+    ],
+)
+def test_dtype_auto_is_what_the_processor_is_faster_with(
+    options: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vendor: str, flags: str, dtype: str
 ) -> None:
     cpuinfo = tmp_path / "cpuinfo"
-    cpuinfo.write_text(f"flags\t\t: fpu {flags} sse\n")
+    cpuinfo.write_text(f"vendor_id\t: {vendor}\nflags\t\t: fpu {flags} sse\n")
     monkeypatch.setattr(pretrained, "CPUINFO", cpuinfo)
     current = shards(options.model_copy(update={"dtype": "auto"}))
     assert current.encoder.options.dtype == dtype
