@@ -1,0 +1,86 @@
+"""How SpecTran's step grows with the width of the spectrum, r, against Base and against its two products with U.
+
+    python -m benchmarks.width toys [--widths 384 1024 4096] [--steps 8]
+
+The dataset's sequences with a random spectrum of each width; steps of SASRec in turns, dim 128, one thread's CPU time, so that
+other work on the machine disturbs little. The two products are U W^T and its gradient with respect to W, in float32 and, as what
+half of U's memory would give, in bfloat16 (with sums in float32).
+"""
+
+import time
+from argparse import ArgumentParser
+from collections.abc import Callable
+from contextlib import nullcontext
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from models.core.adapter import Spectrum
+from pipeline.params import load_params
+from pipeline.runs import Run, sequences_directory
+from pipeline.training.batches import load_sequences
+from pipeline.training.loop import build, make_optimisers, use_deterministic_kernels
+from pipeline.training.steps import Steps
+
+BATCH = 256
+CPU = torch.device("cpu")
+
+
+def random_spectrum(n_items: int, width: int) -> Spectrum:
+    """A spectrum whose singular values fall by four decades; the columns of U have length 1 but are not orthogonal."""
+    U = torch.nn.functional.normalize(torch.randn(n_items, width), dim=0)
+    return Spectrum(U, torch.logspace(2, -2, width), torch.eye(width), torch.zeros(width))
+
+
+def steps_of(dataset: str, adapter: str, spectrum: Spectrum) -> Steps:
+    use_deterministic_kernels()
+    run = Run.of(load_params(), dataset=dataset, backbone="sasrec", adapter=adapter, dim=128)
+    model = build(run, spectrum)
+    return Steps(model, make_optimisers(model, run.settings["train"], CPU), torch.Generator().manual_seed(0), nullcontext, BATCH)
+
+
+def seconds(work: Callable[[], object]) -> float:
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def two_products(U: Tensor, dtype: torch.dtype, turns: int) -> float:
+    """Median seconds of U W^T and of its gradient with respect to W."""
+    U, W, gradient = U.to(dtype), torch.randn(128, U.shape[1], dtype=dtype), torch.randn(len(U), 128, dtype=dtype)
+    return median(seconds(lambda: (U @ W.T, gradient.T @ U)) for _ in range(turns))
+
+
+def main() -> None:
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("dataset")
+    parser.add_argument("--widths", type=int, nargs="+", default=[384, 1024, 4096])
+    parser.add_argument("--steps", type=int, default=8, help="timed steps of each, of which the median is shown")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    sequences = load_sequences(sequences_directory(given.dataset), 10, CPU)
+    n_items, users = sequences.n_items, sequences.train[:BATCH]
+    spectra = {width: random_spectrum(n_items, width) for width in given.widths}
+    models = {"Base": steps_of(given.dataset, "base", spectra[given.widths[0]])}
+    models |= {f"SpecTran, r = {width:,}": steps_of(given.dataset, "spectran", spectrum) for width, spectrum in spectra.items()}
+    times: dict[str, list[float]] = {name: [] for name in models}
+    for _ in range(given.steps + 1):  # the first warms up
+        for name, steps in models.items():
+            times[name].append(seconds(lambda steps=steps: steps.epoch(users)))
+    step = {name: median(spent[1:]) for name, spent in times.items()}
+    print(f"{given.dataset}, {n_items:,} items, a step of {BATCH} users, one thread")
+    print(f"Base: {step['Base']:.3f} s")
+    for width, spectrum in spectra.items():
+        name = f"SpecTran, r = {width:,}"
+        floor, half = (two_products(spectrum.U, dtype, given.steps) for dtype in (torch.float32, torch.bfloat16))
+        extra = step[name] - step["Base"]
+        print(
+            f"{name}: {step[name]:.3f} s, {step[name] / step['Base']:.2f} x Base; extra {extra:.3f} s, {extra / floor:.2f} x its "
+            f"two products ({floor:.3f} s; in bfloat16 {half:.3f} s)"
+        )
+
+
+if __name__ == "__main__":
+    main()
