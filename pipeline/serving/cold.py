@@ -22,7 +22,7 @@ from pipeline.serving.new_items import Ids, new_rows
 from pipeline.serving.recommender import Recommender, padded
 from pipeline.training.inputs import load_spectrum
 from pipeline.training.loop import load_checkpoint, train_run
-from pipeline.training.metrics import metrics
+from pipeline.training.metrics import metrics_at
 from pipeline.training.ranking import target_ranks
 from pipeline.training.sequences import read_sequences
 
@@ -141,8 +141,8 @@ def chance(held: Held) -> dict[str, float]:
     """Popularity, expected: the held-out items have no interactions, so they come last, in no order."""
     count = len(held.embeddings)
     ranks = np.arange(1, count + 1)
-    among = metrics(ranks, CUTOFFS)
-    return {name: 0.0 for name in among if name != "MRR"} | {f"held_out_{name}": among[name] for name in among if name != "MRR"}
+    among = metrics_at(ranks, CUTOFFS)
+    return dict.fromkeys(among, 0.0) | {f"held_out_{name}": value for name, value in among.items()}
 
 
 def figures(states: Tensor, rows: Tensor, held: Held) -> dict[str, float]:
@@ -150,5 +150,5 @@ def figures(states: Tensor, rows: Tensor, held: Held) -> dict[str, float]:
     first = len(rows) - len(held.embeddings)
     everywhere = target_ranks(states, rows, held.targets + first).numpy()
     among = target_ranks(states, rows[first:].contiguous(), held.targets).numpy()
-    found = {name: value for name, value in metrics(everywhere, CUTOFFS).items() if name != "MRR"}
-    return found | {f"held_out_{name}": value for name, value in metrics(among, CUTOFFS).items() if name != "MRR"}
+    held_out = {f"held_out_{name}": value for name, value in metrics_at(among, CUTOFFS).items()}
+    return metrics_at(everywhere, CUTOFFS) | held_out

@@ -27,7 +27,7 @@ from pipeline.params import Similarity
 from pipeline.runs import Run
 from pipeline.training.batches import SplitSequences, load_sequences
 from pipeline.training.inputs import load_spectrum
-from pipeline.training.metrics import metrics
+from pipeline.training.metrics import metrics_at
 from pipeline.training.model import build_recommender
 from pipeline.training.ranking import rank_all
 from pipeline.training.sequences import popularity, read_sequences
@@ -168,8 +168,9 @@ def fit(model: Recommender, sequences: SplitSequences, run: Run) -> Progress:
             if not losses.isfinite().all():
                 raise _stopped(run, losses, progress)
             loss = float((losses * targets).sum() / targets.sum().clamp(min=1))
-            ranks = evaluate_ranks(model, sequences.valid_history, sequences.valid_target, run.settings["evaluate"]["similarity"])
-            row = {"epoch": progress.epoch + 1, "loss": loss} | metrics(ranks, VALIDATION_CUTOFFS)
+            valid, similarity = (sequences.valid_history, sequences.valid_target), run.settings["evaluate"]["similarity"]
+            ranks = evaluate_ranks(model, *valid, similarity, beyond=max(VALIDATION_CUTOFFS))
+            row = {"epoch": progress.epoch + 1, "loss": loss} | metrics_at(ranks, VALIDATION_CUTOFFS)
             progress.history.append(row)
             if row[MONITOR] > progress.best[MONITOR]:
                 progress.best = row
@@ -241,17 +242,18 @@ def evaluate_ranks(
     targets: torch.Tensor,
     similarity: Similarity = "cosine",
     excluded: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    beyond: int | None = None,
 ) -> Any:
     """Return the rank of every user's target among all items, (U,) int64. The item table is built once.
 
     history: (U, L); targets: (U,). excluded: a function that returns items (B, H) for users (B,); with it the result is (2, U),
-    and the second row has the ranks without these items.
+    and the second row has the ranks without these items. beyond: ranks above it may be any above it, which is faster.
     """
     model.eval()
     table = model.adapter.table()
     # States have length 1 in both cases, because a factor per user does not change that user's ranks.
     rows = normalised(table) if similarity == "cosine" else table
-    return rank_all(lambda h: model.next_item_states(h, table), rows, history, targets, excluded=excluded)
+    return rank_all(lambda h: model.next_item_states(h, table), rows, history, targets, excluded=excluded, beyond=beyond)
 
 
 def _flat(config: dict[str, Any]) -> dict[str, Any]:

@@ -35,10 +35,14 @@ def metrics(ranks: np.ndarray, cutoffs: list[int]) -> dict[str, float]:
     >>> metrics(np.array([1, 3, 20]), [10])["HR@10"], metrics(np.array([1, 3, 20]), [10])["NDCG@10"]
     (0.6666666666666666, 0.5)
     """
+    return metrics_at(ranks, cutoffs) | {"MRR": float((1 / np.asarray(ranks, dtype=np.float64)).mean())}
+
+
+def metrics_at(ranks: np.ndarray, cutoffs: list[int]) -> dict[str, float]:
+    """Return HR@K and NDCG@K as `metrics` does. Ranks above the largest cutoff need not be exact."""
     ranks = np.asarray(ranks, dtype=np.float64)
     hits = {k: ranks <= k for k in cutoffs}
     return {
         **{f"HR@{k}": float(hits[k].mean()) for k in cutoffs},
         **{f"NDCG@{k}": float((hits[k] / np.log2(ranks + 1)).mean()) for k in cutoffs},
-        "MRR": float((1 / ranks).mean()),
     }

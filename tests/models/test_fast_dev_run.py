@@ -66,7 +66,7 @@ def check(run: Run) -> None:
     directory = evaluated(run)
     summary = json.loads((directory / "training.json").read_text())
     assert summary["epochs"] == 1
-    assert 0 < summary["validation"]["MRR"] <= 1
+    assert 0 < summary["validation"]["NDCG@20"] <= 1
     ranks = pl.read_parquet(directory / "ranks.parquet")["rank"]
     assert len(ranks) == USERS
     assert 1 <= ranks.min() <= ranks.max() <= 60

@@ -41,6 +41,30 @@ def test_equal_items_share_their_score_whatever_their_place(items: int) -> None:
     assert target_ranks(states, table, targets).tolist() == (targets + 1).tolist()
 
 
+@pytest.mark.parametrize("levels", [2, 5, 1000])
+@pytest.mark.parametrize("beyond", [1, 5, 20, 1000])
+@pytest.mark.parametrize("together", [1, 4, 256])
+def test_ranks_up_to_a_cutoff_are_exact_and_others_stay_above_it(
+    monkeypatch: pytest.MonkeyPatch, levels: int, beyond: int, together: int
+) -> None:
+    """Many blocks and ties; users whose target is known to be beyond the cutoff are left out of later blocks."""
+    for name, value in (("ITEMS", 16), ("ROWS", together)):
+        monkeypatch.setattr(ranking, name, {"cpu": value})
+    made, products = [], ranking._scores
+    monkeypatch.setattr(ranking, "_scores", lambda s, rows, w: (made.append(len(s)), products(s, rows, w))[1])
+    rng = np.random.default_rng(levels)
+    states, table = (torch.from_numpy(rng.integers(0, levels, size=(n, 4)).astype(np.float32)) for n in (100, 500))
+    targets = torch.from_numpy(rng.integers(200, 240, size=100))  # in three or four of 32 blocks
+    exact = target_ranks(states, table, targets)
+    whole = sum(made)
+    made.clear()
+    found = target_ranks(states, table, targets, beyond=beyond)
+    assert found.minimum(torch.tensor(beyond + 1)).equal(exact.minimum(torch.tensor(beyond + 1)))
+    assert sum(made) <= whole
+    if beyond == 5 and together == 1:
+        assert sum(made) < whole / 2, "most users need only the first blocks after those that hold targets"
+
+
 @pytest.mark.parametrize("batch_size", [1, 7, 64, 1000, None])
 def test_ranks_do_not_depend_on_the_size_of_the_chunks(batch_size: int | None) -> None:
     rng = np.random.default_rng(0)
