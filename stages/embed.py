@@ -35,7 +35,7 @@ def main() -> str | None:
 
     processes = Processes()
     shards = Shards(texts, encoder, processes)
-    if encoder.dtype == "auto":
+    if encoder.dtype == "auto" and processes.first:
         print(f"dtype: {shards.encoder.options.dtype} (auto)")
     record = shards.embed()
     if not processes.first:

@@ -131,7 +131,7 @@ class Shards:
         if fingerprint_of_first != self.fingerprint:
             raise UserError(
                 f"process {self.processes.rank} has other texts, another model or another encoder section than process 0; "
-                "use the same checkout, items.parquet and model on every node"
+                "use the same checkout, items.parquet and model on every node, and a `dtype` other than auto where they differ"
             )
         if not self.directory.is_dir():
             raise UserError(

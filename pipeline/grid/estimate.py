@@ -14,7 +14,7 @@ from pipeline.params import Params
 from pipeline.runs import Run
 from pipeline.training.batches import load_sequences
 from pipeline.training.inputs import load_spectrum
-from pipeline.training.loop import VALIDATION_CUTOFFS, build, evaluate_ranks, make_optimisers
+from pipeline.training.loop import build, evaluate_ranks, make_optimisers
 from pipeline.training.steps import Steps
 
 WARM_UP = 2  # steps that are not measured
@@ -106,8 +106,7 @@ def epoch_seconds(run: Run, device: torch.device) -> float:
     step = (_now(device) - start) / MEASURED
     users = min(RANKED, len(sequences.valid_target))
     start = _now(device)
-    valid, similarity = (sequences.valid_history[:users], sequences.valid_target[:users]), run.settings["evaluate"]["similarity"]
-    evaluate_ranks(model, *valid, similarity, beyond=max(VALIDATION_CUTOFFS))
+    evaluate_ranks(model, sequences.valid_history[:users], sequences.valid_target[:users], run.settings["evaluate"]["similarity"])
     ranking = (_now(device) - start) * len(sequences.valid_target) / users
     return step * len(train) / options["batch_size"] * model.backbone.passes_per_epoch + ranking
 

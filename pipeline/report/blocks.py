@@ -50,6 +50,7 @@ BLOCK, RANKS = (re.compile(TABLE.format(kind=kind), re.MULTILINE | re.DOTALL) fo
 VERDICT = re.compile(r"^(<!-- verdict: (\S+) -->\n)(.*?)(^<!-- end of verdict -->$)", re.MULTILINE | re.DOTALL)
 OPENING = re.compile(r"# [^\n]+\n\n(?:\*[^\n]+\*\n\n)?([^\n]+)\n")  # heading, what the report is of, verdict
 WIDTH = 98  # columns
+MEAN_RANK = "Mean rank"
 COLUMN = re.compile(r'(?P<folder>[^ /]+)(?:/(?P<dataset>[^ ]+))? (?P<metric>[^ ]+) "(?P<heading>[^"|]*)"')
 
 
@@ -115,13 +116,20 @@ def cold_table(dataset: str) -> pl.DataFrame:
 
 
 def parse_columns(text: str, where: str) -> list[Column]:
-    """Return the columns that a block's comment lists. Raises UserError for one that is not `FOLDER METRIC "HEADING"`."""
+    """Return the columns that a block's comment lists.
+
+    Raises UserError for one that is not `FOLDER METRIC "HEADING"`, and for a heading that another one has.
+    """
     columns = []
     for part in text.strip().splitlines():
         match = COLUMN.fullmatch(part.strip())
         if match is None:
             raise UserError(f'{where}: {part.strip()!r} is no column; write FOLDER METRIC "HEADING"')
         columns.append(Column(**match.groupdict()))
+    headings = [column.heading for column in columns]
+    for heading in headings:
+        if headings.count(heading) > 1 or heading == MEAN_RANK:
+            raise UserError(f"{where}: the heading {heading!r} is taken; every column needs its own")
     return columns
 
 
@@ -139,7 +147,7 @@ def ranks_table(columns: list[Column], where: str) -> str:
         raise UserError(f"{where}: mean ranks need two columns and three adapters that all of them have")
     best = found.ranks["rank"].min()
     ranks = {name: f"**{rank:.2f}**" if rank == best else f"{rank:.2f}" for name, rank in found.ranks.iter_rows()}
-    rows = table_of({**{column.heading: column.entries() for column in columns}, "Mean rank": ranks})
+    rows = table_of({**{column.heading: column.entries() for column in columns}, MEAN_RANK: ranks})
     return f"{rows}\n{textwrap.fill(findings.mean_ranks(found), WIDTH)}\n"
 
 

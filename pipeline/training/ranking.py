@@ -11,7 +11,7 @@ from common.errors import UserError
 
 ITEMS = {"cpu": 1024, "cuda": 65_536}  # items of a block of scores; on a CPU, a block that fits into the cache is twice as fast
 USERS = {"cpu": 1024, "cuda": 4096}  # users of a chunk
-ROWS = {"cpu": 256, "cuda": 4096}  # users of a product of states and a block of items
+ROWS = {"cpu": 256, "cuda": 1024}  # users that are left out together, where ranks beyond a cutoff need not be exact
 HELD = {"cpu": 16_000_000, "cuda": 268_435_456}  # the largest number of scores to keep for the targets of a chunk
 WORD = 8  # flags of one byte each that are added as one 64-bit number
 NO_CARRY = 255  # 64-bit numbers whose sum cannot overflow any byte
@@ -25,8 +25,8 @@ def target_ranks(
     states: (B, d); table: (N, d); targets: (B,). Ties go to the lower item index. With excluded, (B, H) item ids, N for none, the
     result is (2, B): the second row ranks the target without these items. The target itself always takes part.
 
-    beyond: what the caller does not tell apart, without `excluded`: a rank above it may be returned as any other rank above it.
-    Metrics with a cutoff do not change, and most users need only the first blocks.
+    beyond: any other rank above it may be returned instead of one above it. That is faster, and changes no metric whose cutoff is
+    at most `beyond`. Not together with excluded.
 
     Example: the target, item 2, scores 0.5. Item 1 scores more, and item 0 scores the same with a lower index: rank 3.
     If item 1 is excluded, the rank is 2.
@@ -43,21 +43,27 @@ def target_ranks(
 
     1. The blocks that contain targets are computed first and kept, because they hold the targets' scores.
     2. Then every block is compared. If all targets lie after the block, one comparison (>=) is enough for all users; if all lie
-       before it, one (>) is; a block that contains targets needs both. Users whose target is beyond `beyond` are left out.
+       before it, one (>) is; a block that contains targets needs both. With `beyond`, users whose target is beyond it are left
+       out of later blocks, as soon as that saves a product.
 
     If the kept scores would be too large, the users are halved; with users sorted by target, halving also narrows the range of
     blocks to keep.
     """
-    width, height = min(ITEMS[table.device.type], len(table)), ROWS[table.device.type]
+    if beyond is not None and excluded is not None:
+        raise ValueError("give either `beyond` or `excluded`")
+    width = min(ITEMS[table.device.type], len(table))
     lowest, highest = int(targets.min()), int(targets.max())
     if len(targets) > 1 and len(targets) * (highest - lowest) > HELD[table.device.type]:
         parts = [(None, None) if given is None else given.tensor_split(2) for given in (states, targets, excluded)]
         halves = [target_ranks(part, table, items, without, beyond) for part, items, without in zip(*parts, strict=True)]
         return torch.cat(halves, dim=-1)
+    # All products have the same shape, of `height` users: in products of other shapes, equal items could get other scores.
+    products = 1 if beyond is None else -(-len(states) // ROWS[table.device.type])
+    height = -(-len(states) // products)
     starts = range(0, len(table), width)
     held, of_target = {}, states.new_empty(len(states), 1)
     for start in starts[lowest // width : highest // width + 1]:
-        held[start] = _scores(states, table[start : start + width], width)
+        held[start] = _scores(states, table[start : start + width], height, width)
         users = ((targets >= start) & (targets < start + width)).nonzero().squeeze(1)
         of_target[users, 0] = held[start][users, targets[users] - start]
     ranks = torch.ones_like(targets)
@@ -72,7 +78,7 @@ def target_ranks(
                 users, states, of_target = users[left], states[left], of_target[left]
             if not len(left):
                 break
-        scores = held.pop(start) if start in held else _scores(states, table[start : start + width], width)  # (O, W)
+        scores = held.pop(start) if start in held else _scores(states, table[start : start + width], height, width)  # (O, W)
         ahead = torch.zeros(len(scores), -(-scores.shape[1] // WORD) * WORD, dtype=torch.bool, device=scores.device)
         flags = ahead[:, : scores.shape[1]]
         if start + scores.shape[1] <= lowest:
@@ -96,12 +102,8 @@ def _once(items: Tensor, none: int) -> Tensor:
     return torch.cat([items[:, :1], items[:, 1:].masked_fill(repeated, none)], dim=1)
 
 
-def _scores(states: Tensor, rows: Tensor, width: int) -> Tensor:
-    """Return scores (B, W) of states (B, d) and rows (W, d), always by products of ROWS users and `width` items.
-
-    In products of different shapes, equal rows could get different scores, and ties would be lost.
-    """
-    height = ROWS[states.device.type]
+def _scores(states: Tensor, rows: Tensor, height: int, width: int) -> Tensor:
+    """Return scores (B, W) of states (B, d) and rows (W, d), by products of `height` users and `width` items, padded by zeros."""
     columns = F.pad(rows, (0, 0, 0, width - len(rows))).T
     parts = F.pad(states, (0, 0, 0, -len(states) % height)).split(height)
     scores = states.new_empty(len(parts) * height, width)

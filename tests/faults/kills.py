@@ -223,8 +223,10 @@ def at_once(bench: Bench, trials: int, chance: random.Random) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--since", metavar="STAGE", help="the first stage that is disturbed, in the pipeline's order")
-    parser.add_argument("--until", metavar="STAGE", help="the last stage")
+    names = [stage.split()[0] for stage in STAGES]
+    each = list(dict.fromkeys(names))
+    parser.add_argument("--since", choices=each, default=names[0], help="the first stage that is disturbed")
+    parser.add_argument("--until", choices=each, default=names[-1], help="the last stage")
     parser.add_argument("--random", type=int, default=100, help="signals at random moments")
     parser.add_argument("--writes", type=float, default=1.0, help="share of all writes before which a stage is killed")
     parser.add_argument("--full", type=float, default=0.25, help="share of all writes at which the disk is full")
@@ -232,15 +234,18 @@ def main() -> None:
     parser.add_argument("--others", type=int, default=5, help="trials with little memory, and with two processes, of each stage")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    names = [stage.split()[0] for stage in STAGES]
-    stages = STAGES[: names.index(given.until) + 1] if given.until else STAGES
+    stages = STAGES[: len(names) - names[::-1].index(given.until)]
+    disturbed = stages[names.index(given.since) :]
+    if not disturbed:
+        parser.error(f"{given.since} comes after {given.until}: {', '.join(each)}")
     prepare()
     chance = random.Random(given.seed)
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
         bench = Bench(Path(folder), stages)
         bench.build()
-        bench.stages = stages[names.index(given.since) if given.since else 0 :]
-        print(f"{sum(bench.writes.values())} writes of the stages: {json.dumps(bench.writes)}", flush=True)
+        bench.stages = disturbed
+        writes = {stage: bench.writes[stage] for stage in disturbed}
+        print(f"{sum(writes.values())} writes of the stages: {json.dumps(writes)}", flush=True)
         not_forked(bench)
         at_every_write(bench, given.writes, chance)
         at_random(bench, given.random, chance)

@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from pipeline.artifacts import atomic_directory
+from pipeline.embedding.pretrained import automatic_dtype
 
 ROOT = Path(__file__).parents[2]
 SetParams = Callable[[dict[str, Any]], None]
@@ -294,6 +295,16 @@ def test_embeddings_that_cannot_be_decomposed(project: Path, content: bytes | st
         embeddings[:7] = 0 if content == "equal" else embeddings[:7]
         save_embeddings(embeddings)
     refused("svd tiny random", message)
+
+
+def test_embeddings_name_the_dtype_that_auto_stands_for(project: Path, set_params: SetParams) -> None:
+    set_params({"encoders.minilm.dtype": "auto"})
+    done = stage("embed tiny minilm")
+    assert done.returncode == 0, done.stderr
+    chosen = automatic_dtype()
+    assert f"dtype: {chosen} (auto)" in done.stdout
+    sidecar = json.loads((project / "data/embeddings/tiny/minilm/sidecar.json").read_text())
+    assert sidecar["encoder"]["dtype"] == chosen
 
 
 @pytest.mark.usefixtures("project")

@@ -74,6 +74,15 @@ def test_dtype_auto_is_what_the_processor_is_faster_with(
     assert str(current.encoder.model.dtype) == f"torch.{dtype}"
 
 
+@pytest.mark.parametrize(("capability", "dtype"), [((8, 0), "bfloat16"), ((9, 0), "bfloat16"), ((7, 5), "float32")])
+def test_dtype_auto_is_what_the_gpu_has_units_for(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], dtype: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    assert pretrained.automatic_dtype() == dtype
+
+
 @pytest.mark.parametrize("damage", [None, b"", b"\x93NUMPY", "short", "flip", "swap"])
 def test_only_missing_and_damaged_shards_are_made_again(options: Encoder, tmp_path: Path, damage: bytes | str | None) -> None:
     current = shards(options)

@@ -88,6 +88,8 @@ def test_items_held_out_of_training_have_rows_without_training_first() -> None:
     ("columns", "says"),
     [
         ('shop NDCG@20 "N"\nnonsense', "'nonsense' is no column"),
+        ('shop NDCG@20 "N"\nshop HR@20 "N"', "the heading 'N' is taken"),
+        ('shop NDCG@20 "Mean rank"', "the heading 'Mean rank' is taken"),
         ('shop HR@5 "H"', "there is no HR@5, only dataset, "),
         ('shop/office NDCG@20 "N"', "no runs of office"),
         ('../shop NDCG@20 "N"', "folder"),

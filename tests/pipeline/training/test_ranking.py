@@ -1,6 +1,7 @@
 """Ranks and metrics, compared with sorting, scikit-learn and closed forms."""
 
 import weakref
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,7 +52,7 @@ def test_ranks_up_to_a_cutoff_are_exact_and_others_stay_above_it(
     for name, value in (("ITEMS", 16), ("ROWS", together)):
         monkeypatch.setattr(ranking, name, {"cpu": value})
     made, products = [], ranking._scores
-    monkeypatch.setattr(ranking, "_scores", lambda s, rows, w: (made.append(len(s)), products(s, rows, w))[1])
+    monkeypatch.setattr(ranking, "_scores", lambda s, *rest: (made.append(len(s)), products(s, *rest))[1])
     rng = np.random.default_rng(levels)
     states, table = (torch.from_numpy(rng.integers(0, levels, size=(n, 4)).astype(np.float32)) for n in (100, 500))
     targets = torch.from_numpy(rng.integers(200, 240, size=100))  # in three or four of 32 blocks
@@ -63,6 +64,38 @@ def test_ranks_up_to_a_cutoff_are_exact_and_others_stay_above_it(
     assert sum(made) <= whole
     if beyond == 5 and together == 1:
         assert sum(made) < whole / 2, "most users need only the first blocks after those that hold targets"
+
+
+@pytest.mark.parametrize("held", [1, 60, 10**9])
+def test_a_cutoff_changes_nothing_below_it_where_users_are_halved(monkeypatch: pytest.MonkeyPatch, held: int) -> None:
+    for name, value in (("ITEMS", 8), ("ROWS", 3), ("HELD", held)):
+        monkeypatch.setattr(ranking, name, {"cpu": value})
+    rng = np.random.default_rng(0)
+    states, table = (torch.from_numpy(rng.integers(0, 3, size=(n, 4)).astype(np.float32)) for n in (70, 90))
+    targets = torch.from_numpy(rng.integers(90, size=70))
+    exact, found = target_ranks(states, table, targets), target_ranks(states, table, targets, beyond=4)
+    assert found.clamp(max=5).equal(exact.clamp(max=5))
+    with pytest.raises(ValueError, match="either"):
+        target_ranks(states, table, targets, excluded=targets[:, None], beyond=4)
+
+
+@pytest.mark.parametrize("users", [1, 5, 40])
+@pytest.mark.parametrize("beyond", [None, 20])
+def test_kept_scores_stay_within_their_memory_for_few_users(
+    monkeypatch: pytest.MonkeyPatch, users: int, beyond: int | None
+) -> None:
+    """A product is padded to the users of the others, never to more than there are."""
+    monkeypatch.setattr(ranking, "ITEMS", {"cpu": 16})
+    made, products = [], ranking._scores
+
+    def scores(states: torch.Tensor, rows: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        out = products(states, rows, height, width)
+        made.append(out.untyped_storage().nbytes() // out.element_size())
+        return out
+
+    monkeypatch.setattr(ranking, "_scores", scores)
+    target_ranks(torch.ones(users, 2), torch.ones(400, 2), torch.arange(users) * 400 // users, beyond=beyond)
+    assert max(made) == users * 16
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64, 1000, None])
@@ -84,7 +117,9 @@ def test_scores_stay_within_their_memory(monkeypatch: pytest.MonkeyPatch, users:
     for name, value in (("ITEMS", 64), ("USERS", 500), ("HELD", kept)):
         monkeypatch.setattr(ranking, name, {"cpu": value})
     blocks, chunks, products = [], [], ranking._scores
-    monkeypatch.setattr(ranking, "_scores", lambda s, rows, w: (blocks.append((len(s), len(rows))), products(s, rows, w))[1])
+    monkeypatch.setattr(
+        ranking, "_scores", lambda s, rows, *rest: (blocks.append((len(s), len(rows))), products(s, rows, *rest))[1]
+    )
     targets = torch.arange(users) * 7919 % items
 
     def states_of(history: torch.Tensor) -> torch.Tensor:
@@ -164,8 +199,8 @@ def test_only_blocks_that_hold_targets_are_kept(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(ranking, "ITEMS", {"cpu": 8})
     blocks, most, products = weakref.WeakSet(), [], ranking._scores
 
-    def scores(states: torch.Tensor, rows: torch.Tensor, width: int) -> torch.Tensor:
-        made = products(states, rows, width)
+    def scores(*given: Any) -> torch.Tensor:
+        made = products(*given)
         blocks.add(made)
         most.append(len(blocks))
         return made
