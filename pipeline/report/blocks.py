@@ -105,14 +105,14 @@ class Column:
 
 
 def cold_table(dataset: str) -> pl.DataFrame:
-    """Return a row per method for items held out of training; where IDs have a choice, they are the mean of the trained ones."""
+    """Return a row per method for items held out of training; where IDs have a choice, they are zero, as in serving."""
     file = PUBLISHED / "cold" / f"{dataset}.csv"
     if not file.is_file():
         raise UserError(
             f"{file} is missing; it is a copy of metrics/cold/{dataset}/cold.csv, which `python -m stages.cold` writes"
         )
     rows = pl.read_csv(file).with_columns(pl.col("ids").fill_null(""))
-    return rows.filter(pl.col("ids").is_in(["", "mean"])).rename({"method": "adapter"})
+    return rows.filter(pl.col("ids").is_in(["", "zero"])).rename({"method": "adapter"})
 
 
 def parse_columns(text: str, where: str) -> list[Column]:

@@ -22,7 +22,7 @@ Ids = Literal["mean", "zero"]
 RULES = ("E", "U", "whitened", "semantics", "id_embedding")  # tensors with a row per item, each a method of `_Rows`
 
 
-def new_rows(adapter: Adapter, options: dict[str, Any], spectrum: Spectrum, embeddings: Tensor, ids: Ids = "mean") -> Tensor:
+def new_rows(adapter: Adapter, options: dict[str, Any], spectrum: Spectrum, embeddings: Tensor, ids: Ids = "zero") -> Tensor:
     """Return the rows of T for M new items, (M, d). embeddings: (M, l), by the encoder of the spectrum.
 
     `table()` runs with every tensor that has a row per item replaced by rows for the new items. The text's rows are projected
@@ -30,8 +30,8 @@ def new_rows(adapter: Adapter, options: dict[str, Any], spectrum: Spectrum, embe
     sigma amplify what is unlike the training's items, so a row that is longer than the longest of the training's is shortened to
     that length.
 
-    IDs have no text to come from: they are the mean of the trained ones, or zero. Where they start from the text (LLMInit,
-    LLM-ESR), they are what the item would have started from.
+    IDs have no text to come from: they are zero, or the mean of the trained ones. Zero ranks new items better
+    (docs/results.md). Where IDs start from the text (LLMInit, LLM-ESR), they are what the item would have started from.
 
     options: the adapter's, of the run. Raises UserError for an adapter that knows items by their ID alone.
     """

@@ -61,7 +61,7 @@ class Recommender:
         self.interactions = np.bincount(users["items"].explode().to_numpy(), minlength=len(items))  # (N,)
         self._index = {item: i for i, item in enumerate(self.item_ids)}
 
-    def with_items(self, items: pl.DataFrame, embeddings: Tensor, ids: Ids = "mean") -> "Recommender":
+    def with_items(self, items: pl.DataFrame, embeddings: Tensor, ids: Ids = "zero") -> "Recommender":
         """The recommender with more items, which have no interactions, at the end of its catalogue; nothing is trained.
 
         items: item_id, title; embeddings: (M, l), by the encoder of the spectrum; ids: see `new_rows`. Raises UserError for an
