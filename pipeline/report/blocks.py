@@ -43,7 +43,7 @@ from pipeline.report import findings
 from pipeline.report.mean_ranks import mean_ranks
 from pipeline.report.paper import paper_table
 
-DOCUMENTS = (Path("README.md"), Path("docs/results.md"))
+DOCUMENTS = (Path("README.md"), Path("docs/results.md"), Path("docs/research.md"))
 START = "<!-- results:\n"
 TABLE = r"^(<!-- {kind}:\n(.*?)^-->\n)(.*?)(^<!-- end of {kind} -->$)"
 BLOCK, RANKS = (re.compile(TABLE.format(kind=kind), re.MULTILINE | re.DOTALL) for kind in ("results", "ranks"))
