@@ -167,8 +167,8 @@ def test_with_a_split_by_time_cases_are_users_whose_first_item_of_the_test_is_he
 
 def test_with_a_split_by_time_held_out_items_rank_as_the_recommender_lists_them(by_time: Held) -> None:
     """Among all items, and among the held-out ones: the positions in the lists that `recommend` gives with these items added."""
-    found = measure(load_params(), by_time, "spectran")["mean"]
     run = Run.of(load_params(), dataset="tiny-cold", adapter="spectran")
+    found = measure(load_params(), by_time, "spectran")["zero"]
     kept = pl.read_parquet("data/sequences/tiny-cold/items.parquet")
     ids = pl.read_parquet("data/sequences/tiny/items.parquet").filter(~pl.col("item_id").is_in(kept["item_id"].to_list()))
     model = load_checkpoint(run.scratch, run, load_spectrum(run.spectrum))
@@ -184,6 +184,17 @@ def test_with_a_split_by_time_held_out_items_rank_as_the_recommender_lists_them(
         assert found[f"{prefix}HR@20"] == pytest.approx((ranks <= 20).mean())
         assert found[f"{prefix}NDCG@20"] == pytest.approx(np.where(ranks <= 20, 1 / np.log2(ranks + 1), 0).mean())
         assert 0 < found[f"{prefix}HR@20"] < 1
+
+
+def test_what_a_killed_training_left_is_removed(held: Held) -> None:
+    """A kill between putting the result in place and tidying up."""
+    run = Run.of(load_params(), dataset="tiny-cold", adapter="morec")
+    found = measure(load_params(), held, "morec")
+    state = Path(".scratch/unfinished") / run.fingerprint / "state.pt"
+    state.parent.mkdir(parents=True)
+    state.touch()
+    assert measure(load_params(), held, "morec") == found
+    assert not state.parent.exists()
 
 
 def test_embeddings_of_other_items_are_refused_in_one_line(by_time: Held) -> None:
