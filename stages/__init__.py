@@ -1,7 +1,6 @@
 """Scripts, one per stage: each reads parameters, calls `pipeline` and writes artifacts. Run as `python -m stages.<name>`."""
 
 import os
-import re
 import sys
 import traceback
 from argparse import ArgumentParser
@@ -11,10 +10,6 @@ from importlib.util import find_spec
 # Before a stage's own imports, because DVC starts the `python` on the path, which may lack the packages.
 if missing := [name for name in ("numpy", "polars", "pydantic", "torch", "yaml") if find_spec(name) is None]:
     sys.exit(f"Python package '{missing[0]}' is missing in {sys.executable}; run `make install` and `source .venv/bin/activate`")
-
-
-# How torch, on CPU and GPU, and its dependents say that memory is out; all raise RuntimeError or a subclass of it.
-OUT_OF_MEMORY = re.compile(r"OutOfMemoryError|can't allocate memory|CUDA out of memory|^ArrayMemoryError|std::bad_alloc")
 
 
 def dvc_key() -> str | None:
@@ -56,10 +51,11 @@ def explained(error: Exception) -> str | None:
     """Return the one line for what a user can mend; None for a fault of the program."""
     from common.disk import no_room
     from common.errors import UserError
+    from common.memory import out_of_memory
 
     if isinstance(error, UserError):
         return str(error)
-    if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(f"{type(error).__name__}: {error}"):
+    if out_of_memory(error):
         return (
             "out of memory; lower train.batch_size, or while embedding the encoder's batch_tokens, in params.yaml; "
             "run fewer jobs at a time; or take a machine with more (docs/scale.md says how much a catalogue needs)"

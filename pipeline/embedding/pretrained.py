@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 
 from common.errors import UserError
+from common.memory import out_of_memory
 from pipeline.artifacts import fingerprint, read_json, sha256
 from pipeline.params import Encoder
 
@@ -132,10 +133,12 @@ class Pretrained:
         return UserError(f"encoder model '{self.options.model}': {message}")
 
     def _load(self, load: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-        """Call a loading function of transformers; raise UserError for any exception, because the model's files cause it."""
+        """Call a loading function of transformers; raise UserError unless memory is out: the model's files are at fault."""
         try:
             return load(*arguments, revision=self.options.revision, **options)
         except Exception as error:
+            if out_of_memory(error):
+                raise
             raise UserError(f"encoder model '{self.options.model}' cannot be loaded: {_reason(error)}") from None
 
     def _load_pretrained(self, kind: Any, **options: Any) -> Any:

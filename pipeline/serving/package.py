@@ -70,7 +70,9 @@ def export(model: Model, table: Tensor, max_history: int, directory: Path) -> No
         assert exported is not None
         exported.save(directory / "encoder.onnx")
         program._example_inputs = None  # it would be a second copy of the table
-        torch.export.save(program, directory / "encoder.pt2")
+        saved = io.BytesIO()  # into a file on a full disk, torch's writer aborts the process
+        torch.export.save(program, saved)
+        (directory / "encoder.pt2").write_bytes(saved.getbuffer())
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """Models that are loaded as they were saved, GGUF files among them, and what cannot be loaded in one line."""
 
+import errno
 import json
 import shutil
 from collections.abc import Callable
@@ -314,6 +315,15 @@ def test_what_the_hub_refuses_is_one_line_that_says_what_to_do(error: str, messa
     monkeypatch.setattr("pipeline.embedding.pretrained._hub_answers", lambda: True)
     monkeypatch.setattr("transformers.AutoConfig.from_pretrained", refuse)
     assert message in refused("meta-llama/Meta-Llama-3-8B")
+
+
+def test_memory_that_is_out_is_not_the_models_fault(monkeypatch: pytest.MonkeyPatch, llama: Path) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", refuse)
+    with pytest.raises(OSError, match="Cannot allocate"):
+        encode(["red"], Encoder(model=str(llama)))
 
 
 def test_an_encoder_decoder_is_one_line(tmp_path: Path, llama: Path) -> None:

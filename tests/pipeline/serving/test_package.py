@@ -1,11 +1,15 @@
 """A package gives the checkpoint's answers, and is not kept where it does not."""
 
+import errno
 import json
+import os
+import resource
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -39,6 +43,23 @@ def same_answers(package: Package, checkpoint: Recommender, k: int = 10) -> None
 
 def test_a_package_answers_as_the_checkpoint_does(packaged: Path, checkpoint: Recommender) -> None:
     same_answers(Package(packaged), checkpoint)
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_an_error_and_does_not_abort_the_process(
+    checkpoint: Recommender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch.export.save to a path would: its writer throws when it is destroyed. A limit of the file size stands for the disk."""
+    monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: SimpleNamespace(save=lambda path: None))
+    child = os.fork()
+    if child == 0:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+        try:
+            packaging.export(checkpoint.model, checkpoint.table, 5, tmp_path)
+        except OSError as error:
+            os._exit(7 if error.errno == errno.EFBIG else 8)
+        os._exit(9)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
 
 def test_lists_and_popularity_answer_as_the_checkpoint_does(packaged: Path, checkpoint: Recommender) -> None:
