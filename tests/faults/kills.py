@@ -174,15 +174,16 @@ def read_only(bench: Bench) -> None:
 
 
 def little_memory(bench: Bench, trials: int, chance: random.Random) -> None:
-    """Up to 100 MB more than the imports take. C code aborts where it gets no memory; Python and torch say so in one line."""
+    """Up to 100 MB more than imports take. Without memory, C code aborts or crashes; Python and torch say so in one line."""
     for stage in bench.stages:
         for _ in range(trials):
             more = int(chance.uniform(0, 1e8))
             trial = f"{stage} with {more / 1e6:.0f} MB"
             with bench.trial(), bench.project(stage) as project:
                 status = run(stage, project, bench.log, with_memory(more))
-                what = "aborted" if status == -signal.SIGABRT else "enough"
-                if status != -signal.SIGABRT and refused(bench, stage, status, "out of memory", trial):
+                crashed = status in (-signal.SIGABRT, -signal.SIGSEGV)
+                what = "aborted" if crashed else "enough"
+                if not crashed and refused(bench, stage, status, "out of memory", trial):
                     what = "one line"
                 bench.check(stage, project, trial)
                 bench.counts[f"little memory ({what})"] += 1
