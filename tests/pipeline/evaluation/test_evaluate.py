@@ -18,7 +18,7 @@ from pipeline.runs import Run
 from pipeline.training import loop as training
 from pipeline.training.batches import load_sequences
 from pipeline.training.inputs import load_spectrum
-from pipeline.training.metrics import metrics
+from pipeline.training.metrics import metrics_at
 
 CPU = torch.device("cpu")
 SetParams = Callable[[dict[str, Any]], None]
@@ -77,7 +77,7 @@ def test_every_ranking_is_that_of_sorted_scores_and_validation_is_by_the_chosen_
     assert not ranks["rank"].equals(ranks[f"rank_{other}"], check_dtypes=False)
     validated = json.loads((run.scratch / "training.json").read_text())["validation"]
     expected = brute_force(scores(2)[similarity], [items[-2] for items in users])
-    assert validated == pytest.approx(metrics(np.array(expected), [10, 20]))
+    assert validated == pytest.approx(metrics_at(np.array(expected), [10, 20]))
 
 
 @pytest.mark.parametrize(("choice", "name"), [({"adapter": "spectran"}, "adapter"), ({"dim": 8}, "dim"), ({"seed": 5}, "seed")])
