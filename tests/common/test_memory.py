@@ -20,6 +20,7 @@ class ArrayMemoryError(Exception):
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
         RuntimeError("Cannot allocate memory (os error 12)"),  # safetensors
+        OSError("Cannot allocate memory (os error 12)"),  # polars, without errno
         RuntimeError("std::bad_alloc"),
         ArrayMemoryError("Unable to allocate 7 GiB"),
     ],
