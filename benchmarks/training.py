@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+from models.core.adapter import Spectrum
 from pipeline.device import select_device
 from pipeline.params import load_params
 from pipeline.runs import Run
@@ -163,13 +164,13 @@ def peer(name: str, python: str, dataset: str, epochs: int, loss: str = "") -> d
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def steps_of(dataset: str, adapter: str, loss: str = "info_nce") -> Steps:
-    """Return the untrained steps of SASRec with an adapter, with the settings of params.yaml."""
+def steps_of(dataset: str, adapter: str, loss: str = "info_nce", spectrum: Spectrum | None = None) -> Steps:
+    """Return the untrained steps of SASRec with an adapter, as params.yaml has them; spectrum: instead of its own."""
     select_device()
     use_deterministic_kernels()
     run = Run.of(load_params(), dataset=dataset, backbone="sasrec", adapter=adapter, dim=128, changes={"train": {"loss": loss}})
     torch.manual_seed(0)
-    model = build(run, load_spectrum(run.spectrum))
+    model = build(run, spectrum or load_spectrum(run.spectrum))
     optimisers = make_optimisers(model, run.settings["train"], CPU)
     return Steps(model, optimisers, torch.Generator().manual_seed(0), nullcontext, 256)
 

@@ -10,34 +10,23 @@ half of U's memory would give, in bfloat16 (with sums in float32).
 import time
 from argparse import ArgumentParser
 from collections.abc import Callable
-from contextlib import nullcontext
 from statistics import median
 
 import torch
 from torch import Tensor
 
+from benchmarks.training import CPU, steps_of
 from models.core.adapter import Spectrum
-from pipeline.params import load_params
-from pipeline.runs import Run, sequences_directory
+from pipeline.runs import sequences_directory
 from pipeline.training.batches import load_sequences
-from pipeline.training.loop import build, make_optimisers, use_deterministic_kernels
-from pipeline.training.steps import Steps
 
 BATCH = 256
-CPU = torch.device("cpu")
 
 
 def random_spectrum(n_items: int, width: int) -> Spectrum:
     """A spectrum whose singular values fall by four decades; the columns of U have length 1 but are not orthogonal."""
     U = torch.nn.functional.normalize(torch.randn(n_items, width), dim=0)
     return Spectrum(U, torch.logspace(2, -2, width), torch.eye(width), torch.zeros(width))
-
-
-def steps_of(dataset: str, adapter: str, spectrum: Spectrum) -> Steps:
-    use_deterministic_kernels()
-    run = Run.of(load_params(), dataset=dataset, backbone="sasrec", adapter=adapter, dim=128)
-    model = build(run, spectrum)
-    return Steps(model, make_optimisers(model, run.settings["train"], CPU), torch.Generator().manual_seed(0), nullcontext, BATCH)
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -63,8 +52,10 @@ def main() -> None:
     sequences = load_sequences(sequences_directory(given.dataset), 10, CPU)
     n_items, users = sequences.n_items, sequences.train[:BATCH]
     spectra = {width: random_spectrum(n_items, width) for width in given.widths}
-    models = {"Base": steps_of(given.dataset, "base", spectra[given.widths[0]])}
-    models |= {f"SpecTran, r = {width:,}": steps_of(given.dataset, "spectran", spectrum) for width, spectrum in spectra.items()}
+    models = {"Base": steps_of(given.dataset, "base", spectrum=spectra[given.widths[0]])}
+    models |= {
+        f"SpecTran, r = {width:,}": steps_of(given.dataset, "spectran", spectrum=spectrum) for width, spectrum in spectra.items()
+    }
     times: dict[str, list[float]] = {name: [] for name in models}
     for _ in range(given.steps + 1):  # the first warms up
         for name, steps in models.items():
