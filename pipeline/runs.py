@@ -155,7 +155,8 @@ class Run:
     def lock(self) -> Iterator[None]:
         """Let no other process on this machine train or test the run meanwhile; wait for one that does.
 
-        The kernel releases the lock of a process that is killed.
+        If the run is finished, what a killed training left of its state is removed. The kernel releases the lock of a process
+        that is killed.
         """
         lock = scratch() / "locks" / self.fingerprint
         lock.parent.mkdir(parents=True, exist_ok=True)
@@ -167,12 +168,10 @@ class Run:
                 fcntl.flock(file, fcntl.LOCK_EX)
             except OSError:  # the file system has no locks
                 pass
+            state = scratch() / "unfinished" / self.fingerprint
+            if self.finished and state.is_dir():  # training was killed between putting its result in place and tidying up
+                remove_directory(state)
             yield
-
-    def remove_unfinished(self) -> None:
-        """Remove what training leaves behind if it is killed between putting its result in place and tidying up."""
-        if (state := scratch() / "unfinished" / self.fingerprint).is_dir():
-            remove_directory(state)
 
 
 def evaluation_code() -> str:

@@ -36,7 +36,6 @@ def _trained(run: Run) -> Path:
         from pipeline.training.loop import train_run
 
         train_run(run)
-    run.remove_unfinished()
     verify(run.scratch, RERUN)
     return run.scratch
 

@@ -259,7 +259,6 @@ def _validation(run: Run) -> dict[str, Any]:
                 train_run(run)
             except DivergedError as error:
                 return {"state": "failed", "epochs": 0, "validation": None, "error": str(error)}
-        run.remove_unfinished()
     verify(run.scratch, "the same command again", ["training.json"])
     summary = read_json(run.scratch / "training.json", "the train stage")
     return {"state": "complete", "epochs": summary["epochs"], "validation": summary["validation"][MONITOR]}

@@ -114,7 +114,6 @@ def measure(params: Params, held: Held, adapter: str) -> dict[str, dict[str, flo
     with run.lock():
         if not run.finished:
             train_run(run)
-        run.remove_unfinished()
     spectrum = load_spectrum(run.spectrum)
     model = load_checkpoint(run.scratch, run, spectrum)
     recommender = Recommender(model, pl.read_parquet(run.sequences / "items.parquet"), read_sequences(run.sequences)[0], run)

@@ -95,7 +95,6 @@ def retrain(params: Params, directory: Path, device: torch.device) -> Retrained:
         if not run.finished:
             save_start(model, run, device)
             train_run(run)
-        run.remove_unfinished()
         evaluate_run(run)
     write_checkpoint(run, old)
     after = pl.read_parquet(run.scratch / "ranks.parquet")[column].to_numpy()
