@@ -1,12 +1,14 @@
 """Time of embedding, compared with sentence-transformers' `encode` and with a lower bound for this machine.
 
-`python -m benchmarks.embedding` alternates both on the Toys titles (`--dataset`), compares their embeddings, and prints the ratio
-of their times and the lower bound: FLOPs divided by the measured rate of the model's matrix products. `--model llama3-8b` times
-only our embedding with a model of that shape with random weights in bf16, as a share of the measured rate; it needs a GPU.
+`python -m benchmarks.embedding` alternates ours in float32, ours in bfloat16 and theirs in float32 on the Toys titles
+(`--dataset`), compares their rows, and prints the ratios of their times and the lower bound: FLOPs divided by the measured rate
+of the model's matrix products. `--model llama3-8b` times only our embedding with a model of that shape with random weights in
+bf16, as a share of the measured rate; it needs a GPU.
 """
 
 import time
 from argparse import ArgumentParser
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,13 +77,13 @@ def seconds(device: torch.device) -> float:
 
 
 def compare(texts: list[str], options: Encoder, repeats: int, device: torch.device) -> None:
-    """Print the times of our encoder and of sentence-transformers, and the similarity of their embeddings."""
+    """Print the times of our encoder in float32 and bfloat16 and of sentence-transformers, and how similar their rows are."""
     from sentence_transformers import SentenceTransformer
 
-    encoder = TextEncoder(options, device)
+    encoders = {dtype: TextEncoder(options.model_copy(update={"dtype": dtype}), device) for dtype in ("float32", "bfloat16")}
     reference = SentenceTransformer(model_location(options.model), device=str(device))
 
-    def embed() -> np.ndarray:
+    def embed(encoder: TextEncoder, texts: list[str]) -> np.ndarray:
         tokens = encoder.tokenise(texts)
         batches = plan(tokens.lengths, options.batch_tokens)
         rows = encoder.rows(tokens, batches)
@@ -89,33 +91,34 @@ def compare(texts: list[str], options: Encoder, repeats: int, device: torch.devi
         embeddings[np.concatenate(batches)] = rows
         return embeddings
 
-    def embed_by_reference() -> np.ndarray:
+    def embed_by_reference(texts: list[str]) -> np.ndarray:
         return reference.encode(texts, normalize_embeddings=True, show_progress_bar=False)
 
-    lengths = encoder.tokenise(texts).lengths
-    _ = encoder.model
-    encoder.rows(encoder.tokenise(texts[:64]), [np.arange(64)])  # both warm up
-    reference.encode(texts[:64])
-    times, reference_times = [], []
+    methods = {dtype: partial(embed, encoder) for dtype, encoder in encoders.items()}
+    methods["sentence-transformers"] = embed_by_reference
+    times: dict[str, list[float]] = {name: [] for name in methods}
+    for method in methods.values():
+        method(texts[:64])  # warm-up
     for repeat in range(repeats):
-        start = seconds(device)
-        embeddings = embed()
-        times.append(seconds(device) - start)
-        start = seconds(device)
-        expected = embed_by_reference()
-        reference_times.append(seconds(device) - start)
-        cosine = float((embeddings * expected).sum(1).min())
-        print(
-            f"{repeat + 1}: {times[-1]:.1f} s, sentence-transformers {reference_times[-1]:.1f} s, "
-            f"ratio {reference_times[-1] / times[-1]:.2f}, smallest cosine {cosine:.7f}"
+        rows = {}
+        for name, method in methods.items():
+            start = seconds(device)
+            rows[name] = method(texts)
+            times[name].append(seconds(device) - start)
+        cosines = {name: float((rows[name] * rows["float32"]).sum(1).min()) for name in methods if name != "float32"}
+        shown = "".join(
+            f"; {name} {times[name][-1]:.1f} s, {times[name][-1] / times['float32'][-1]:.2f} x, smallest cosine {cosine:.7f}"
+            for name, cosine in cosines.items()
         )
+        print(f"{repeat + 1}: float32 {times['float32'][-1]:.1f} s{shown}")
+    lengths = encoders["float32"].tokenise(texts).lengths
     rate = matmul_rate(reference[0].auto_model.config, options.batch_tokens, torch.float32, device)
     bound = flops(reference[0].auto_model.config, lengths) / rate
-    best, reference_best = min(times), min(reference_times)
+    best, half, reference_best = (min(spent) for spent in times.values())
     print(
         f"best times: {len(texts):,} titles, {lengths.sum():,} tokens: {best:.1f} s, {len(texts) / best:,.0f} items/s, "
-        f"{lengths.sum() / best:,.0f} tokens/s; ratio {reference_best / best:.2f}; "
-        f"lower bound {bound:.1f} s at {rate / 1e9:,.0f} GFLOP/s"
+        f"{lengths.sum() / best:,.0f} tokens/s; sentence-transformers takes {reference_best / best:.2f} x of float32's time and "
+        f"{reference_best / half:.2f} x of bfloat16's; lower bound in float32 {bound:.1f} s at {rate / 1e9:,.0f} GFLOP/s"
     )
 
 

@@ -14,7 +14,6 @@ import subprocess
 import tempfile
 import time
 from argparse import ArgumentParser
-from contextlib import nullcontext
 from pathlib import Path
 from statistics import median
 
@@ -25,7 +24,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from models.core.adapter import Spectrum
-from pipeline.device import select_device
+from pipeline.device import select_device, training_precision
 from pipeline.params import load_params
 from pipeline.runs import Run
 from pipeline.training.batches import SplitSequences, load_sequences
@@ -164,15 +163,22 @@ def peer(name: str, python: str, dataset: str, epochs: int, loss: str = "") -> d
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def steps_of(dataset: str, adapter: str, loss: str = "info_nce", spectrum: Spectrum | None = None) -> Steps:
-    """Return the untrained steps of SASRec with an adapter, as params.yaml has them; spectrum: instead of its own."""
+def steps_of(
+    dataset: str,
+    adapter: str,
+    backbone: str = "sasrec",
+    loss: str = "info_nce",
+    precision: str = "float32",
+    spectrum: Spectrum | None = None,
+) -> Steps:
+    """Return the untrained steps of a backbone with an adapter, as params.yaml has them; spectrum: instead of its own."""
     select_device()
     use_deterministic_kernels()
-    run = Run.of(load_params(), dataset=dataset, backbone="sasrec", adapter=adapter, dim=128, changes={"train": {"loss": loss}})
+    run = Run.of(load_params(), dataset=dataset, backbone=backbone, adapter=adapter, dim=128, changes={"train": {"loss": loss}})
     torch.manual_seed(0)
     model = build(run, spectrum or load_spectrum(run.spectrum))
     optimisers = make_optimisers(model, run.settings["train"], CPU)
-    return Steps(model, optimisers, torch.Generator().manual_seed(0), nullcontext, 256)
+    return Steps(model, optimisers, torch.Generator().manual_seed(0), training_precision(precision, CPU), 256)
 
 
 def arguments_for(description: str) -> ArgumentParser:
@@ -202,7 +208,7 @@ def main() -> None:
     project = {
         "Base, sampled softmax": steps_of(dataset, "base"),
         "SpecTran, sampled softmax": steps_of(dataset, "spectran"),
-        "Base, full softmax": steps_of(dataset, "base", "cross_entropy"),
+        "Base, full softmax": steps_of(dataset, "base", loss="cross_entropy"),
     }
     base, spectran, full = project
     if arguments.profile:

@@ -3,8 +3,8 @@
     python -m benchmarks.width toys [--widths 384 1024 4096] [--steps 8]
 
 The dataset's sequences with a random spectrum of each width; steps of SASRec in turns, dim 128, one thread's CPU time, so that
-other work on the machine disturbs little. The two products are U W^T and its gradient with respect to W, in float32 and, as what
-half of U's memory would give, in bfloat16 (with sums in float32).
+other work on the machine disturbs little. Both are trained in float32 and with `train.precision: bfloat16`. The two products are
+U W^T and its gradient with respect to W, in float32 and with U in bfloat16 (sums in float32).
 """
 
 import time
@@ -52,25 +52,28 @@ def main() -> None:
     sequences = load_sequences(sequences_directory(given.dataset), 10, CPU)
     n_items, users = sequences.n_items, sequences.train[:BATCH]
     spectra = {width: random_spectrum(n_items, width) for width in given.widths}
-    models = {"Base": steps_of(given.dataset, "base", spectrum=spectra[given.widths[0]])}
-    models |= {
-        f"SpecTran, r = {width:,}": steps_of(given.dataset, "spectran", spectrum=spectrum) for width, spectrum in spectra.items()
+    names = {"Base": ("base", spectra[given.widths[0]])}
+    names |= {f"SpecTran, r = {width:,}": ("spectran", spectrum) for width, spectrum in spectra.items()}
+    models = {
+        (name, precision): steps_of(given.dataset, adapter, precision=precision, spectrum=spectrum)
+        for name, (adapter, spectrum) in names.items()
+        for precision in ("float32", "bfloat16")
     }
-    times: dict[str, list[float]] = {name: [] for name in models}
+    times: dict[tuple[str, str], list[float]] = {name: [] for name in models}
     for _ in range(given.steps + 1):  # the first warms up
         for name, steps in models.items():
             times[name].append(seconds(lambda steps=steps: steps.epoch(users)))
     step = {name: median(spent[1:]) for name, spent in times.items()}
+    base = step["Base", "float32"]
     print(f"{given.dataset}, {n_items:,} items, a step of {BATCH} users, one thread")
-    print(f"Base: {step['Base']:.3f} s")
-    for width, spectrum in spectra.items():
-        name = f"SpecTran, r = {width:,}"
-        floor, half = (two_products(spectrum.U, dtype, given.steps) for dtype in (torch.float32, torch.bfloat16))
-        extra = step[name] - step["Base"]
-        print(
-            f"{name}: {step[name]:.3f} s, {step[name] / step['Base']:.2f} x Base; extra {extra:.3f} s, {extra / floor:.2f} x its "
-            f"two products ({floor:.3f} s; in bfloat16 {half:.3f} s)"
-        )
+    for name, (_, spectrum) in names.items():
+        single, half = step[name, "float32"], step[name, "bfloat16"]
+        line = f"{name}: {single:.3f} s, {single / base:.2f} x Base; in bfloat16 {half:.3f} s, {half / base:.2f} x"
+        if name != "Base":
+            floor, half_floor = (two_products(spectrum.U, dtype, given.steps) for dtype in (torch.float32, torch.bfloat16))
+            ratio = (single - base) / floor
+            line += f"; beyond Base {ratio:.2f} x its two products ({floor:.3f} s; in bfloat16 {half_floor:.3f} s)"
+        print(line)
 
 
 if __name__ == "__main__":
