@@ -1,10 +1,11 @@
 """Where the seconds of a grid go: steps, validation, saving, the test, start-up, and waiting for the last run.
 
-    python -m benchmarks.grid toys [--backbone sasrec] [--adapters base spectran …] [--jobs 2] [--epochs N]
+    python -m benchmarks.grid toys [--backbone sasrec] [--adapters base spectran …] [--precision bfloat16] [--jobs 2] [--epochs N]
 
-Trains and tests every adapter, from the spectrum to ranks, in processes of one thread, as the grid does: `--jobs` at a time, each
-run to early stopping unless --epochs ends it before. Scratch is a temporary folder, so nothing is reused and nothing kept. Needs
-`dvc repro data/dvc.yaml:svd@DATASET`. Wall-clock time: run nothing else on the machine.
+Trains and tests every adapter with dim 128, from the spectrum to ranks, in processes of one thread, as the grid does: `--jobs` at
+a time, each run to early stopping unless --epochs ends it before. Also prints each run's validation NDCG@20. Scratch is a
+temporary folder, so nothing is reused and nothing kept. Needs `dvc repro data/dvc.yaml:svd@DATASET`. Wall-clock time: run nothing
+else on the machine.
 """
 
 import json
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -30,19 +31,19 @@ def main() -> None:
     parser.add_argument("dataset")
     parser.add_argument("--backbone", default="sasrec")
     parser.add_argument("--adapters", nargs="+", default=list(load_params().adapters))
+    parser.add_argument("--precision", default=load_params().train.precision)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--alone", metavar="ADAPTER", help="one run in this process; the seconds of each phase as JSON")
     given = parser.parse_args()
     if given.alone:
-        print(MARK + json.dumps(one_run(given.dataset, given.backbone, given.alone, given.epochs)))
+        print(MARK + json.dumps(one_run(given)))
         return
     with tempfile.TemporaryDirectory() as folder:
         environment = os.environ | {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "SPECTRAN_SCRATCH": folder}
 
         def process(adapter: str) -> tuple[str, dict[str, float], float]:
-            command = [sys.executable, "-m", "benchmarks.grid", given.dataset, "--backbone", given.backbone, "--alone", adapter]
-            command += ["--epochs", str(given.epochs)] if given.epochs else []
+            command = [sys.executable, "-m", "benchmarks.grid", *sys.argv[1:], "--alone", adapter]
             start = time.perf_counter()
             printed = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
             return adapter, json.loads(printed.rpartition(MARK)[2]), time.perf_counter() - start
@@ -57,13 +58,13 @@ def main() -> None:
         seconds["start-up"] = span - sum(seconds[phase] for phase in PHASES[:-1])
         total = {phase: total[phase] + seconds[phase] for phase in PHASES}
         shown = ", ".join(f"{phase} {seconds[phase]:.1f}" for phase in PHASES)
-        print(f"{adapter:10} {span:7.1f} s, {seconds['epochs']:.0f} epochs: {shown}")
+        print(f"{adapter:10} {span:7.1f} s, {seconds['epochs']:.0f} epochs: {shown}; validation {seconds['validated']:.4f}")
     total["waiting"] = given.jobs * whole - sum(span for _, _, span in runs)
     print(", ".join(f"{phase} {100 * spent / (given.jobs * whole):.1f} %" for phase, spent in total.items()))
 
 
-def one_run(dataset: str, backbone: str, adapter: str, epochs: int | None) -> dict[str, float]:
-    """Train and test a run; return its epochs, and the seconds of every phase but start-up."""
+def one_run(given: Namespace) -> dict[str, float]:
+    """Train and test a run; return the seconds of every phase but start-up, its epochs and its validation NDCG@20."""
     from pipeline.evaluation.evaluate import evaluate_run
     from pipeline.grid.execution import trained
     from pipeline.training import loop
@@ -83,12 +84,13 @@ def one_run(dataset: str, backbone: str, adapter: str, epochs: int | None) -> di
     loop.Steps.epoch = timed("steps", loop.Steps.epoch)  # type: ignore[method-assign]
     loop.evaluate_ranks = timed("validation", loop.evaluate_ranks)
     loop._save = timed("saving", loop._save)
-    params = load_params()
-    changes = {"train": {"epochs": epochs}} if epochs else {}
-    run = Run.of(params, dataset=dataset, backbone=backbone, adapter=adapter, dim=params.grid.dim, seed=0, changes=changes)
+    train = {"precision": given.precision} | ({"epochs": given.epochs} if given.epochs else {})
+    place = {"dataset": given.dataset, "backbone": given.backbone, "adapter": given.alone}
+    run = Run.of(load_params(), **place, dim=128, seed=0, changes={"train": train})
     trained(run)
     timed("test", evaluate_run)(run)
-    return {**seconds, "epochs": json.loads((run.scratch / "training.json").read_text())["epochs"]}
+    training = json.loads((run.scratch / "training.json").read_text())
+    return {**seconds, "epochs": training["epochs"], "validated": training["validation"]["NDCG@20"]}
 
 
 if __name__ == "__main__":
