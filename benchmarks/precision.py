@@ -15,7 +15,7 @@ from benchmarks.width import BATCH, seconds
 from pipeline.runs import sequences_directory
 from pipeline.training.batches import load_sequences
 
-PAIRS = [(adapter, "sasrec") for adapter in ("base", "spectran", "whitenrec", "unisrec")] + [("base", "bert4rec")]
+PAIRS = [(adapter, "sasrec") for adapter in ("base", "spectran", "whitenrec", "unisrec", "spec_mlp")] + [("base", "bert4rec")]
 
 
 def main() -> None:

@@ -18,5 +18,6 @@ ADAPTERS = Registry(
         "llminit": "LLMInit",
         "alphafuse": "AlphaFuse",
         "spectran": "SpecTran",
+        "spec_mlp": "SpecMLP (ours)",
     },
 )

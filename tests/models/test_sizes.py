@@ -41,6 +41,7 @@ ADAPTER_SIZES: dict[str, Callable[[int, int, int, int, int, int], int]] = {
     "llminit": lambda n, w, r, c, d, p: n * d,
     "alphafuse": lambda n, w, r, c, d, p: n * d // 2,
     "spectran": lambda n, w, r, c, d, p: n * d + d * (d + r) + 1 + 4,
+    "spec_mlp": lambda n, w, r, c, d, p: linear(whiten_rank(n, w, c), 512) + linear(512, d),
 }
 
 
@@ -95,6 +96,7 @@ def toys() -> Spectrum:
         ("rlmrec", {"fusion": "id", "objective": "gen"}, 128, 10_629_056 + 4096 - 128),
         ("llm_esr", {}, 64, 9_524_416 + 10 * 64),
         ("whitenrec", {}, 0, 741_632),
+        ("spec_mlp", {}, 0, 2_364_032),
         ("llminit", {}, 128, 1_705_728),
         ("alphafuse", {}, 64, 953_216),
         ("spectran", {"order": 3}, 128, 1_705_728 + 128 * (128 + 4096) + 1 + 4),
