@@ -2,10 +2,10 @@
 
     python -m benchmarks.grid toys [--backbone sasrec] [--adapters base spectran …] [--precision bfloat16] [--jobs 2] [--epochs N]
 
-Trains and tests every adapter with dim 128, from the spectrum to ranks, in processes of one thread, as the grid does: `--jobs` at
-a time, each run to early stopping unless --epochs ends it before. Also prints each run's validation NDCG@20. Scratch is a
-temporary folder, so nothing is reused and nothing kept. Needs `dvc repro data/dvc.yaml:svd@DATASET`. Wall-clock time: run nothing
-else on the machine.
+Trains and tests every adapter of the grid with dim 128, from the spectrum to ranks, in processes of one thread, as the grid does:
+`--jobs` at a time, each run to early stopping unless --epochs ends it before. Also prints each run's validation NDCG@20. Scratch
+is a temporary folder, so nothing is reused and nothing kept. Needs `dvc repro data/dvc.yaml:svd@DATASET`. Wall-clock time: run
+nothing else on the machine.
 """
 
 import json
@@ -30,7 +30,7 @@ def main() -> None:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("dataset")
     parser.add_argument("--backbone", default="sasrec")
-    parser.add_argument("--adapters", nargs="+", default=list(load_params().adapters))
+    parser.add_argument("--adapters", nargs="+", default=load_params().grid.adapters)
     parser.add_argument("--precision", default=load_params().train.precision)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--epochs", type=int)

@@ -1,7 +1,7 @@
 """Measure how well adapters rank items that were held out of training, by their texts alone: `python -m stages.cold`.
 
-A share of the items is taken out of the selected dataset; every adapter is trained on the rest, with the settings of params.yaml,
-and ranks the test item of the users for whom that is one of those taken out. Writes metrics/cold/<dataset>,
+A share of the items is taken out of the selected dataset; every adapter of the grid is trained on the rest, with the settings of
+params.yaml, and ranks the test item of the users for whom that is one of those taken out. Writes metrics/cold/<dataset>,
 which the report of a grid with the same settings shows.
 """
 
@@ -15,7 +15,7 @@ from stages import run
 
 def main() -> str:
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("adapters", nargs="*", metavar="ADAPTER", help="all that have a text part if left out")
+    parser.add_argument("adapters", nargs="*", metavar="ADAPTER", help="those of the grid, without base, if left out")
     parser.add_argument("--share", type=float, default=0.2, help="of the items that is held out (0.2)")
     parser.add_argument("--seed", type=int, default=0, help="of the draw of these items (0)")
     given = parser.parse_args()
@@ -34,7 +34,7 @@ def main() -> str:
         {"method": "popularity", "ids": "", **chance(held)},
         {"method": "nearest text", "ids": "", **nearest_text(params, held)},
     ]
-    for adapter in adapters or [name for name in params.adapters if name != "base"]:
+    for adapter in adapters or [name for name in params.grid.adapters if name != "base"]:
         rows += [{"method": adapter, "ids": ids, **found} for ids, found in measure(params, held, adapter).items()]
     table = write_figures(params, {"share": given.share, "seed": given.seed}, rows)
     print(pl.DataFrame(rows).write_csv(float_precision=4), end="")

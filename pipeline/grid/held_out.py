@@ -1,6 +1,7 @@
 """The figures of items held out of training, which `python -m stages.cold` measures: an artifact per dataset."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,13 @@ TABLE = "cold.csv"
 COLD_CODE = ("pipeline/serving/cold.py", "pipeline/serving/new_items.py")  # beside that of the runs
 
 
-def made_from(params: Params, dataset: str, encoder: str, backbone: str, dim: int) -> dict[str, Any]:
-    """Return what a dataset's figures depend on; JSON. It is the same on every machine, so the spectrum's bytes are no part."""
+def made_from(params: Params, dataset: str, encoder: str, backbone: str, dim: int, methods: Iterable[str]) -> dict[str, Any]:
+    """Return what a dataset's figures of these methods depend on; JSON.
+
+    It is the same on every machine, so the spectrum's bytes are no part.
+    """
     choice = {"dataset": dataset, "encoder": encoder, "backbone": backbone, "dim": dim}
-    runs = [Run.of(params, **choice, adapter=adapter) for adapter in params.adapters]
+    runs = [Run.of(params, **choice, adapter=adapter) for adapter in sorted({*methods} & {*params.adapters})]
     settings = choice | {
         "embedded_by": params.encoders[encoder].model_dump(),
         "runs": {run.adapter: run.settings for run in runs},
@@ -34,7 +38,8 @@ def made_from(params: Params, dataset: str, encoder: str, backbone: str, dim: in
 def write_figures(params: Params, drawn: dict[str, Any], rows: list[dict[str, Any]]) -> Path:
     """Write metrics/cold/<dataset> for the selected dataset; return the path of its table. drawn: how items were held out."""
     dataset = params.dataset
-    depends = made_from(params, dataset, params.encoder, params.backbone, params.dim)
+    methods = [row["method"] for row in rows]
+    depends = made_from(params, dataset, params.encoder, params.backbone, params.dim, methods)
     with atomic_directory(FOLDER / dataset, {"held_out": drawn, "seed": params.seed, **depends}) as directory:
         pl.DataFrame(rows).write_csv(directory / TABLE, float_precision=6)
     return FOLDER / dataset / TABLE
@@ -50,7 +55,7 @@ def read_figures(params: Params, dataset: str, encoder: str, backbone: str, dim:
         return None, ""
     again = "`python -m stages.cold`"
     made = verify(directory, again)
-    current = made_from(params, dataset, encoder, backbone, dim)
+    current = made_from(params, dataset, encoder, backbone, dim, made["settings"]["runs"])
     if differs := [name for name, value in current.items() if made.get(name) != value]:
         return None, f"{directory} was measured with other {' and '.join(differs)} and is left out; {again} measures it again"
     return pl.read_csv(directory / TABLE).with_columns(pl.col("ids").fill_null("")), ""

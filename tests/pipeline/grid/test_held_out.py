@@ -43,6 +43,11 @@ def test_figures_of_other_settings_are_not_shown(
     assert "was measured with other settings" in why
 
 
+def test_an_adapter_that_was_not_measured_changes_nothing(measured: Path, set_params: Callable[[dict[str, Any]], None]) -> None:
+    set_params({"adapters.whitenrec.dropout": 0.5})
+    assert not read_figures(load_params(), *RUN)[1]
+
+
 def test_nor_those_of_another_dim_or_of_other_sequences(measured: Path) -> None:
     assert read_figures(load_params(), "tiny", "random", "sasrec", 8)[0] is None
     sidecar = Path("data/sequences/tiny/sidecar.json")
