@@ -19,7 +19,7 @@ class SpecMLP(WhitenRec):
 
     class Config(Section):
         hidden: int = Field(512, ge=1, description="columns of the hidden layer, h")
-        dropout: float = Field(0.2, ge=0, lt=1, description="before each layer")
+        dropout: float = Field(0.3, ge=0, lt=1, description="before each layer")
 
     def __init__(self, config: Config, spectrum: Spectrum, dim: int) -> None:
         super().__init__(WhitenRec.Config(dropout=config.dropout), spectrum, dim)

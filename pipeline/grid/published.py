@@ -7,6 +7,7 @@ docs/results/<name>/ contains:
   `ranks`, `ranks_dot` and so on are the columns `rank`, `rank_dot` of ranks.parquet; older files have only `ranks`.
 - users-<dataset>.parquet: the users, in the order of the ranks.
 - tuned/: the settings that tuning chose for the cells.
+- comparisons.csv: tests over users of each block's leader against the others, among every adapter and among the paper's.
 - grid.yaml: the lists of the grid; report.md and figures/: the report.
 - sidecar.json: the checksums of these files.
 """

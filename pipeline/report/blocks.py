@@ -21,6 +21,14 @@ a sentence says what Friedman's and Nemenyi's tests find in them:
     -->
     <!-- end of ranks -->
 
+A block `leaders` says of each folder who leads, and how far an adapter is from the best other one, by a metric. The leader is
+sought among `every` adapter or among those of the `paper`:
+
+    <!-- leaders: spectran paper NDCG@20
+    office "Office, SASRec"
+    -->
+    <!-- end of leaders -->
+
 A verdict is the one with which the report of a folder opens:
 
     <!-- verdict: office -->
@@ -40,6 +48,7 @@ from models.adapters import ADAPTERS
 from pipeline.artifacts import atomic_file
 from pipeline.grid.published import PUBLISHED, read_runs
 from pipeline.report import findings
+from pipeline.report.leaders import leaders_table
 from pipeline.report.mean_ranks import mean_ranks
 from pipeline.report.paper import paper_table
 
@@ -47,6 +56,8 @@ DOCUMENTS = (Path("README.md"), Path("docs/results.md"), Path("docs/research.md"
 START = "<!-- results:\n"
 TABLE = r"^(<!-- {kind}:\n(.*?)^-->\n)(.*?)(^<!-- end of {kind} -->$)"
 BLOCK, RANKS = (re.compile(TABLE.format(kind=kind), re.MULTILINE | re.DOTALL) for kind in ("results", "ranks"))
+LEADERS = re.compile(r"^(<!-- leaders: (\S+) (\S+) (\S+)\n(.*?)^-->\n)(.*?)(^<!-- end of leaders -->$)", re.MULTILINE | re.DOTALL)
+FOLDER = re.compile(r'(?P<folder>[^ /]+) "(?P<heading>[^"|]*)"')
 VERDICT = re.compile(r"^(<!-- verdict: (\S+) -->\n)(.*?)(^<!-- end of verdict -->$)", re.MULTILINE | re.DOTALL)
 OPENING = re.compile(r"# [^\n]+\n\n(?:\*[^\n]+\*\n\n)?([^\n]+)\n")  # heading, what the report is of, verdict
 WIDTH = 98  # columns
@@ -151,6 +162,17 @@ def ranks_table(columns: list[Column], where: str) -> str:
     return f"{rows}\n{textwrap.fill(findings.mean_ranks(found), WIDTH)}\n"
 
 
+def parse_folders(text: str, where: str) -> dict[str, str]:
+    """Return {heading: folder} of a block `leaders`. Raises UserError for a line that is not `FOLDER "HEADING"`."""
+    folders = {}
+    for part in text.strip().splitlines():
+        match = FOLDER.fullmatch(part.strip())
+        if match is None:
+            raise UserError(f'{where}: {part.strip()!r} is no folder; write FOLDER "HEADING"')
+        folders[match["heading"]] = check_form("folder", match["folder"])
+    return folders
+
+
 def table_of(columns: dict[str, dict[str, str]]) -> str:
     """Return the Markdown table of entries by heading and adapter."""
     entries = list(columns.values())
@@ -175,13 +197,20 @@ def verdict(name: str) -> str:
 
 def filled(text: str, where: str) -> str:
     """Return a document's text with every block written anew. Raises UserError for a block that cannot be read."""
-    kinds = ((START, "results", BLOCK), ("<!-- ranks:\n", "ranks", RANKS), ("<!-- verdict: ", "verdict", VERDICT))
-    for start, end, blocks in kinds:
+    starts = {START: BLOCK, "<!-- ranks:\n": RANKS, "<!-- leaders: ": LEADERS, "<!-- verdict: ": VERDICT}
+    for start, blocks in starts.items():
         if text.count(start) != len(blocks.findall(text)):
-            raise UserError(f"{where}: a block of {end} does not end with <!-- end of {end} -->")
+            kind = start.removeprefix("<!-- ").partition(":")[0]
+            raise UserError(f"{where}: a block of {kind} does not end with <!-- end of {kind} -->")
     text = BLOCK.sub(lambda match: f"{match[1]}\n{table(parse_columns(match[2], where))}\n{match[4]}", text)
     text = RANKS.sub(lambda match: f"{match[1]}\n{ranks_table(parse_columns(match[2], where), where)}\n{match[4]}", text)
+    text = LEADERS.sub(lambda match: f"{match[1]}\n{_leaders(match, where)}\n{match[7]}", text)
     return VERDICT.sub(lambda match: f"{match[1]}\n{verdict(match[2])}\n{match[4]}", text)
+
+
+def _leaders(match: re.Match[str], where: str) -> str:
+    adapter, among, metric, folders = match.group(2, 3, 4, 5)
+    return leaders_table(adapter, among, parse_folders(folders, where), metric)
 
 
 def write_blocks() -> list[Path]:

@@ -3,13 +3,15 @@
 import subprocess
 from pathlib import Path
 
+import polars as pl
 import yaml
 
 from common.errors import UserError
 from pipeline.artifacts import verify
-from pipeline.grid.cells import listed_cells
+from pipeline.grid.cells import listed_cells, read_cells
 from pipeline.grid.published import PUBLISH, PUBLISHED, RUNS, publish, restore
 from pipeline.params import Params, choose_grid
+from pipeline.report.leaders import COMPARISONS, compared
 from pipeline.report.write import FIGURES, REPORT_MARKDOWN, write_report
 
 LISTS = "grid.yaml"
@@ -32,7 +34,9 @@ def publish_grid(folder: Path, params: Params) -> str:
             f"{', '.join(left_out)} was built with settings other than those of params.yaml; run `dvc repro grid/dvc.yaml`"
         )
     about = {"encoder": params.encoder, "preprocess": params.preprocess.model_dump(), "grid": params.grid.model_dump()}
+    default = read_cells(cells).filter(pl.col("over") == "seeds")
     others = {
+        COMPARISONS: compared(default, max(params.evaluate.cutoffs), params.train).write_csv().encode(),
         LISTS: yaml.safe_dump(about, sort_keys=False).encode(),
         REPORT_MARKDOWN.name: REPORT_MARKDOWN.read_bytes(),
         **{f"{FIGURES.name}/{figure.name}": figure.read_bytes() for figure in sorted(FIGURES.glob("*.svg"))},

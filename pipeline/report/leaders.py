@@ -1,0 +1,71 @@
+"""Who leads in each published block, and how far one adapter is from the best other one: comparisons.csv, and tables of it."""
+
+import polars as pl
+
+from common.errors import UserError
+from models.adapters import ADAPTERS
+from pipeline.artifacts import verify
+from pipeline.grid.published import PUBLISH, PUBLISHED
+from pipeline.params import Train
+from pipeline.report.conclusions import is_tie
+from pipeline.report.paper import paper_table
+from pipeline.report.results import unusable_runs
+from pipeline.report.tables import title
+from pipeline.report.users import comparisons
+
+COMPARISONS = "comparisons.csv"
+EVERY, PAPER = "every", "paper"  # among which adapters the leader is sought: every one, or those of the paper
+
+
+def compared(rows: pl.DataFrame, cutoff: int, train: Train) -> pl.DataFrame:
+    """Return `users.comparisons` among every adapter, and once more among the paper's, preceded by the column `among`.
+
+    rows: a row per run, from `read_cells`, of the cells with the settings of params.yaml. Empty if no block has two adapters.
+    """
+    papers = rows.filter(pl.col("adapter").is_in(paper_table()["adapter"].unique().to_list()))
+    tables = []
+    for among, part in ((EVERY, rows), (PAPER, papers)):
+        table = comparisons(part, cutoff, unusable_runs(part, train)) if part.height else part
+        if table.height:
+            tables.append(table.select(pl.lit(among).alias("among"), pl.all()))
+    return pl.concat(tables) if tables else pl.DataFrame()
+
+
+def leaders_table(adapter: str, among: str, folders: dict[str, str], metric: str) -> str:
+    """Return a Markdown table with a row per folder: the leader, who is level with it, and `adapter` against the best other one.
+
+    folders: folder of docs/results by heading, each of one dataset and backbone. Raises UserError for an adapter or a name of
+    `among` that do not exist, and for a folder without such a comparison.
+    """
+    if adapter not in ADAPTERS or among not in (EVERY, PAPER):
+        raise UserError(f"leaders: {adapter} {among} is not ADAPTER {EVERY} or ADAPTER {PAPER}")
+    lines = [
+        f"| | Seeds | Leader | Level with it | {title(adapter)} to the best other | 95 % interval | p |",
+        "|---|---:|---|---|---:|---:|---:|",
+    ]
+    for heading, folder in folders.items():
+        rows = _rows(folder, among, metric)
+        leader = rows[0]["leader"]
+        against = rows[0] if leader == adapter else next((row for row in rows if row["other"] == adapter), None)
+        if against is None:
+            raise UserError(f"{PUBLISHED / folder}: {adapter} is not among its adapters")
+        level = ", ".join(title(row["other"]) for row in rows if is_tie(row))
+        gain, low, high = (against[name] for name in ("improvement", "low", "high"))  # of the leader over the other
+        if leader != adapter:
+            gain, low, high = (1 / (1 + value) - 1 for value in (gain, high, low))
+        cells = [f"[{heading}](results/{folder}/report.md)", str(rows[0]["seeds"]), title(leader), level or "–"]
+        figures = [f"{100 * gain:+.1f} %", f"{100 * low:+.1f} to {100 * high:+.1f} %", f"{against['p_holm']:.4f}"]
+        lines.append("| " + " | ".join([*cells, *figures]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _rows(folder: str, among: str, metric: str) -> list[dict]:
+    """Return the comparisons of a folder's leader with the others, the best first."""
+    file = PUBLISHED / folder / COMPARISONS
+    if not file.is_file():
+        raise UserError(f"{file} is missing; `python -m stages.publish {folder}` writes it")
+    verify(file.parent, PUBLISH, [COMPARISONS])
+    rows = pl.read_csv(file).filter(among=among, metric=metric).sort("mean_other", descending=True, maintain_order=True)
+    if rows.n_unique(["dataset", "backbone"]) != 1:
+        raise UserError(f"{file}: not one pair of dataset and backbone with {metric} among {among} adapters")
+    return rows.to_dicts()

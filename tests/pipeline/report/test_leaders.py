@@ -1,0 +1,98 @@
+"""Comparisons of each block's leader, among every adapter and among the paper's, and the tables of documents that show them."""
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from common.errors import UserError
+from pipeline.artifacts import sha256, write_signed
+from pipeline.grid.cells import Cell, read_cells
+from pipeline.params import load_params
+from pipeline.report.blocks import filled
+from pipeline.report.leaders import COMPARISONS, compared
+
+HEADER = "among,dataset,backbone,metric,leader,other,mean,std,mean_other,std_other,improvement,low,high,p_holm,difference,seeds\n"
+LINES = [
+    "paper,toys,sasrec,NDCG@20,alphafuse,spectran,0.05,,0.04,,0.25,0.1,0.6,0.01,0.01,1",
+    "paper,toys,sasrec,NDCG@20,alphafuse,llminit,0.05,,0.049,,0.0204,-0.01,0.05,0.2,0.001,1",
+    "paper,toys,sasrec,NDCG@20,alphafuse,base,0.05,,0.03,,0.66,0.5,0.8,0.001,0.02,1",
+    "every,toys,sasrec,NDCG@20,spec_mlp,alphafuse,0.06,,0.05,,0.2,0.1,0.3,0.004,0.01,1",
+]
+BLOCK = '<!-- leaders: {about}\nshop "Shop, SASRec"\n-->\nold\n<!-- end of leaders -->\n'
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "docs/results/shop"
+    folder.mkdir(parents=True)
+    (folder / COMPARISONS).write_text(HEADER + "\n".join(LINES) + "\n")
+    write_signed(folder / "sidecar.json", {"files": {COMPARISONS: sha256(folder / COMPARISONS)}})
+    return folder
+
+
+def row(text: str) -> list[str]:
+    """The cells of the only row below the header."""
+    return [line for line in text.splitlines() if line.startswith("|")][2].strip("| ").split(" | ")
+
+
+@pytest.mark.usefixtures("shop")
+def test_who_does_not_lead_is_compared_with_the_leader() -> None:
+    """AlphaFuse is 25 % (10 to 60 %) above SpecTran, so SpecTran is 1 / 1.25 - 1 = -20 % (1 / 1.6 - 1 to 1 / 1.1 - 1) from it."""
+    text = filled(BLOCK.format(about="spectran paper NDCG@20"), "README.md")
+    assert "| | Seeds | Leader | Level with it | SpecTran to the best other | 95 % interval | p |" in text
+    name = "[Shop, SASRec](results/shop/report.md)"
+    assert row(text) == [name, "1", "AlphaFuse", "LLMInit", "-20.0 %", "-37.5 to -9.1 %", "0.0100"]
+    assert "old" not in text
+    assert filled(text, "README.md") == text
+
+
+@pytest.mark.parametrize(
+    ("about", "expected"),
+    [
+        ("spec_mlp every NDCG@20", ["SpecMLP (ours)", "–", "+20.0 %", "+10.0 to +30.0 %", "0.0040"]),
+        ("alphafuse paper NDCG@20", ["AlphaFuse", "LLMInit", "+2.0 %", "-1.0 to +5.0 %", "0.2000"]),
+    ],
+)
+@pytest.mark.usefixtures("shop")
+def test_who_leads_is_compared_with_the_runner_up(about: str, expected: list[str]) -> None:
+    text = filled(BLOCK.format(about=about), "README.md")
+    assert row(text)[2:] == expected
+
+
+@pytest.mark.parametrize(
+    ("block", "says"),
+    [
+        (BLOCK.format(about="nobody paper NDCG@20"), "leaders: nobody paper is not ADAPTER every or ADAPTER paper"),
+        (BLOCK.format(about="spectran some NDCG@20"), "leaders: spectran some is not"),
+        (BLOCK.format(about="whitenrec paper NDCG@20"), "docs/results/shop: whitenrec is not among its adapters"),
+        (BLOCK.format(about="spectran paper MRR"), "comparisons.csv: not one pair of dataset and backbone with MRR among paper"),
+        (BLOCK.format(about="spectran paper NDCG@20").replace("shop ", "none "), "none/comparisons.csv is missing; `python -m"),
+        (BLOCK.format(about="spectran paper NDCG@20").replace("shop ", "../shop "), "is no folder; write FOLDER"),
+        (BLOCK.format(about="spectran paper"), "a block of leaders does not end with <!-- end of leaders -->"),
+    ],
+)
+@pytest.mark.usefixtures("shop")
+def test_a_table_that_cannot_be_written_is_one_line(block: str, says: str) -> None:
+    with pytest.raises(UserError) as caught:
+        filled(block, "README.md")
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_file_is_refused(shop: Path) -> None:
+    with (shop / COMPARISONS).open("a") as file:
+        file.write(LINES[0])
+    with pytest.raises(UserError, match=r"comparisons.csv"):
+        filled(BLOCK.format(about="spectran paper NDCG@20"), "README.md")
+
+
+def test_the_leader_is_sought_twice(cells: list[Cell]) -> None:
+    """Of Base, SpecTran and a copy of SpecTran that is not in the paper, two are the paper's."""
+    params = load_params()
+    rows = read_cells(cells).filter(pl.col("over") == "seeds")
+    ours = rows.filter(adapter="spectran").with_columns(adapter=pl.lit("spec_mlp"))
+    table = compared(pl.concat([rows, ours]), 20, params.train)
+    found = {among: set(part["leader"]) | set(part["other"]) for (among,), part in table.group_by("among")}
+    assert found == {"every": {"base", "spectran", "spec_mlp"}, "paper": {"base", "spectran"}}
