@@ -8,6 +8,7 @@ docs/results/<name>/ contains:
 - users-<dataset>.parquet: the users, in the order of the ranks.
 - tuned/: the settings that tuning chose for the cells.
 - comparisons.csv: tests over users of each block's leader against the others, among every adapter and among the paper's.
+- groups.csv: figures by popularity of the test item and by length of the history.
 - grid.yaml: the lists of the grid; report.md and figures/: the report.
 - sidecar.json: the checksums of these files.
 """

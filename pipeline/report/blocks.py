@@ -8,9 +8,10 @@ A block starts with a comment that lists its columns, one a line, and ends with 
     -->
     <!-- end of results -->
 
-A column is a folder of docs/results (followed by `/dataset` if it holds several), a column of its runs.csv, and a heading. The
-folder `paper/DATASET/BACKBONE` stands for the published figures in metrics/paper, and `cold/DATASET` for docs/results/cold, which
-holds what `python -m stages.cold` wrote.
+A column is a folder of docs/results (followed by `/dataset` if it holds several), a column of its runs.csv, and a heading. Three
+names stand for other figures: `paper/DATASET/BACKBONE` for the published ones in metrics/paper, `cold/DATASET` for
+docs/results/cold, which holds what `python -m stages.cold` wrote, and `groups/FOLDER/GROUP` for the users of one group in a
+folder's groups.csv, such as `tail`: those whose test item is rare.
 
 A block `ranks` has the same columns, one for each pair of dataset and backbone. Its table ends with the adapters' mean ranks, and
 a sentence says what Friedman's and Nemenyi's tests find in them:
@@ -45,12 +46,13 @@ import polars as pl
 from common.errors import UserError
 from common.names import check_form
 from models.adapters import ADAPTERS
-from pipeline.artifacts import atomic_file
-from pipeline.grid.published import PUBLISHED, read_runs
+from pipeline.artifacts import atomic_file, verify
+from pipeline.grid.published import PUBLISH, PUBLISHED, read_runs
 from pipeline.report import findings
 from pipeline.report.leaders import leaders_table
 from pipeline.report.mean_ranks import mean_ranks
 from pipeline.report.paper import paper_table
+from pipeline.report.users import GROUPED
 
 DOCUMENTS = (Path("README.md"), Path("docs/results.md"), Path("docs/research.md"))
 START = "<!-- results:\n"
@@ -85,6 +87,9 @@ class Column:
             runs = paper_table("table2").filter(dataset=dataset, backbone=backbone)
         elif self.folder == "cold":
             runs = cold_table(check_form("dataset", str(self.dataset)))
+        elif self.folder == "groups":
+            folder, _, group = str(self.dataset).partition("/")
+            runs = groups_table(check_form("folder", folder), group)
         else:
             runs = read_runs(PUBLISHED / check_form("folder", self.folder)).filter(over="seeds")
             runs = runs.filter(dataset=self.dataset) if self.dataset else runs
@@ -124,6 +129,16 @@ def cold_table(dataset: str) -> pl.DataFrame:
         )
     rows = pl.read_csv(file).with_columns(pl.col("ids").fill_null(""))
     return rows.filter(pl.col("ids").is_in(["", "zero"])).rename({"method": "adapter"})
+
+
+def groups_table(folder: str, group: str) -> pl.DataFrame:
+    """Return a row per adapter of a published folder with the means of the users of a group, and a column per metric."""
+    file = PUBLISHED / folder / GROUPED
+    if not file.is_file():
+        raise UserError(f"{file} is missing; `python -m stages.publish {folder}` writes it")
+    verify(file.parent, PUBLISH, [GROUPED])
+    rows = pl.read_csv(file).filter(group=group)
+    return rows.pivot(on="metric", index=["dataset", "backbone", "adapter"], values="mean")
 
 
 def parse_columns(text: str, where: str) -> list[Column]:

@@ -12,7 +12,8 @@ from pipeline.grid.cells import listed_cells, read_cells
 from pipeline.grid.published import PUBLISH, PUBLISHED, RUNS, publish, restore
 from pipeline.params import Params, choose_grid
 from pipeline.report.leaders import COMPARISONS, compared
-from pipeline.report.write import FIGURES, REPORT_MARKDOWN, write_report
+from pipeline.report.users import GROUPED
+from pipeline.report.write import FIGURES, REPORT_MARKDOWN, TABLES, write_report
 
 LISTS = "grid.yaml"
 CODE = ("common", "models", "pipeline", "stages")
@@ -38,6 +39,7 @@ def publish_grid(folder: Path, params: Params) -> str:
     others = {
         COMPARISONS: compared(default, max(params.evaluate.cutoffs), params.train).write_csv().encode(),
         LISTS: yaml.safe_dump(about, sort_keys=False).encode(),
+        GROUPED: (TABLES / GROUPED).read_bytes(),
         REPORT_MARKDOWN.name: REPORT_MARKDOWN.read_bytes(),
         **{f"{FIGURES.name}/{figure.name}": figure.read_bytes() for figure in sorted(FIGURES.glob("*.svg"))},
     }

@@ -12,6 +12,8 @@ from pipeline.runs import sequences_directory
 from pipeline.training.metrics import headline
 from pipeline.training.sequences import popularity, read_sequences
 
+GROUPED = "groups.csv"  # the result of `grouped`
+
 
 def user_metrics(row: dict, cutoff: int) -> pl.DataFrame:
     """Return NDCG and HR of every user and seed of a cell of Table 2: seed, user_id and the two metrics.

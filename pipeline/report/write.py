@@ -84,7 +84,7 @@ def write_report(params: Params, partial: bool = False) -> tuple[str, list[Cell]
         for table in tables.values():
             table.write(directory)
         (directory / LEADERBOARD).write_text(terminal_text(result_sets[0], tables["leaderboard"]), encoding="utf-8")
-        grouped.write_csv(directory / "groups.csv")
+        grouped.write_csv(directory / users.GROUPED)
         # Without seconds, the file is the same for every build of the same runs.
         runs = rows.drop("over", "run_directory", "training_seconds", "seconds_per_epoch", "inference_seconds")
         runs.write_csv(directory / "runs.csv")

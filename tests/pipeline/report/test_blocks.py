@@ -84,9 +84,32 @@ def test_items_held_out_of_training_have_rows_without_training_first() -> None:
     ]
 
 
+def test_users_of_one_group_have_a_column(publish: Path) -> None:
+    """Adapters differ on rare items more than on all."""
+    head, rows = "dataset,backbone,adapter,by,group,metric,users,mean,std\n", []
+    for adapter, group, mean in (
+        ("base", "head", 0.1),
+        ("base", "tail", 0.01),
+        ("spectran", "head", 0.11),
+        ("spectran", "tail", 0.05),
+    ):
+        rows += [
+            f"toys,sasrec,{adapter},popularity,{group},{metric},9,{mean + add},\n"
+            for metric, add in (("NDCG@20", 0), ("HR@20", 0.2))
+        ]
+    (publish / "groups.csv").write_text(head + "".join(rows))
+    write_signed(publish / "sidecar.json", {"files": {name: sha256(publish / name) for name in ("runs.csv", "groups.csv")}})
+    text = filled(DOCUMENT.format(columns='groups/shop/tail NDCG@20 "Tail"\nshop NDCG@20 "All"'), "README.md")
+    assert "| Base (ID only) | 0.0100 | 0.0600 ± 0.0141 |" in text
+    assert "| SpecTran | **0.0500** | **0.0612** |" in text
+    with pytest.raises(UserError, match="docs/results/groups: column 'Some': no runs of shop/warm"):
+        filled(DOCUMENT.format(columns='groups/shop/warm NDCG@20 "Some"'), "README.md")
+
+
 @pytest.mark.parametrize(
     ("columns", "says"),
     [
+        ('groups/none/tail NDCG@20 "N"', "none/groups.csv is missing; `python -m stages.publish none` writes it"),
         ('shop NDCG@20 "N"\nnonsense', "'nonsense' is no column"),
         ('shop NDCG@20 "N"\nshop HR@20 "N"', "the heading 'N' is taken"),
         ('shop NDCG@20 "Mean rank"', "the heading 'Mean rank' is taken"),

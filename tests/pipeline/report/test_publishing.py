@@ -100,7 +100,7 @@ def test_publishing_that_stops_in_the_middle_changes_nothing(cells: list[Cell], 
         patch.setattr(pl.DataFrame, "write_parquet", failing(write_parquet))
         patch.setattr(pl.DataFrame, "write_csv", failing(write_csv))
         patch.setattr(Path, "write_bytes", failing(write_bytes))
-        for until in range(5 + 5):  # three cells, the users and runs.csv; then lists, comparisons, report and figures
+        for until in range(5 + 6):  # three cells, the users and runs.csv; then lists, comparisons, groups, report and figures
             written.clear()
             written_until[0] = until
             with pytest.raises(OSError, match="No space left"):
