@@ -30,6 +30,13 @@ sought among `every` adapter or among those of the `paper`:
     -->
     <!-- end of leaders -->
 
+A block `level` says who leads and who is level with it, by several metrics:
+
+    <!-- level: paper NDCG@20 HR@20 dot_NDCG@20
+    office "Office, SASRec"
+    -->
+    <!-- end of level -->
+
 A verdict is the one with which the report of a folder opens:
 
     <!-- verdict: office -->
@@ -49,7 +56,7 @@ from models.adapters import ADAPTERS
 from pipeline.artifacts import atomic_file, verify
 from pipeline.grid.published import PUBLISH, PUBLISHED, read_runs
 from pipeline.report import findings
-from pipeline.report.leaders import leaders_table
+from pipeline.report.leaders import leaders_table, level_table
 from pipeline.report.mean_ranks import mean_ranks
 from pipeline.report.paper import paper_table
 from pipeline.report.users import GROUPED
@@ -58,7 +65,8 @@ DOCUMENTS = (Path("README.md"), Path("docs/results.md"), Path("docs/research.md"
 START = "<!-- results:\n"
 TABLE = r"^(<!-- {kind}:\n(.*?)^-->\n)(.*?)(^<!-- end of {kind} -->$)"
 BLOCK, RANKS = (re.compile(TABLE.format(kind=kind), re.MULTILINE | re.DOTALL) for kind in ("results", "ranks"))
-LEADERS = re.compile(r"^(<!-- leaders: (\S+) (\S+) (\S+)\n(.*?)^-->\n)(.*?)(^<!-- end of leaders -->$)", re.MULTILINE | re.DOTALL)
+COMPARED = r"^(<!-- {kind}: ([^\n]+)\n(.*?)^-->\n)(.*?)(^<!-- end of {kind} -->$)"
+LEADERS, LEVEL = (re.compile(COMPARED.format(kind=kind), re.MULTILINE | re.DOTALL) for kind in ("leaders", "level"))
 FOLDER = re.compile(r'(?P<folder>[^ /]+) "(?P<heading>[^"|]*)"')
 VERDICT = re.compile(r"^(<!-- verdict: (\S+) -->\n)(.*?)(^<!-- end of verdict -->$)", re.MULTILINE | re.DOTALL)
 OPENING = re.compile(r"# [^\n]+\n\n(?:\*[^\n]+\*\n\n)?([^\n]+)\n")  # heading, what the report is of, verdict
@@ -212,20 +220,28 @@ def verdict(name: str) -> str:
 
 def filled(text: str, where: str) -> str:
     """Return a document's text with every block written anew. Raises UserError for a block that cannot be read."""
-    starts = {START: BLOCK, "<!-- ranks:\n": RANKS, "<!-- leaders: ": LEADERS, "<!-- verdict: ": VERDICT}
+    starts = {START: BLOCK, "<!-- ranks:\n": RANKS, "<!-- leaders: ": LEADERS, "<!-- level: ": LEVEL, "<!-- verdict: ": VERDICT}
     for start, blocks in starts.items():
         if text.count(start) != len(blocks.findall(text)):
             kind = start.removeprefix("<!-- ").partition(":")[0]
             raise UserError(f"{where}: a block of {kind} does not end with <!-- end of {kind} -->")
     text = BLOCK.sub(lambda match: f"{match[1]}\n{table(parse_columns(match[2], where))}\n{match[4]}", text)
     text = RANKS.sub(lambda match: f"{match[1]}\n{ranks_table(parse_columns(match[2], where), where)}\n{match[4]}", text)
-    text = LEADERS.sub(lambda match: f"{match[1]}\n{_leaders(match, where)}\n{match[7]}", text)
+    text = LEADERS.sub(lambda match: f"{match[1]}\n{_leaders(match[2], match[3], where)}\n{match[5]}", text)
+    text = LEVEL.sub(lambda match: f"{match[1]}\n{_level(match[2], match[3], where)}\n{match[5]}", text)
     return VERDICT.sub(lambda match: f"{match[1]}\n{verdict(match[2])}\n{match[4]}", text)
 
 
-def _leaders(match: re.Match[str], where: str) -> str:
-    adapter, among, metric, folders = match.group(2, 3, 4, 5)
+def _leaders(about: str, folders: str, where: str) -> str:
+    if len(words := about.split()) != 3:
+        raise UserError(f"{where}: leaders: {about} is not ADAPTER AMONG METRIC")
+    adapter, among, metric = words
     return leaders_table(adapter, among, parse_folders(folders, where), metric)
+
+
+def _level(about: str, folders: str, where: str) -> str:
+    among, *metrics = about.split()
+    return level_table(among, parse_folders(folders, where), metrics)
 
 
 def write_blocks() -> list[Path]:

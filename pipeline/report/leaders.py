@@ -12,33 +12,69 @@ from pipeline.report.paper import paper_table
 from pipeline.report.results import unusable_runs
 from pipeline.report.tables import title
 from pipeline.report.users import comparisons
+from pipeline.training.metrics import ALL_ITEMS
 
 COMPARISONS = "comparisons.csv"
 EVERY, PAPER = "every", "paper"  # among which adapters the leader is sought: every one, or those of the paper
 
 
 def compared(rows: pl.DataFrame, cutoff: int, train: Train) -> pl.DataFrame:
-    """Return `users.comparisons` among every adapter, and once more among the paper's, preceded by the column `among`.
+    """Return `users.comparisons` among every adapter and among the paper's (column `among`), for every ranking that was tested.
 
+    The metrics of the ranking that the tables do not show have its name in front: `dot_NDCG@20`, `without_history_NDCG@20`.
     rows: a row per run, from `read_cells`, of the cells with the settings of params.yaml. Empty if no block has two adapters.
     """
     papers = rows.filter(pl.col("adapter").is_in(paper_table()["adapter"].unique().to_list()))
+    shown = f"_NDCG@{cutoff}"
+    names = [name.removesuffix(shown) for name in rows.columns if name.endswith(shown) and not name.startswith("validation")]
     tables = []
     for among, part in ((EVERY, rows), (PAPER, papers)):
-        table = comparisons(part, cutoff, unusable_runs(part, train)) if part.height else part
-        if table.height:
-            tables.append(table.select(pl.lit(among).alias("among"), pl.all()))
+        for name in ("", *names) if part.height else ():
+            ranking = None if not name else ALL_ITEMS if name == "with_history" else f"{ALL_ITEMS}_{name}"
+            table = comparisons(part.with_columns(ranking=pl.lit(ranking)), cutoff, unusable_runs(part, train))
+            if table.height:
+                prefix = f"{name}_" if name else ""
+                tables.append(
+                    table.select(pl.lit(among).alias("among"), pl.all()).with_columns(metric=pl.lit(prefix) + pl.col("metric"))
+                )
     return pl.concat(tables) if tables else pl.DataFrame()
+
+
+def level_table(among: str, folders: dict[str, str], metrics: list[str]) -> str:
+    """Return a Markdown table with a row per metric and a column per folder: the leader and those level with it.
+
+    folders: as in `leaders_table`.
+    """
+    columns = [{metric: _rows(folder, among, metric) for metric in metrics} for folder in folders.values()]
+    lines = ["| | " + " | ".join(folders) + " |", "|---|" + "---|" * len(folders)]
+    for metric in metrics:
+        entries = []
+        for rows in (column[metric] for column in columns):
+            entries.append(", ".join(map(title, [rows[0]["leader"], *(row["other"] for row in rows if is_tie(row))])))
+        lines.append(f"| {_said(metric)} | " + " | ".join(entries) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _said(metric: str) -> str:
+    """Return a metric with its ranking in words: "NDCG@20, history not ranked" for without_history_NDCG@20."""
+    ranking, _, name = metric.rpartition("_")
+    how = {
+        "without_history": "history not ranked",
+        "with_history": "history ranked",
+        "dot": "by dot product",
+        "cosine": "by cosine",
+    }
+    return f"{name}, {how.get(ranking, ranking)}" if ranking else name
 
 
 def leaders_table(adapter: str, among: str, folders: dict[str, str], metric: str) -> str:
     """Return a Markdown table with a row per folder: the leader, who is level with it, and `adapter` against the best other one.
 
     folders: folder of docs/results by heading, each of one dataset and backbone. Raises UserError for an adapter or a name of
-    `among` that do not exist, and for a folder without such a comparison.
+    `among` that do not exist, and for a folder without such comparisons.
     """
-    if adapter not in ADAPTERS or among not in (EVERY, PAPER):
-        raise UserError(f"leaders: {adapter} {among} is not ADAPTER {EVERY} or ADAPTER {PAPER}")
+    if adapter not in ADAPTERS:
+        raise UserError(f"leaders: there is no adapter {adapter}")
     lines = [
         f"| | Seeds | Leader | Level with it | {title(adapter)} to the best other | 95 % interval | p |",
         "|---|---:|---|---|---:|---:|---:|",
@@ -61,6 +97,8 @@ def leaders_table(adapter: str, among: str, folders: dict[str, str], metric: str
 
 def _rows(folder: str, among: str, metric: str) -> list[dict]:
     """Return the comparisons of a folder's leader with the others, the best first."""
+    if among not in (EVERY, PAPER):
+        raise UserError(f"the leader is sought among {EVERY} or {PAPER}, not {among}")
     file = PUBLISHED / folder / COMPARISONS
     if not file.is_file():
         raise UserError(f"{file} is missing; `python -m stages.publish {folder}` writes it")

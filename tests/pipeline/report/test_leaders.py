@@ -17,6 +17,7 @@ LINES = [
     "paper,toys,sasrec,NDCG@20,alphafuse,spectran,0.05,,0.04,,0.25,0.1,0.6,0.01,0.01,1",
     "paper,toys,sasrec,NDCG@20,alphafuse,llminit,0.05,,0.049,,0.0204,-0.01,0.05,0.2,0.001,1",
     "paper,toys,sasrec,NDCG@20,alphafuse,base,0.05,,0.03,,0.66,0.5,0.8,0.001,0.02,1",
+    "paper,toys,sasrec,dot_NDCG@20,llminit,spectran,0.05,,0.04,,0.25,0.1,0.6,0.01,0.01,1",
     "every,toys,sasrec,NDCG@20,spec_mlp,alphafuse,0.06,,0.05,,0.2,0.1,0.3,0.004,0.01,1",
 ]
 BLOCK = '<!-- leaders: {about}\nshop "Shop, SASRec"\n-->\nold\n<!-- end of leaders -->\n'
@@ -64,13 +65,17 @@ def test_who_leads_is_compared_with_the_runner_up(about: str, expected: list[str
 @pytest.mark.parametrize(
     ("block", "says"),
     [
-        (BLOCK.format(about="nobody paper NDCG@20"), "leaders: nobody paper is not ADAPTER every or ADAPTER paper"),
-        (BLOCK.format(about="spectran some NDCG@20"), "leaders: spectran some is not"),
+        (BLOCK.format(about="nobody paper NDCG@20"), "leaders: there is no adapter nobody"),
+        (BLOCK.format(about="spectran some NDCG@20"), "the leader is sought among every or paper, not some"),
         (BLOCK.format(about="whitenrec paper NDCG@20"), "docs/results/shop: whitenrec is not among its adapters"),
         (BLOCK.format(about="spectran paper MRR"), "comparisons.csv: not one pair of dataset and backbone with MRR among paper"),
         (BLOCK.format(about="spectran paper NDCG@20").replace("shop ", "none "), "none/comparisons.csv is missing; `python -m"),
         (BLOCK.format(about="spectran paper NDCG@20").replace("shop ", "../shop "), "is no folder; write FOLDER"),
-        (BLOCK.format(about="spectran paper"), "a block of leaders does not end with <!-- end of leaders -->"),
+        (BLOCK.format(about="spectran paper"), "leaders: spectran paper is not ADAPTER AMONG METRIC"),
+        (
+            BLOCK.format(about="spectran paper NDCG@20").replace("end of", ""),
+            "a block of leaders does not end with <!-- end of leaders",
+        ),
     ],
 )
 @pytest.mark.usefixtures("shop")
@@ -81,6 +86,17 @@ def test_a_table_that_cannot_be_written_is_one_line(block: str, says: str) -> No
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.usefixtures("shop")
+def test_who_is_level_with_the_leader_by_every_metric() -> None:
+    text = filled('<!-- level: paper NDCG@20 dot_NDCG@20\nshop "Shop"\n-->\n<!-- end of level -->\n', "README.md")
+    assert [line for line in text.splitlines() if line.startswith("| ")] == [
+        "| | Shop |",
+        "| NDCG@20 | AlphaFuse, LLMInit |",
+        "| NDCG@20, by dot product | LLMInit |",
+    ]
+    assert filled(text, "README.md") == text
+
+
 def test_a_damaged_file_is_refused(shop: Path) -> None:
     with (shop / COMPARISONS).open("a") as file:
         file.write(LINES[0])
@@ -88,11 +104,17 @@ def test_a_damaged_file_is_refused(shop: Path) -> None:
         filled(BLOCK.format(about="spectran paper NDCG@20"), "README.md")
 
 
-def test_the_leader_is_sought_twice(cells: list[Cell]) -> None:
-    """Of Base, SpecTran and a copy of SpecTran that is not in the paper, two are the paper's."""
+def test_the_leader_is_sought_twice_and_in_every_ranking(cells: list[Cell]) -> None:
+    """Of Base, SpecTran and a copy of SpecTran that is not in the paper, two are the paper's. Each ranking has its own means."""
     params = load_params()
     rows = read_cells(cells).filter(pl.col("over") == "seeds")
     ours = rows.filter(adapter="spectran").with_columns(adapter=pl.lit("spec_mlp"))
     table = compared(pl.concat([rows, ours]), 20, params.train)
-    found = {among: set(part["leader"]) | set(part["other"]) for (among,), part in table.group_by("among")}
-    assert found == {"every": {"base", "spectran", "spec_mlp"}, "paper": {"base", "spectran"}}
+    for (metric,), part in table.group_by("metric"):
+        every, papers = (part.filter(among=among) for among in ("every", "paper"))
+        assert {*every["leader"], *every["other"]} == {"base", "spectran", "spec_mlp"}
+        assert {*papers["leader"], *papers["other"]} == {"base", "spectran"}
+        means = {row["leader"]: row["mean"] for row in papers.to_dicts()} | dict(papers.select("other", "mean_other").rows())
+        for adapter, mean in means.items():
+            assert mean == pytest.approx(rows.filter(adapter=adapter)[str(metric)].mean())
+    assert {"NDCG@20", "HR@20", "without_history_NDCG@20", "dot_HR@20"} <= {*table["metric"]}
