@@ -5,6 +5,7 @@ import polars as pl
 from common.errors import UserError
 from models.adapters import ADAPTERS
 from pipeline.artifacts import verify
+from pipeline.grid.cells import BLOCK
 from pipeline.grid.published import PUBLISH, PUBLISHED
 from pipeline.params import Train
 from pipeline.report.conclusions import is_tie
@@ -37,7 +38,7 @@ def compared(rows: pl.DataFrame, cutoff: int, train: Train) -> pl.DataFrame:
                 tables.append(
                     table.select(pl.lit(among).alias("among"), pl.all()).with_columns(metric=pl.lit(prefix) + pl.col("metric"))
                 )
-    return pl.concat(tables) if tables else pl.DataFrame()
+    return pl.concat(tables) if tables else pl.DataFrame(schema=dict.fromkeys(("among", *BLOCK, "metric"), pl.String))
 
 
 def level_table(among: str, folders: dict[str, str], metrics: list[str]) -> str:

@@ -97,11 +97,17 @@ def test_who_is_level_with_the_leader_by_every_metric() -> None:
     assert filled(text, "README.md") == text
 
 
-def test_a_damaged_file_is_refused(shop: Path) -> None:
-    with (shop / COMPARISONS).open("a") as file:
-        file.write(LINES[0])
-    with pytest.raises(UserError, match=r"comparisons.csv"):
+@pytest.mark.parametrize("content", [b"", b"among\n", (HEADER + LINES[0]).encode(), b"\xff"])
+def test_a_damaged_file_is_refused(shop: Path, content: bytes) -> None:
+    (shop / COMPARISONS).write_bytes(content)
+    with pytest.raises(UserError, match=r"comparisons.csv is damaged") as caught:
         filled(BLOCK.format(about="spectran paper NDCG@20"), "README.md")
+    assert "\n" not in str(caught.value)
+
+
+def test_one_adapter_is_compared_with_nobody(cells: list[Cell]) -> None:
+    rows = read_cells(cells).filter(pl.col("over") == "seeds", pl.col("adapter") == "base")
+    assert compared(rows, 20, load_params().train).height == 0
 
 
 def test_the_leader_is_sought_twice_and_in_every_ranking(cells: list[Cell]) -> None:
