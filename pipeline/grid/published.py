@@ -116,13 +116,20 @@ def read_runs(folder: Path) -> pl.DataFrame:
 
     Paths are built from the names in it, so they are checked even if the checksum is right.
     """
-    verify(folder, PUBLISH, [RUNS])
-    try:
-        lines = pl.read_csv(folder / RUNS)
-    except pl.exceptions.PolarsError as error:
-        raise UserError(f"{folder / RUNS} is not CSV ({str(error).splitlines()[0]}); `git checkout {folder}`") from None
+    lines = read_table(folder / RUNS)
     _check_lines(lines, f"{folder / RUNS}")
     return lines
+
+
+def read_table(file: Path) -> pl.DataFrame:
+    """Return a published CSV file. Raises UserError if it is missing, damaged or not CSV."""
+    if not file.is_file():
+        raise UserError(f"{file} is missing; `python -m stages.publish {file.parent.name}` writes it")
+    verify(file.parent, PUBLISH, [file.name])
+    try:
+        return pl.read_csv(file)
+    except pl.exceptions.PolarsError as error:
+        raise UserError(f"{file} is not CSV ({str(error).splitlines()[0]}); `git checkout {file.parent}`") from None
 
 
 def _check_lines(lines: pl.DataFrame, where: str) -> None:

@@ -53,8 +53,8 @@ import polars as pl
 from common.errors import UserError
 from common.names import check_form
 from models.adapters import ADAPTERS
-from pipeline.artifacts import atomic_file, verify
-from pipeline.grid.published import PUBLISH, PUBLISHED, read_runs
+from pipeline.artifacts import atomic_file
+from pipeline.grid.published import PUBLISHED, read_runs, read_table
 from pipeline.report import findings
 from pipeline.report.leaders import leaders_table, level_table
 from pipeline.report.mean_ranks import mean_ranks
@@ -63,10 +63,8 @@ from pipeline.report.users import GROUPED
 
 DOCUMENTS = (Path("README.md"), Path("docs/results.md"), Path("docs/research.md"))
 START = "<!-- results:\n"
-TABLE = r"^(<!-- {kind}:\n(.*?)^-->\n)(.*?)(^<!-- end of {kind} -->$)"
-BLOCK, RANKS = (re.compile(TABLE.format(kind=kind), re.MULTILINE | re.DOTALL) for kind in ("results", "ranks"))
-COMPARED = r"^(<!-- {kind}: ([^\n]+)\n(.*?)^-->\n)(.*?)(^<!-- end of {kind} -->$)"
-LEADERS, LEVEL = (re.compile(COMPARED.format(kind=kind), re.MULTILINE | re.DOTALL) for kind in ("leaders", "level"))
+LISTS = ("results", "ranks", "leaders", "level")  # kinds of blocks whose comment lists columns or folders
+BLOCK = re.compile(rf"^(<!-- ({'|'.join(LISTS)}):([^\n]*)\n(.*?)^-->\n)(.*?)(^<!-- end of \2 -->$)", re.MULTILINE | re.DOTALL)
 FOLDER = re.compile(r'(?P<folder>[^ /]+) "(?P<heading>[^"|]*)"')
 VERDICT = re.compile(r"^(<!-- verdict: (\S+) -->\n)(.*?)(^<!-- end of verdict -->$)", re.MULTILINE | re.DOTALL)
 OPENING = re.compile(r"# [^\n]+\n\n(?:\*[^\n]+\*\n\n)?([^\n]+)\n")  # heading, what the report is of, verdict
@@ -141,11 +139,7 @@ def cold_table(dataset: str) -> pl.DataFrame:
 
 def groups_table(folder: str, group: str) -> pl.DataFrame:
     """Return a row per adapter of a published folder with the means of the users of a group, and a column per metric."""
-    file = PUBLISHED / folder / GROUPED
-    if not file.is_file():
-        raise UserError(f"{file} is missing; `python -m stages.publish {folder}` writes it")
-    verify(file.parent, PUBLISH, [GROUPED])
-    rows = pl.read_csv(file).filter(group=group)
+    rows = read_table(PUBLISHED / folder / GROUPED).filter(group=group)
     return rows.pivot(on="metric", index=["dataset", "backbone", "adapter"], values="mean")
 
 
@@ -186,12 +180,17 @@ def ranks_table(columns: list[Column], where: str) -> str:
 
 
 def parse_folders(text: str, where: str) -> dict[str, str]:
-    """Return {heading: folder} of a block `leaders`. Raises UserError for a line that is not `FOLDER "HEADING"`."""
-    folders = {}
+    """Return {heading: folder} of a block `leaders` or `level`.
+
+    Raises UserError for a line that is not `FOLDER "HEADING"`, and for a heading that another one has.
+    """
+    folders: dict[str, str] = {}
     for part in text.strip().splitlines():
         match = FOLDER.fullmatch(part.strip())
         if match is None:
             raise UserError(f'{where}: {part.strip()!r} is no folder; write FOLDER "HEADING"')
+        if match["heading"] in folders:
+            raise UserError(f"{where}: the heading {match['heading']!r} is taken; every folder needs its own")
         folders[match["heading"]] = check_form("folder", match["folder"])
     return folders
 
@@ -220,28 +219,28 @@ def verdict(name: str) -> str:
 
 def filled(text: str, where: str) -> str:
     """Return a document's text with every block written anew. Raises UserError for a block that cannot be read."""
-    starts = {START: BLOCK, "<!-- ranks:\n": RANKS, "<!-- leaders: ": LEADERS, "<!-- level: ": LEVEL, "<!-- verdict: ": VERDICT}
-    for start, blocks in starts.items():
-        if text.count(start) != len(blocks.findall(text)):
-            kind = start.removeprefix("<!-- ").partition(":")[0]
+    found = [match[2] for match in BLOCK.finditer(text)] + ["verdict"] * len(VERDICT.findall(text))
+    for kind in (*LISTS, "verdict"):
+        if text.count(f"<!-- {kind}:") != found.count(kind):
             raise UserError(f"{where}: a block of {kind} does not end with <!-- end of {kind} -->")
-    text = BLOCK.sub(lambda match: f"{match[1]}\n{table(parse_columns(match[2], where))}\n{match[4]}", text)
-    text = RANKS.sub(lambda match: f"{match[1]}\n{ranks_table(parse_columns(match[2], where), where)}\n{match[4]}", text)
-    text = LEADERS.sub(lambda match: f"{match[1]}\n{_leaders(match[2], match[3], where)}\n{match[5]}", text)
-    text = LEVEL.sub(lambda match: f"{match[1]}\n{_level(match[2], match[3], where)}\n{match[5]}", text)
+    text = BLOCK.sub(lambda match: f"{match[1]}\n{_listed(match[2], match[3].split(), match[4], where)}\n{match[6]}", text)
     return VERDICT.sub(lambda match: f"{match[1]}\n{verdict(match[2])}\n{match[4]}", text)
 
 
-def _leaders(about: str, folders: str, where: str) -> str:
-    if len(words := about.split()) != 3:
-        raise UserError(f"{where}: leaders: {about} is not ADAPTER AMONG METRIC")
-    adapter, among, metric = words
-    return leaders_table(adapter, among, parse_folders(folders, where), metric)
-
-
-def _level(about: str, folders: str, where: str) -> str:
-    among, *metrics = about.split()
-    return level_table(among, parse_folders(folders, where), metrics)
+def _listed(kind: str, about: list[str], lines: str, where: str) -> str:
+    """Return the table of a block of LISTS. about: the words after its kind; lines: what its comment lists."""
+    match kind, about:
+        case "results", []:
+            return table(parse_columns(lines, where))
+        case "ranks", []:
+            return ranks_table(parse_columns(lines, where), where)
+        case "leaders", [adapter, among, metric]:
+            return leaders_table(adapter, among, parse_folders(lines, where), metric)
+        case "level", [among, *metrics]:
+            return level_table(among, parse_folders(lines, where), metrics)
+    raise UserError(
+        f"{where}: {kind}: {' '.join(about)} is not what a block of {kind} starts with; see pipeline/report/blocks.py"
+    )
 
 
 def write_blocks() -> list[Path]:

@@ -39,8 +39,8 @@ def is_tie(row: dict) -> bool:
 
 
 def _within_spread(row: dict) -> bool:
-    """Return whether the difference is at most the larger of both adapters' standard deviations over seeds."""
-    return row["difference"] <= max(row["std"] or 0.0, row["std_other"] or 0.0)
+    """Return whether the difference, in either direction, is at most the larger of both standard deviations over seeds."""
+    return abs(row["difference"]) <= max(row["std"] or 0.0, row["std_other"] or 0.0)
 
 
 def verdict(summary: pl.DataFrame, compared: pl.DataFrame, unusable: pl.DataFrame, loss: str | None = None) -> str:

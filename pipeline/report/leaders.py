@@ -4,9 +4,8 @@ import polars as pl
 
 from common.errors import UserError
 from models.adapters import ADAPTERS
-from pipeline.artifacts import verify
 from pipeline.grid.cells import BLOCK
-from pipeline.grid.published import PUBLISH, PUBLISHED
+from pipeline.grid.published import PUBLISHED, read_table
 from pipeline.params import Train
 from pipeline.report.conclusions import is_tie
 from pipeline.report.paper import paper_table
@@ -22,7 +21,7 @@ EVERY, PAPER = "every", "paper"  # among which adapters the leader is sought: ev
 def compared(rows: pl.DataFrame, cutoff: int, train: Train) -> pl.DataFrame:
     """Return `users.comparisons` among every adapter and among the paper's (column `among`), for every ranking that was tested.
 
-    The metrics of the ranking that the tables do not show have its name in front: `dot_NDCG@20`, `without_history_NDCG@20`.
+    The metrics of a ranking that the tables do not show have its name in front: `dot_NDCG@20`, `without_history_NDCG@20`.
     rows: a row per run, from `read_cells`, of the cells with the settings of params.yaml. Empty if no block has two adapters.
     """
     papers = rows.filter(pl.col("adapter").is_in(paper_table()["adapter"].unique().to_list()))
@@ -44,7 +43,7 @@ def compared(rows: pl.DataFrame, cutoff: int, train: Train) -> pl.DataFrame:
 def level_table(among: str, folders: dict[str, str], metrics: list[str]) -> str:
     """Return a Markdown table with a row per metric and a column per folder: the leader and those level with it.
 
-    folders: as in `leaders_table`.
+    The leader is that by NDCG of each ranking, also in a row of HR. folders: as in `leaders_table`.
     """
     columns = [{metric: _rows(folder, among, metric) for metric in metrics} for folder in folders.values()]
     lines = ["| | " + " | ".join(folders) + " |", "|---|" + "---|" * len(folders)]
@@ -87,6 +86,8 @@ def leaders_table(adapter: str, among: str, folders: dict[str, str], metric: str
         if against is None:
             raise UserError(f"{PUBLISHED / folder}: {adapter} is not among its adapters")
         level = ", ".join(title(row["other"]) for row in rows if is_tie(row))
+        if against["improvement"] is None:
+            raise UserError(f"{PUBLISHED / folder}: {metric} of {against['other']} is 0, so nothing is relative to it")
         gain, low, high = (against[name] for name in ("improvement", "low", "high"))  # of the leader over the other
         if leader != adapter:
             gain, low, high = (1 / (1 + value) - 1 for value in (gain, high, low))
@@ -101,10 +102,7 @@ def _rows(folder: str, among: str, metric: str) -> list[dict]:
     if among not in (EVERY, PAPER):
         raise UserError(f"the leader is sought among {EVERY} or {PAPER}, not {among}")
     file = PUBLISHED / folder / COMPARISONS
-    if not file.is_file():
-        raise UserError(f"{file} is missing; `python -m stages.publish {folder}` writes it")
-    verify(file.parent, PUBLISH, [COMPARISONS])
-    rows = pl.read_csv(file).filter(among=among, metric=metric).sort("mean_other", descending=True, maintain_order=True)
-    if rows.n_unique(["dataset", "backbone"]) != 1:
+    rows = read_table(file).filter(among=among, metric=metric).sort("mean_other", descending=True, maintain_order=True)
+    if rows.n_unique(BLOCK) != 1:
         raise UserError(f"{file}: not one pair of dataset and backbone with {metric} among {among} adapters")
     return rows.to_dicts()

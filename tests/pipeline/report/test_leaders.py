@@ -18,6 +18,8 @@ LINES = [
     "paper,toys,sasrec,NDCG@20,alphafuse,llminit,0.05,,0.049,,0.0204,-0.01,0.05,0.2,0.001,1",
     "paper,toys,sasrec,NDCG@20,alphafuse,base,0.05,,0.03,,0.66,0.5,0.8,0.001,0.02,1",
     "paper,toys,sasrec,dot_NDCG@20,llminit,spectran,0.05,,0.04,,0.25,0.1,0.6,0.01,0.01,1",
+    "paper,toys,sasrec,HR@20,alphafuse,spectran,0.05,,0.0,,,,,0.5,0.05,1",
+    "paper,toys,sasrec,HR@20,alphafuse,base,0.05,0.001,0.09,0.001,-0.4,-0.5,-0.3,0.001,-0.04,3",
     "every,toys,sasrec,NDCG@20,spec_mlp,alphafuse,0.06,,0.05,,0.2,0.1,0.3,0.004,0.01,1",
 ]
 BLOCK = '<!-- leaders: {about}\nshop "Shop, SASRec"\n-->\nold\n<!-- end of leaders -->\n'
@@ -71,7 +73,12 @@ def test_who_leads_is_compared_with_the_runner_up(about: str, expected: list[str
         (BLOCK.format(about="spectran paper MRR"), "comparisons.csv: not one pair of dataset and backbone with MRR among paper"),
         (BLOCK.format(about="spectran paper NDCG@20").replace("shop ", "none "), "none/comparisons.csv is missing; `python -m"),
         (BLOCK.format(about="spectran paper NDCG@20").replace("shop ", "../shop "), "is no folder; write FOLDER"),
-        (BLOCK.format(about="spectran paper"), "leaders: spectran paper is not ADAPTER AMONG METRIC"),
+        (
+            BLOCK.format(about="spectran paper NDCG@20").replace("-->\nold", 'shop "Shop, SASRec"\n-->\n'),
+            "is taken; every folder",
+        ),
+        (BLOCK.format(about="spectran paper HR@20"), "docs/results/shop: HR@20 of spectran is 0"),
+        (BLOCK.format(about="spectran paper"), "leaders: spectran paper is not what a block of leaders starts with"),
         (
             BLOCK.format(about="spectran paper NDCG@20").replace("end of", ""),
             "a block of leaders does not end with <!-- end of leaders",
@@ -88,10 +95,12 @@ def test_a_table_that_cannot_be_written_is_one_line(block: str, says: str) -> No
 
 @pytest.mark.usefixtures("shop")
 def test_who_is_level_with_the_leader_by_every_metric() -> None:
-    text = filled('<!-- level: paper NDCG@20 dot_NDCG@20\nshop "Shop"\n-->\n<!-- end of level -->\n', "README.md")
+    """By HR@20, Base is significantly above the leader by NDCG, so it is not level with it."""
+    text = filled('<!-- level: paper NDCG@20 HR@20 dot_NDCG@20\nshop "Shop"\n-->\n<!-- end of level -->\n', "README.md")
     assert [line for line in text.splitlines() if line.startswith("| ")] == [
         "| | Shop |",
         "| NDCG@20 | AlphaFuse, LLMInit |",
+        "| HR@20 | AlphaFuse, SpecTran |",
         "| NDCG@20, by dot product | LLMInit |",
     ]
     assert filled(text, "README.md") == text
