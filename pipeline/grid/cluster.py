@@ -119,6 +119,9 @@ class Cluster:
                 f"a task takes {_as_text(self._demand)}, and no node of the cluster has as much ({nodes}); "
                 "lower `resources:` in params.yaml, or add a node"
             )
+        gpus = sum(resources.get("GPU", 0) for resources in self._nodes())
+        if gpus and not self.resources.gpus:
+            print(f"the cluster has {gpus:g} GPUs, and runs take none: set `resources.gpus` in params.yaml", flush=True)
         # Send the module `pipeline.grid.node` itself, because nodes cannot import it.
         self.ray.cloudpickle.register_pickle_by_value(node)
         self._project = [

@@ -22,15 +22,15 @@ a sentence says what Friedman's and Nemenyi's tests find in them:
     -->
     <!-- end of ranks -->
 
-A block `leaders` says of each folder who leads, and how far an adapter is from the best other one, by a metric. The leader is
-sought among `every` adapter or among those of the `paper`:
+A block `leaders` says of each folder who leads by NDCG, and how far an adapter is from the best other one. The leader is sought
+among `every` adapter or among those of the `paper`:
 
     <!-- leaders: spectran paper NDCG@20
     office "Office, SASRec"
     -->
     <!-- end of leaders -->
 
-A block `level` says who leads and who is level with it, by several metrics:
+A block `level` says who leads by the NDCG of each ranking, and who is level with it or above it, by several metrics:
 
     <!-- level: paper NDCG@20 HR@20 dot_NDCG@20
     office "Office, SASRec"
@@ -56,13 +56,12 @@ from models.adapters import ADAPTERS
 from pipeline.artifacts import atomic_file
 from pipeline.grid.published import PUBLISHED, read_runs, read_table
 from pipeline.report import findings
-from pipeline.report.leaders import leaders_table, level_table
+from pipeline.report.leaders import PROTOCOL, leaders_table, level_table
 from pipeline.report.mean_ranks import mean_ranks
 from pipeline.report.paper import paper_table
 from pipeline.report.users import GROUPED
 
 DOCUMENTS = (Path("README.md"), Path("docs/results.md"), Path("docs/research.md"))
-START = "<!-- results:\n"
 LISTS = ("results", "ranks", "leaders", "level")  # kinds of blocks whose comment lists columns or folders
 BLOCK = re.compile(rf"^(<!-- ({'|'.join(LISTS)}):([^\n]*)\n(.*?)^-->\n)(.*?)(^<!-- end of \2 -->$)", re.MULTILINE | re.DOTALL)
 FOLDER = re.compile(r'(?P<folder>[^ /]+) "(?P<heading>[^"|]*)"')
@@ -103,15 +102,18 @@ class Column:
             raise UserError(f"{where}: no runs{f' of {self.dataset}' if self.dataset else ''}")
         if self.metric not in runs.columns:
             raise UserError(f"{where}: there is no {self.metric}, only {', '.join(runs.columns)}")
-        for key in {"dataset", "backbone", "encoder", "dim"} & set(runs.columns):
+        for key in {"dataset", "backbone", "encoder", "dim", *PROTOCOL} & set(runs.columns):
             if runs[key].n_unique() > 1:
                 raise UserError(f"{where} mixes several values of {key}: {', '.join(map(str, runs[key].unique().sort()))}")
         return runs
 
     def means(self) -> pl.DataFrame:
-        """Return each adapter's mean and sample standard deviation over seeds, and the number of seeds."""
-        of_adapters = self.runs().group_by("adapter", maintain_order=True)
-        return of_adapters.agg(mean=pl.col(self.metric).mean(), std=pl.col(self.metric).std(), seeds=pl.len())
+        """Return each adapter's mean and sample standard deviation over seeds, null for one seed."""
+        runs = self.runs()
+        if self.folder == "groups":  # its rows are means
+            return runs.select("adapter", mean=pl.col(self.metric), std=pl.col(f"std {self.metric}"))
+        of_adapters = runs.group_by("adapter", maintain_order=True)
+        return of_adapters.agg(mean=pl.col(self.metric).mean(), std=pl.col(self.metric).std())
 
     def entries(self) -> dict[str, str]:
         """Return each adapter's entry: the mean over seeds, ± the sample standard deviation for several, the best one bold."""
@@ -122,7 +124,7 @@ class Column:
         for row in by_adapter.iter_rows(named=True):
             mean = f"{row['mean']:.4f}" if ranked else f"{row['mean']:.0f}"
             bold = f"**{mean}**" if ranked and row["mean"] == best else mean
-            entries[row["adapter"]] = f"{bold} ± {row['std']:.4f}" if ranked and row["seeds"] > 1 else bold
+            entries[row["adapter"]] = f"{bold} ± {row['std']:.4f}" if ranked and row["std"] is not None else bold
         return entries
 
 
@@ -138,18 +140,22 @@ def cold_table(dataset: str) -> pl.DataFrame:
 
 
 def groups_table(folder: str, group: str) -> pl.DataFrame:
-    """Return a row per adapter of a published folder with the means of the users of a group, and a column per metric."""
+    """Return a row per adapter of a published folder for the users of a group.
+
+    A column per metric, such as "HR@20", has the mean over seeds, and one with "std" before it the sample standard deviation.
+    """
     rows = read_table(PUBLISHED / folder / GROUPED).filter(group=group)
-    return rows.pivot(on="metric", index=["dataset", "backbone", "adapter"], values="mean")
+    table = rows.pivot(on="metric", index=["dataset", "backbone", "adapter"], values=["mean", "std"], separator=" ")
+    return table.rename(lambda name: name.removeprefix("mean "))
 
 
 def parse_columns(text: str, where: str) -> list[Column]:
     """Return the columns that a block's comment lists.
 
-    Raises UserError for one that is not `FOLDER METRIC "HEADING"`, and for a heading that another one has.
+    Raises UserError if it lists none, for one that is not `FOLDER METRIC "HEADING"`, and for a heading that another one has.
     """
     columns = []
-    for part in text.strip().splitlines():
+    for part in _lines(text, where):
         match = COLUMN.fullmatch(part.strip())
         if match is None:
             raise UserError(f'{where}: {part.strip()!r} is no column; write FOLDER METRIC "HEADING"')
@@ -182,10 +188,10 @@ def ranks_table(columns: list[Column], where: str) -> str:
 def parse_folders(text: str, where: str) -> dict[str, str]:
     """Return {heading: folder} of a block `leaders` or `level`.
 
-    Raises UserError for a line that is not `FOLDER "HEADING"`, and for a heading that another one has.
+    Raises UserError if it lists none, for a line that is not `FOLDER "HEADING"`, and for a heading that another one has.
     """
     folders: dict[str, str] = {}
-    for part in text.strip().splitlines():
+    for part in _lines(text, where):
         match = FOLDER.fullmatch(part.strip())
         if match is None:
             raise UserError(f'{where}: {part.strip()!r} is no folder; write FOLDER "HEADING"')
@@ -193,6 +199,13 @@ def parse_folders(text: str, where: str) -> dict[str, str]:
             raise UserError(f"{where}: the heading {match['heading']!r} is taken; every folder needs its own")
         folders[match["heading"]] = check_form("folder", match["folder"])
     return folders
+
+
+def _lines(text: str, where: str) -> list[str]:
+    """Return the lines of a block's comment. Raises UserError if there are none."""
+    if not text.strip():
+        raise UserError(f"{where}: a block lists nothing; write a line for each column")
+    return text.strip().splitlines()
 
 
 def table_of(columns: dict[str, dict[str, str]]) -> str:
@@ -235,9 +248,9 @@ def _listed(kind: str, about: list[str], lines: str, where: str) -> str:
         case "ranks", []:
             return ranks_table(parse_columns(lines, where), where)
         case "leaders", [adapter, among, metric]:
-            return leaders_table(adapter, among, parse_folders(lines, where), metric)
-        case "level", [among, *metrics]:
-            return level_table(among, parse_folders(lines, where), metrics)
+            return leaders_table(adapter, among, parse_folders(lines, where), metric, where)
+        case "level", [among, metric, *metrics]:
+            return level_table(among, parse_folders(lines, where), [metric, *metrics])
     raise UserError(
         f"{where}: {kind}: {' '.join(about)} is not what a block of {kind} starts with; see pipeline/report/blocks.py"
     )

@@ -238,7 +238,8 @@ def what_would_change(
         gain = f"at least {100 * others[0]['low']:.1f} %, the lower end of the interval"
         found.append(f"{title(others[0]['other'])}, the runner-up, would have to gain {gain}, to be level.")
     if leader.runs.height == 1:
-        found.append("More seeds: with one, chance in training is not known; `-S 'grid.seeds=[0,1,2]'` trains two more.")
+        command = "`dvc exp run check -S 'grid.seeds=[0,1,2]'`, then `python -m stages.grid`, trains two more"
+        found.append(f"More seeds: with one, chance in training is not known; {command}.")
     if unusable.height:
         names = ", ".join(title(adapter) for adapter in unusable["adapter"].unique(maintain_order=True))
         found.append(f"More epochs: runs of {names} ended at `train.epochs`, or never learned, and take no part.")

@@ -183,7 +183,7 @@ def test_what_is_whole_is_read(copied: Path, command: str, monkeypatch: pytest.M
 @pytest.mark.usefixtures("copied")
 def test_every_file_of_every_artifact_is_damaged_above() -> None:
     """All files that a sidecar covers, except the weights in a cell, which no stage reads, and the comparisons of adapters, which
-    a grid of one adapter lacks: test_leaders.py damages them."""
+    are none in a grid of one adapter: test_leaders.py damages them."""
     covered = {file for _, _, artifact, files in READERS for name in files for file in Path().glob(f"{artifact}/{name}")}
     for sidecar in Path().rglob("sidecar.json"):
         for file in sidecar.parent.rglob("*"):

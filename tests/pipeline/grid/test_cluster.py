@@ -314,6 +314,21 @@ def test_several_tasks_share_a_gpu(stand: Stand, tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.slow
+def test_gpus_that_no_run_takes_are_named(
+    stand: Stand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nodes = Nodes(tmp_path, 0)
+    nodes.processes.add_node(num_cpus=1, num_gpus=2, memory=2**32)
+    monkeypatch.setenv("RAY_ADDRESS", nodes.processes.address)
+    try:
+        assert run_all([], Cluster(Resources(memory=0.5))) == []
+        assert "the cluster has 2 GPUs, and runs take none: set `resources.gpus`" in capsys.readouterr().out
+    finally:
+        ray.shutdown()
+        nodes.processes.shutdown()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("disk", ["free", "full"])
 def test_a_full_object_store_spills_or_is_named_in_one_line(
     stand: Stand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disk: str
