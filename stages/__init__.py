@@ -1,6 +1,7 @@
 """Scripts, one per stage: each reads parameters, calls `pipeline` and writes artifacts. Run as `python -m stages.<name>`."""
 
 import os
+import signal
 import sys
 import traceback
 from argparse import ArgumentParser
@@ -29,11 +30,13 @@ def add_dataset(parser: ArgumentParser) -> None:
 def run(main: Callable[[], str | None]) -> None:
     """Run a stage and print the summary that `main` returns.
 
-    If `main` raises UserError or OSError, print its message in one line and exit with status 1. With several processes, only the
-    first returns a summary; the others return None.
+    If `main` raises UserError or OSError, print its message in one line and exit with status 1. SIGTERM ends a stage as Ctrl-C
+    does, and with it the processes that it started. With several processes, only the first returns a summary; the others return
+    None.
     """
     from common.secrets import masked
 
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     stage = main.__module__ if main.__module__ != "__main__" else sys.argv[0].rsplit("/", 1)[-1].removesuffix(".py")
     try:
         summary = main()

@@ -1,11 +1,15 @@
-"""The grid on this machine: a run's number of threads, and so its numbers, do not depend on the runs in parallel."""
+"""The grid on this machine: with OMP_NUM_THREADS set, its numbers do not depend on the runs in parallel; killed processes."""
 
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from common.errors import UserError
@@ -45,6 +49,21 @@ def test_a_task_that_is_killed_is_one_line_and_the_others_go_on(
     )
     assert tasks[0].log.read_text().startswith("epoch 3 of 10\n")
     assert Path("result").read_text() == "made"
+
+
+def test_a_grid_that_is_terminated_takes_its_tasks_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(tmp_path)]))
+    Path("waits.py").write_text("import os, time\nopen('pid', 'w').write(str(os.getpid()))\ntime.sleep(600)\n")
+    task = "Task('waits', ('waits',), (), Path.cwd())"
+    code = f"from pathlib import Path; from pipeline.grid.tasks import Local, Task, run_all; run_all([{task}], Local(1))"
+    with subprocess.Popen([sys.executable, "-c", f"from stages import run; run(lambda: exec({code!r}))"]) as grid:
+        while not (Path("pid").is_file() and Path("pid").read_text()):
+            assert grid.poll() is None
+            time.sleep(0.05)
+        grid.terminate()
+        assert grid.wait(60) == 128 + signal.SIGTERM
+    assert not psutil.pid_exists(int(Path("pid").read_text()))
 
 
 @pytest.mark.slow
