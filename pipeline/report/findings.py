@@ -162,7 +162,8 @@ def mean_ranks(found: MeanRanks) -> str:
     text = f"{enumeration(leaders)} {'has' if len(leaders) == 1 else 'have'} the best mean rank, {best:.2f} "
     text += f"over {found.blocks} pairs; within the critical difference of {found.critical:.2f} from it: "
     text += f"{enumeration(level) or 'none'}. "
-    return text + f"As a whole, the ranks {differ} (Friedman's test, p = {found.p:.3f})."
+    p = f"p = {found.p:.3f}" if found.p >= 0.001 else "p < 0.001"
+    return text + f"As a whole, the ranks {differ} (Friedman's test, {p})."
 
 
 def attention(rows: pl.DataFrame) -> str:
