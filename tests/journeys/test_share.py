@@ -46,7 +46,7 @@ def test_a_finished_run_is_fetched_and_not_trained_again(team: Team) -> None:
 @pytest.mark.slow
 def test_a_sweep_is_queued_shown_and_handed_back(team: Team, clone: Callable[[str], None]) -> None:
     clone("carl")
-    printed = team.follow("Ten dimensions, and the best of them")
+    printed = team.follow("Five dimensions, and the best of them")
     ben = team.member("ben")
     ran = [ben.ran(ben.run("dvc", "queue", "logs", f"dim-{i}")) for i in range(1, 6)]
     assert ran.pop(1) == [], "ada has run 32 dimensions"
