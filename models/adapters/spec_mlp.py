@@ -1,9 +1,10 @@
-"""SpecMLP: WhitenRec's head on text alone, with a hidden layer that is wider than the item vectors. This project's own."""
+"""SpecMLP: WhitenRec's head on text alone, with a wider hidden layer and item vectors of one length. This project's own."""
 
 from itertools import pairwise
 
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from common.section import Section
 from models.adapters.whitenrec import WhitenRec
@@ -11,10 +12,11 @@ from models.core.adapter import Spectrum
 
 
 class SpecMLP(WhitenRec):
-    """T = ReLU(W_2 Dropout(ReLU(W_1 Dropout(X) + b_1)) + b_2), X = sqrt(N - 1) U_c[:, :w], W_1: (h, w), W_2: (d, h).
+    """Z = ReLU(W_2 Dropout(ReLU(W_1 Dropout(X) + b_1)) + b_2), T_i = sqrt(d) Z_i / |Z_i|; X = sqrt(N - 1) U_c[:, :w].
 
-    Borrowed from WhitenRec: X with its rule for w, two layers with ReLU and dropout, and their initialisation. Ours: the hidden
-    layer has h columns instead of d. docs/research.md has what that changes on validation.
+    W_1: (h, w), W_2: (d, h). Borrowed from WhitenRec: X with its rule for w, two layers with ReLU and dropout, and their
+    initialisation. Ours: the hidden layer has h columns instead of d, and all item vectors have length sqrt(d), a root mean
+    square of 1. The cosine loss does not see their length, but a backbone does. docs/research.md has what each of them changes.
     """
 
     class Config(Section):
@@ -29,3 +31,6 @@ class SpecMLP(WhitenRec):
             nn.init.normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
         self.layers = nn.ModuleList(layers)
+
+    def project(self) -> Tensor:
+        return F.normalize(super().project(), dim=1) * self.dim**0.5
