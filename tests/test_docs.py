@@ -67,6 +67,13 @@ def test_the_readme_is_short() -> None:
     assert words(prose(README)) <= WORDS
 
 
+def test_the_readme_quotes_the_leaderboard_of_the_demo() -> None:
+    quoted = README.read_text(encoding="utf-8").split("ends with the verdict and the leaderboard:", 1)[1].split("```")[1]
+    lines = [line for line in quoted.split("\nReport:")[0].splitlines() if line.strip() and line != "…"]
+    assert len(lines) > 4
+    assert set(lines) <= set((ROOT / "metrics/tables/leaderboard.txt").read_text(encoding="utf-8").splitlines())
+
+
 def test_words_are_counted_outside_code_links_and_comments(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("# One two\n<!-- none\nnone -->\n| three | 4 |\n|---|---|\n```\nnone\n```\n[five six](none.md), - seven.\n")
