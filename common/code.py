@@ -1,5 +1,6 @@
 """Fingerprints of Python code. Comments, docstrings and formatting do not change them."""
 
+import ast
 import hashlib
 import io
 import tokenize
@@ -29,6 +30,21 @@ def _fingerprint(root: Path, paths: tuple[str, ...]) -> str:
         for token in code_tokens((root / file).read_text(encoding="utf-8")):
             digest.update(f"{token}\0".encode())
     return digest.hexdigest()
+
+
+@cache
+def with_siblings(root: Path, file: str) -> tuple[str, ...]:
+    """Return `file` and the modules of its folder that it imports, directly or indirectly, sorted, relative to `root`."""
+    folder, found, waiting = Path(file).parent, {file}, [file]
+    package = ".".join(folder.parts)
+    while waiting:
+        for node in ast.walk(ast.parse((root / waiting.pop()).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(f"{package}."):
+                sibling = f"{node.module.replace('.', '/')}.py"
+                if sibling not in found:
+                    found.add(sibling)
+                    waiting.append(sibling)
+    return tuple(sorted(found))
 
 
 def python_files(root: Path, paths: Iterable[str]) -> list[str]:

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from common.code import code_fingerprint
+from common.code import code_fingerprint, with_siblings
 from common.errors import UserError
 from models.adapters import ADAPTERS
 from models.backbones import BACKBONES
@@ -136,7 +136,8 @@ class Run:
     def code(self) -> tuple[str, ...]:
         """Files and directories, relative to the project's root, whose code decides the run's weights."""
         loss = self.settings["train"]["loss"]
-        return (*TRAINING_CODE, ADAPTERS.file(self.adapter), BACKBONES.file(self.backbone), LOSSES.file(loss))
+        adapter = with_siblings(ROOT, ADAPTERS.file(self.adapter))  # SpecMLP imports WhitenRec
+        return (*TRAINING_CODE, *adapter, BACKBONES.file(self.backbone), LOSSES.file(loss))
 
     @property
     def scratch(self) -> Path:

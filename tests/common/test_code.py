@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from common.code import code_fingerprint, code_tokens, python_files
+from common.code import code_fingerprint, code_tokens, python_files, with_siblings
 
 ROOT = Path(__file__).parents[2]
 
@@ -114,6 +114,23 @@ def test_a_directory_stands_for_its_files_and_their_names_count(tmp_path: Path) 
     shutil.copytree(tmp_path, other)
     (other / "p/a.py").rename(other / "p/c.py")
     assert code_fingerprint(other, ["p"]) != fingerprint
+
+
+def test_a_file_comes_with_the_modules_of_its_folder_that_it_imports(tmp_path: Path) -> None:
+    texts = {
+        "first": "from models.adapters.second import Second\nfrom models.core.adapter import Adapter",
+        "second": "def later():\n    from models.adapters.third import Third",
+        "third": "from models.adapters.first import First",
+        "fourth": "",
+    }
+    for name, text in texts.items():
+        (tmp_path / "models/adapters").mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"models/adapters/{name}.py").write_text(text)
+    adapters = "models/adapters"
+    assert with_siblings(tmp_path, f"{adapters}/fourth.py") == (f"{adapters}/fourth.py",)
+    assert with_siblings(tmp_path, f"{adapters}/first.py") == tuple(
+        f"{adapters}/{name}.py" for name in ("first", "second", "third")
+    )
 
 
 def test_every_file_of_the_project_can_be_read() -> None:

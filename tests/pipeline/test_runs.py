@@ -8,11 +8,15 @@ import pytest
 import yaml
 
 from common.code import python_files
+from models.adapters import ADAPTERS
+from models.backbones import BACKBONES
+from models.losses import LOSSES
 from pipeline.params import load_params
 from pipeline.runs import EVALUATION_CODE, TRAINING_CODE, Run
 
 ROOT = Path(__file__).parents[2]
 OWN = ("models/adapters/${adapter}.py", "models/backbones/${backbone}.py", "models/losses/${loss}.py")
+SHARED = "models/adapters/whitenrec.py"  # the only adapter that another one, SpecMLP, imports
 
 # Modules that training or evaluation import and that may change without a run being trained again, each with the reason.
 HARMLESS = {
@@ -42,13 +46,26 @@ def code_of(stage: dict[str, Any]) -> set[str]:
 
 
 def test_train_depends_on_the_code_that_decides_a_runs_weights() -> None:
-    assert code_of(stage("dvc.yaml", "train")) == {*TRAINING_CODE, *OWN}
+    assert code_of(stage("dvc.yaml", "train")) == {*TRAINING_CODE, *OWN, SHARED}
+
+
+def test_a_method_that_imports_another_has_its_code_in_the_fingerprint() -> None:
+    for registry in (ADAPTERS, BACKBONES, LOSSES):
+        for name in registry:
+            folder = Path(registry.file(name)).parent
+            others = {
+                file for file in imports(registry.file(name)) if Path(file).parent == folder and Path(file).stem in registry
+            }
+            assert others == ({SHARED} if name == "spec_mlp" else set())
+            if registry is ADAPTERS:
+                assert others <= set(Run.of(load_params(ROOT / "params.yaml"), adapter=name).code)
 
 
 @pytest.mark.parametrize("name", ["cell", "dimension", "ablation", "tuned"])
 def test_a_cell_depends_on_that_and_on_the_evaluation(name: str) -> None:
     code = {file.replace("spectran.py", "${adapter}.py") for file in code_of(stage("grid/dvc.yaml", name))}
-    assert code == {*TRAINING_CODE, *OWN, *EVALUATION_CODE}
+    assert code - {SHARED} == {*TRAINING_CODE, *OWN, *EVALUATION_CODE}
+    assert (SHARED in code) == (name != "ablation")
 
 
 def test_evaluate_depends_on_its_code() -> None:
