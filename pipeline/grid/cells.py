@@ -12,10 +12,10 @@ import polars as pl
 import polars.selectors as cs
 
 from common.errors import UserError
-from pipeline.artifacts import atomic_directory, read_json, remove_directory, scratch, verify
+from pipeline.artifacts import SIDECAR, atomic_directory, read_json, read_signed, remove_directory, scratch, verify
 from pipeline.grid.tuning import TUNED, Tuning
 from pipeline.params import Grid, Params
-from pipeline.runs import Run
+from pipeline.runs import Run, preprocess_command, svd_command
 
 CELLS = Path("grid/cells")
 KEYS = ["dataset", "backbone", "adapter"]
@@ -75,10 +75,10 @@ class Cell:
         return rows
 
     def differs(self, params: Params) -> str:
-        """Return the first setting of the cell that differs from `params`: `train.epochs 200, now 100`; "" if none does.
+        """Return the first setting or input of the cell that is another one now: `train.epochs 200, now 100`; "" if none is.
 
-        Only options that existed when the cell was built and still exist are compared. Raises UserError if a file of the cell is
-        missing or damaged.
+        Only options that existed when the cell was built and still exist are compared. Cells of published runs do not say what
+        their data was. Raises UserError if a file of the cell is missing or damaged, or the data is missing.
         """
         rows = self.read()
         try:
@@ -101,6 +101,10 @@ class Cell:
                 for option in sorted(options.keys() & current.keys()):
                     if options[option] != current[option]:
                         return f"{section}.{option} {options[option]}, now {current[option]}"
+        if data := read_signed(self.directory / SIDECAR, self.command).get("data"):
+            for name, current in data_of(runs[0]).items():
+                if data[name] != current:
+                    return f"other {name}"
         return ""
 
     @property
@@ -131,12 +135,27 @@ class Cell:
         return self.directory / str(parent) / f"seed-{row['seed']}"
 
 
-def write_cell(cell: Cell, rows: list[dict[str, Any]], run_directories: list[Path]) -> None:
-    """Write a cell atomically, from a row and a directory for every run.
+def data_of(run: Run) -> dict[str, Any]:
+    """Return what tells the run's data from other data of the same name; the same on every machine.
+
+    Raises UserError if the data is missing.
+    """
+    files = read_signed(run.sequences / SIDECAR, preprocess_command(run.dataset))["files"]
+    spectrum = read_signed(run.spectrum / SIDECAR, svd_command(run.dataset))
+    return {
+        "interactions": files["sequences.parquet"],
+        "items": files["items.parquet"],
+        "encoder options": spectrum["embeddings"].get("encoder"),
+        "svd.rank_rtol": spectrum.get("rank_rtol"),
+    }
+
+
+def write_cell(cell: Cell, rows: list[dict[str, Any]], run_directories: list[Path], data: dict[str, Any] | None = None) -> None:
+    """Write a cell atomically, from a row and a directory for every run. data: see `data_of`; None if it is not known.
 
     Weights are copied if the directory has them; published runs have none.
     """
-    with atomic_directory(cell.directory, {"cell": cell.name}) as directory:
+    with atomic_directory(cell.directory, {"cell": cell.name, "data": data}) as directory:
         for row, run_directory in zip(rows, run_directories, strict=True):
             target = directory / cell.run_directory(row).relative_to(cell.directory)
             target.mkdir(parents=True)

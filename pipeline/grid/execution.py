@@ -9,7 +9,7 @@ from pathlib import Path
 from common.errors import UserError
 from pipeline.artifacts import SIDECAR, read_json, read_signed, verify
 from pipeline.evaluation.summary import run_summary
-from pipeline.grid.cells import Cell, write_cell
+from pipeline.grid.cells import Cell, data_of, write_cell
 from pipeline.grid.published import published_run
 from pipeline.params import Params
 from pipeline.runs import Run, evaluation_code
@@ -111,7 +111,7 @@ def build_cell(cell: Cell, params: Params) -> str:
         raise UserError(f"{NO_TRAINING} is set and {len(missing)} of {len(runs)} runs are not trained")
     directories = evaluated_in_parallel(runs)
     rows = [run_summary(run, directory, params.evaluate) for run, directory in zip(runs, directories, strict=True)]
-    write_cell(cell, rows, directories)
+    write_cell(cell, rows, directories, data_of(runs[0]))
     names = metric_names(params.evaluate.cutoffs)
     means = ", ".join(f"{name} {sum(row[name] for row in rows) / len(rows):.4f}" for name in names)
     return f"{cell.name}: {f'mean of {len(rows)} runs: ' if len(rows) > 1 else ''}{means}"

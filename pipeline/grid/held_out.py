@@ -14,7 +14,12 @@ from pipeline.runs import ROOT, Run, preprocess_command, sequences_directory
 
 FOLDER = Path("metrics/cold")
 TABLE = "cold.csv"
-COLD_CODE = ("pipeline/serving/cold.py", "pipeline/serving/new_items.py")  # beside that of the runs
+COLD_CODE = (  # beside that of the runs
+    "pipeline/embedding/spectrum.py",
+    "pipeline/serving/cold.py",
+    "pipeline/serving/new_items.py",
+    "pipeline/serving/recommender.py",
+)
 
 
 def made_from(params: Params, dataset: str, encoder: str, backbone: str, dim: int, methods: Iterable[str]) -> dict[str, Any]:
@@ -26,6 +31,7 @@ def made_from(params: Params, dataset: str, encoder: str, backbone: str, dim: in
     runs = [Run.of(params, **choice, adapter=adapter) for adapter in sorted({*methods} & {*params.adapters})]
     settings = choice | {
         "embedded_by": params.encoders[encoder].model_dump(),
+        "svd": params.svd.model_dump(),
         "runs": {run.adapter: run.settings for run in runs},
     }
     return {

@@ -25,7 +25,7 @@ import polars.selectors as cs
 
 from common.errors import UserError
 from common.names import check_form
-from pipeline.artifacts import SIDECAR, atomic_directory, atomic_file, read_json, scratch, verify
+from pipeline.artifacts import SIDECAR, atomic_directory, atomic_file, read_json, read_signed, scratch, verify
 from pipeline.grid.cells import KEYS, RUN_FILES, Cell, Over, write_cell
 from pipeline.grid.tuning import TUNED
 from pipeline.runs import Run, evaluation_code
@@ -180,10 +180,15 @@ def restore(folder: Path) -> list[Cell]:
 
 
 def unpack(file: Path, fingerprint: str, dataset: str) -> Path:
-    """Write the files of a published run to scratch; return their directory. Raises UserError if source or copy is damaged."""
+    """Write the files of a published run to scratch; return their directory. Raises UserError if source or copy is damaged.
+
+    If the run was published again meanwhile, on another machine for example, the copy is written again.
+    """
     run_directory = scratch() / "published" / fingerprint
-    if not (run_directory / SIDECAR).is_file():
-        verify(file.parent, PUBLISH, [file.name, f"users-{dataset}.parquet"])
+    source = verify(file.parent, PUBLISH, [file.name])["files"][file.name]
+    copy = run_directory / SIDECAR
+    if not copy.is_file() or read_signed(copy, PUBLISH).get("source") != source:
+        verify(file.parent, PUBLISH, [f"users-{dataset}.parquet"])
         try:
             row = pl.read_parquet(file).filter(fingerprint=fingerprint)
             texts = {name: str(row[name].cast(pl.String).item()) for name in RUN_FILES}
@@ -193,7 +198,7 @@ def unpack(file: Path, fingerprint: str, dataset: str) -> Path:
             users = pl.read_parquet(file.parent / f"users-{dataset}.parquet").select("user_id").hstack(ranks)
         except (pl.exceptions.PolarsError, ValueError) as error:
             raise UserError(f"{file} does not hold run {fingerprint} ({str(error).splitlines()[0]}); publish it again") from None
-        with atomic_directory(run_directory, {"run": fingerprint}) as directory:
+        with atomic_directory(run_directory, {"run": fingerprint, "source": source}) as directory:
             for name, text in texts.items():
                 (directory / name).write_text(text, encoding="utf-8")
                 if name.endswith(".json") and not isinstance(read_json(directory / name, PUBLISH), dict):

@@ -20,6 +20,7 @@ from pipeline.runs import Run
 SPACE = Path("grid/space.yaml")
 TUNED = Path("grid/tuned")
 MONITOR = "NDCG@20"
+ADDED = {"encoder_options", "svd"}  # conditions that older choices do not record
 FINALISTS = 2  # the number of finalists in addition to the default setting
 
 Setting = dict[str, Any]  # "section.option" -> value; sections as in Run.settings
@@ -107,6 +108,8 @@ class Tuning:
         return {
             "sequences": fingerprint(read_json(run.sequences / SIDECAR, "the preprocess stage")),
             "encoder": self.params.encoder,
+            "encoder_options": self.params.encoders[self.params.encoder].model_dump(),
+            "svd": self.params.svd.model_dump(),
             "dim": self.params.grid.dim,
             "trials": self.n_trials,
             "seeds": list(self.seeds),
@@ -125,7 +128,7 @@ class Tuning:
         content = read_yaml(self.file)
         recorded = content.get("conditions")
         for name, value in self.conditions.items():
-            if not isinstance(recorded, dict) or recorded.get(name) != value:
+            if not isinstance(recorded, dict) or recorded.get(name, value if name in ADDED else None) != value:
                 raise UserError(
                     f"{self.file} was tuned with another value of {name} than that of params.yaml, {SPACE} and the data; "
                     f"`{self.command}` tunes again"

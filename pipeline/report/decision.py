@@ -175,8 +175,11 @@ def verdict(
         return f"Ship none yet: {name}, the best adapter, {how} {beaten.name}, which needs no training."
     if len(candidates) == 1:
         return f"{name} is the only adapter that was run: there is nothing to compare it with."
+    if not set(candidates) - unfit - {leader.adapter}:
+        return f"No verdict yet: only {name} has runs that support one; raise `train.epochs`, or `train.patience`."
     if not level:
-        return f"Ship {name}: it is beyond chance above every other adapter."
+        which = " with runs that support a conclusion" if unfit else ""
+        return f"Ship {name}: it is beyond chance above every other adapter{which}."
     equals = [leader, *(candidates[row["other"]] for row in level)]
     cheapest = min(equals, key=lambda one: one.mean("training_seconds"))
     smallest = min(equals, key=lambda one: one.mean("trainable_parameters"))
@@ -245,8 +248,10 @@ def what_would_change(
         found.append(f"More epochs: runs of {names} ended at `train.epochs`, or never learned, and take no part.")
     if not params.grid.tuning.datasets:
         found.append("Tuning: no adapter was tuned; `grid.tuning` gives each the same number of trials.")
-    found += other_protocol(leader, candidates, params.evaluate.exclude_history, cutoff)
-    found += other_split(leader, candidates, cutoff)
+    unfit = set(unusable["adapter"]) if unusable.height else set()
+    usable = {adapter: one for adapter, one in candidates.items() if adapter not in unfit or one is leader}
+    found += other_protocol(leader, usable, params.evaluate.exclude_history, cutoff)
+    found += other_split(leader, usable, cutoff)
     if beaten and beaten.surely:
         gain = f"at least {100 * beaten.low:.1f} %, the lower end of the interval"
         found.append(f"{beaten.name} would have to gain {gain}, to be level with {name}.")
@@ -287,9 +292,11 @@ def other_split(leader: Candidate, candidates: dict[str, Candidate], cutoff: int
     """Whether the order of adapters is another one in published results of the dataset under another split, a line for each."""
     row, metric, found = leader.runs.row(0, named=True), f"NDCG@{cutoff}", []
     here = split_of(sequences_directory(row["dataset"]))
-    same = pl.all_horizontal(pl.col(name) == row[name] for name in ("dataset", "backbone", "encoder", "dim"))
+    conditions = ("dataset", "backbone", "encoder", "dim", "loss", "similarity", "exclude_history")
     for file in sorted(PUBLISHED.glob(f"*/{RUNS}")):
-        runs = read_runs(file.parent).filter(same & (pl.col("over") == "seeds") & pl.col("adapter").is_in(list(candidates)))
+        runs = read_runs(file.parent)
+        same = pl.all_horizontal(pl.col(name) == row[name] for name in conditions if name in row and name in runs.columns)
+        runs = runs.filter(same & (pl.col("over") == "seeds") & pl.col("adapter").is_in(list(candidates)))
         if metric not in runs.columns or runs["adapter"].n_unique() < 2:
             continue
         there = runs["split"][0] if "split" in runs.columns else LEAVE_ONE_OUT  # before there was a choice

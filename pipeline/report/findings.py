@@ -41,12 +41,17 @@ def forest(gains: pl.DataFrame, unusable: pl.DataFrame) -> str:
             enumeration([title(name) for name in block.filter(condition)["adapter"]])
             for condition in (pl.col("low") > 0, pl.col("high") < 0, (pl.col("low") <= 0) & (pl.col("high") >= 0))
         )
-        parts = [f"{title(first['adapter'])} gains most over Base, {gain_text(first)}"]
+        name, gain = title(first["adapter"]), gain_text(first)
+        parts = [
+            f"{name} gains most over Base, {gain}" if first["gain"] > 0 else f"no adapter gains over Base; {name} has {gain}"
+        ]
         parts += [f"the interval is above 0 for {above}"] if above else ["no interval is above 0"]
         parts += [f"around 0 for {level}"] if level else []
         parts += [f"below 0 for {below}"] if below else []
         return ", ".join(parts) + "."
 
+    if BASE in unusable["adapter"]:
+        return "Base has runs that support no conclusion, so nothing is said of gains over it."
     known = without(gains.filter(pl.col("gain").is_not_null() & (pl.col("adapter") != BASE)), unusable)
     return per_block(known.filter(pl.col("dataset") == ALL_PAIRS) if ALL_PAIRS in known["dataset"] else known, say)
 

@@ -5,7 +5,7 @@ import polars as pl
 
 from pipeline.grid.cells import BLOCK, KEYS
 from pipeline.report.significance import gain_intervals
-from pipeline.report.users import user_groups, user_metrics, user_shares
+from pipeline.report.users import user_groups, user_metrics, user_shares, with_groups
 
 BASE = "base"
 ALL_PAIRS = "all pairs"  # stands for the dataset in the rows of the mean over all pairs of dataset and backbone
@@ -74,8 +74,9 @@ def by_group(rows: pl.DataFrame, cutoff: int) -> pl.DataFrame:
         }
         wide = pl.DataFrame({"user_id": users[BASE]["user_id"]} | {name: frame[metric] for name, frame in users.items()})
         others = [name for name in users if name != BASE]
-        joined = wide.join(user_groups(block["dataset"][0]), on="user_id", how="inner", maintain_order="left")
-        joined = joined.sort("by", "position", descending=[True, False], maintain_order=True)
+        joined = with_groups(wide, user_groups(block["dataset"][0]), block["dataset"][0]).sort(
+            "by", "position", descending=[True, False], maintain_order=True
+        )
         for part in joined.partition_by("by", "group", maintain_order=True):
             base, methods = part[BASE].to_numpy(), part.select(others).to_numpy()
             if not base.sum():

@@ -32,7 +32,10 @@ def held_out_table(params: Params, runs: pl.DataFrame, grouped: pl.DataFrame, cu
         block = by_popularity.filter(dataset=dataset, backbone=backbone)
         found, why = read_figures(params, dataset, encoder, backbone, dim)
         notes += [f"Held-out items: {why}."] * bool(why)
-        if found is None or f"held_out_{metric}" not in found.columns:
+        if found is None:
+            continue
+        if f"held_out_{metric}" not in found.columns:
+            notes.append(f"Held-out items: {metric} was not measured for {title(dataset)}.")
             continue
         known = {(row["adapter"], row["group"]): row["mean"] for row in block.iter_rows(named=True)}
         rows = []

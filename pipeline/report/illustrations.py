@@ -64,7 +64,7 @@ def illustrate(directory: Path, measured: Measured, tables: dict[str, Table], me
     if "table4" in tables:
         figures.dimensions(tables["table4"].data, metric, measured.unusable)
         says["dimensions"] = lambda: findings.dimensions(tables["table4"].data, metric)
-    if ranked := mean_ranks(summary, metric):
+    if ranked := mean_ranks(findings.without(summary, first.unusable), metric):
         draw_mean_ranks(figures, ranked)
         says["mean-ranks"] = lambda: findings.mean_ranks(ranked)
     return {name: say() for name, say in says.items() if name in figures.drawn}

@@ -87,7 +87,8 @@ def beyond_table(runs: pl.DataFrame, trivial: pl.DataFrame) -> Table | None:
     """
     if NAMES[0] not in runs.columns:
         return None
-    summary = summarise(runs.drop_nulls(NAMES[0]), list(NAMES))
+    measured = runs.drop_nulls(NAMES[0])
+    summary = summarise(measured, list(NAMES))
     blocks = []
     for block in summary.partition_by(BLOCK, maintain_order=True):
         values = {(row["adapter"], row["metric"]): row for row in block.iter_rows(named=True)}
@@ -110,7 +111,9 @@ def beyond_table(runs: pl.DataFrame, trivial: pl.DataFrame) -> Table | None:
         "Novelty: the mean of -log2 of the share of users who had the item in training. Diversity: the mean of 1 - cosine of two "
         "items' embeddings. Defined as in RecTools 0.19; higher is not better by itself."
     )
-    return Table("beyond", "Beyond accuracy", blocks, [note], summary.drop("paper", "difference"))
+    missing = [title(name) for name in runs["adapter"].unique(maintain_order=True) if name not in measured["adapter"]]
+    notes = [note, *([f"Published before these figures were measured: {', '.join(missing)}."] if missing else [])]
+    return Table("beyond", "Beyond accuracy", blocks, notes, summary.drop("paper", "difference"))
 
 
 def _figure(name: str, value: float | None, std: float | None = None) -> Entry:

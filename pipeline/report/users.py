@@ -119,13 +119,13 @@ def grouped(rows: pl.DataFrame, cutoff: int) -> pl.DataFrame:
     """Return test metrics by popularity of the target and by length of the history.
 
     A row per cell, kind of group (`by`), group and metric: mean and standard deviation over seeds, and the number of users.
-    Raises UserError if a cell has no ranks.
+    Raises UserError if a cell has no ranks, or its users are not those of the dataset's sequences.
     """
     tables = []
     for dataset, cells in rows.unique(KEYS, keep="first", maintain_order=True).group_by("dataset", maintain_order=True):
         groups = user_groups(str(dataset[0]))
         for row in cells.iter_rows(named=True):
-            users = user_metrics(row, cutoff).join(groups, on="user_id", how="inner")
+            users = with_groups(user_metrics(row, cutoff), groups, str(dataset[0]))
             tables.append(
                 users.unpivot(
                     on=[f"NDCG@{cutoff}", f"HR@{cutoff}"],
@@ -141,6 +141,16 @@ def grouped(rows: pl.DataFrame, cutoff: int) -> pl.DataFrame:
                 .select(*(pl.lit(row[key]).alias(key) for key in KEYS), pl.exclude("position"))
             )
     return pl.concat(tables)
+
+
+def with_groups(users: pl.DataFrame, groups: pl.DataFrame, dataset: str) -> pl.DataFrame:
+    """Join a dataset's `user_groups` to rows of a cell's users. Raises UserError if these are not the users of the dataset."""
+    if set(users["user_id"]) != set(groups["user_id"]):
+        raise UserError(
+            f"the cells of {dataset} hold other users than {sequences_directory(dataset)}; "
+            "`dvc repro grid/dvc.yaml` rebuilds them"
+        )
+    return users.join(groups, on="user_id", maintain_order="left")
 
 
 def user_groups(dataset: str) -> pl.DataFrame:

@@ -53,6 +53,24 @@ def test_a_cell_holds_the_figures_of_every_ranking_and_its_tables_those_that_are
         assert user_metrics(row, 20)["HR@20"].to_list() == (ranks[column] <= 20).cast(pl.Float64).to_list()
 
 
+@pytest.mark.parametrize(
+    ("artifact", "change", "says"),
+    [
+        ("data/sequences/tiny", {"files": {"sequences.parquet": "other", "items.parquet": "other"}}, "other interactions"),
+        ("data/spectrum/tiny/random", {"rank_rtol": 0.2}, "other svd.rank_rtol"),
+    ],
+)
+def test_a_cell_of_other_data_differs(project: Path, artifact: str, change: dict[str, Any], says: str) -> None:
+    """The settings are the same, so only the data can tell: after another `core`, or another tolerance of the rank."""
+    params = load_params()
+    cell = Cell("tiny", "sasrec", "base")
+    build_cell(cell, params)
+    assert cell.differs(params) == ""
+    sidecar = Path(artifact) / "sidecar.json"
+    write_signed(sidecar, json.loads(sidecar.read_text()) | change)
+    assert cell.differs(params) == says
+
+
 @pytest.fixture
 def trainings(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
     """The list of runs that are trained, with fast training."""

@@ -33,7 +33,16 @@ def test_there_may_be_none(project: Path) -> None:
     assert read_figures(load_params(), *RUN) == (None, "")
 
 
-@pytest.mark.parametrize("other", [{"train.temperature": 0.1}, {"adapters.morec.id_std": 0.5}, {"evaluate.similarity": "dot"}])
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"train.temperature": 0.1},
+        {"adapters.morec.id_std": 0.5},
+        {"evaluate.similarity": "dot"},
+        {"svd.rank_rtol": 0.2},
+        {"encoders.random.pooling": "cls"},
+    ],
+)
 def test_figures_of_other_settings_are_not_shown(
     measured: Path, set_params: Callable[[dict[str, Any]], None], other: dict[str, Any]
 ) -> None:

@@ -20,6 +20,7 @@ from pipeline.params import Params, load_params
 from pipeline.report.results import table_metrics, unusable_runs
 from pipeline.report.users import comparisons
 from tests.pipeline.conftest import FOLDER
+from tests.sign import sign
 
 ROOT = Path(__file__).parents[3]
 
@@ -76,6 +77,20 @@ def test_a_published_run_is_not_trained_again(cells: list[Cell], monkeypatch: py
         build_cell(cell, params)
     assert pl.read_csv(cells[0].directory / "metrics.csv").equals(before)
     assert not list(Path("grid/cells").rglob("*.safetensors"))
+
+
+def test_a_run_that_was_published_again_with_other_ranks_is_read_again(cells: list[Cell]) -> None:
+    """Another machine's figures may differ under the same fingerprint."""
+    restore(FOLDER)
+    (run, *_) = cells[0].runs(load_params())
+    copy = published_run(run)
+    assert copy is not None
+    ranks = FOLDER / f"{cells[0].name}.parquet"
+    table = pl.read_parquet(ranks)
+    table.with_columns(ranks=pl.col("ranks").list.eval(pl.lit(1))).write_parquet(ranks)
+    sign(FOLDER)
+    assert published_run(run) == copy
+    assert pl.read_parquet(copy / "ranks.parquet")["rank"].unique().to_list() == [1]
 
 
 def test_a_run_of_other_settings_or_other_evaluation_is_not_what_is_published(

@@ -254,6 +254,8 @@ def test_a_cell_is_trained_with_the_choice_and_its_loss(params: Params) -> None:
         ("train.epochs", 2, "settings"),
         ("backbones.sasrec.blocks", 1, "settings"),
         ("encoder", "minilm", "encoder"),
+        ("encoders.random.pooling", "cls", "encoder_options"),
+        ("svd.rank_rtol", 0.2, "svd"),
     ],
 )
 def test_a_choice_made_under_other_conditions_is_refused(
@@ -266,6 +268,13 @@ def test_a_choice_made_under_other_conditions_is_refused(
     assert not changed.has_choice
     with pytest.raises(UserError, match=rf"another value of {message} than that of params.yaml.* `python -m stages.tune tiny"):
         _ = changed.chosen
+
+
+def test_a_choice_from_before_a_condition_was_recorded_counts(params: Params, trained: list[Run]) -> None:
+    found = tuned(params)
+    conditions = {name: value for name, value in found["conditions"].items() if name not in ("encoder_options", "svd")}
+    tuning(params).file.write_text(yaml.safe_dump(found | {"conditions": conditions}))
+    assert tuning(load_params()).has_choice
 
 
 def test_a_choice_from_another_space_is_refused(params: Params, trained: list[Run]) -> None:

@@ -28,7 +28,11 @@ def test_the_sentence_to_act_on() -> None:
         beaten = Beaten("ItemKNN", 0.1, improvement, 0.0, 0.0, p)
         said = verdict(leader, everyone, [], beaten, set())
         assert said == f"Ship none yet: SpecTran, the best adapter, {how} ItemKNN, which needs no training."
-    assert verdict(leader, everyone, [], sure, {"spectran"}).startswith("No verdict yet: ")
+    assert verdict(leader, everyone, [], sure, {"spectran"}).startswith("No verdict yet: the runs were ended by ")
+    assert verdict(leader, everyone, [], sure, {"base", "morec"}).startswith(
+        "No verdict yet: only SpecTran has runs that support"
+    )
+    assert verdict(leader, everyone, [], sure, {"base"}).endswith("every other adapter with runs that support a conclusion.")
 
 
 def test_how_many_users_would_tell_two_adapters_apart() -> None:
@@ -73,14 +77,15 @@ def test_another_leader_under_the_other_protocol_is_named(tmp_path: Path) -> Non
 
 def test_the_order_under_another_published_split_is_compared_by_pairs(project: Path) -> None:
     """0.3, 0.2, 0.1 here; 0.1, 0.2, 0.15 under the other split: two of three pairs of adapters change their order."""
-    cell = {"dataset": "tiny", "backbone": "sasrec", "encoder": "random", "dim": 16, "seed": 0}
+    cell = {"dataset": "tiny", "backbone": "sasrec", "encoder": "random", "dim": 16, "seed": 0, "exclude_history": False}
     here = {"base": 0.3, "morec": 0.2, "spectran": 0.1}
     candidates = {name: Candidate(pl.DataFrame([cell | {"adapter": name, "NDCG@20": value}])) for name, value in here.items()}
     assert other_split(candidates["base"], candidates, 20) == [], "nothing is published"
     about = {"variant": None, "loss": "info_nce", "over": "seeds", "fingerprint": "f0", "commit": "c0", "torch": "2"}
     there = {"base": 0.1, "morec": 0.2, "spectran": 0.15}
     split = "by time: validation from 2013-10-01, test from 2013-12-01"
-    for name, changes in (("cut", {"split": split}), ("same", {"split": "leave-one-out"}), ("old", {}), ("wide", {"dim": 32})):
+    folders = [("cut", {"split": split}), ("same", {"split": "leave-one-out"}), ("old", {}), ("wide", {"dim": 32})]
+    for name, changes in [*folders, ("new", {"split": split, "exclude_history": True})]:
         folder = project / "docs/results" / name
         folder.mkdir(parents=True)
         rows = [cell | about | {"adapter": adapter, "NDCG@20": value} | changes for adapter, value in there.items()]

@@ -13,6 +13,10 @@ def test_the_words_of_the_forest_say_whose_intervals_are_above_around_and_below_
     )
     cut = pl.DataFrame({"dataset": ["a"], "backbone": ["sasrec"], "adapter": ["morec"], "why": ["not finished"]})
     assert findings.forest(GAINS, cut).startswith("SpecTran gains most over Base"), "nothing is said of runs that were cut short"
+    base = cut.with_columns(adapter=pl.lit("base"))
+    assert findings.forest(GAINS, base).startswith("Base has runs that support no conclusion")
+    losses = GAINS.filter(pl.col("adapter").is_in(["base", "unisrec"]))
+    assert findings.forest(losses, NO_RUNS).startswith("No adapter gains over Base; UniSRec has -")
 
 
 def test_each_pair_has_its_sentence() -> None:

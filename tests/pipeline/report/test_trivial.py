@@ -91,4 +91,8 @@ def test_the_table_beyond_accuracy_has_means_over_seeds_and_the_baselines() -> N
         ["Most popular", "1.0 %", "2.000", "0.900"],
         ["ItemKNN", "1.0 %", "2.000", "0.900"],
     ]
+    older = runs.with_columns(pl.when(pl.col("adapter") == "spectran").then("coverage@20").alias("coverage@20"))
+    noted = beyond_table(older, trivial)
+    assert noted is not None
+    assert noted.notes[1:] == ["Published before these figures were measured: Base (ID only)."]
     assert beyond_table(runs.drop("coverage@20", "novelty@20", "diversity@20"), trivial) is None

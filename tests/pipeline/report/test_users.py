@@ -9,9 +9,10 @@ import polars as pl
 import pytest
 from scipy.stats import permutation_test
 
+from common.errors import UserError
 from pipeline.grid.cells import Cell
 from pipeline.report.tables import significance
-from pipeline.report.users import comparisons, user_groups
+from pipeline.report.users import comparisons, user_groups, with_groups
 from pipeline.training.metrics import metrics
 from tests.pipeline.report.values import rows
 
@@ -94,6 +95,16 @@ def test_the_leader_is_whoever_is_ahead(ranked: pl.DataFrame) -> None:
     found = comparisons(ranked, 20, unusable)
     assert found["leader"].unique().to_list() == ["spectran"], "an adapter with unusable runs does not lead"
     assert found["other"].unique(maintain_order=True).to_list() == ["base", "alphafuse"], "it stays in the table"
+
+
+def test_users_of_other_data_are_refused() -> None:
+    """An inner join would leave them out without a word."""
+    groups = pl.DataFrame({"user_id": ["a", "a", "b", "b"], "by": ["popularity", "history"] * 2})
+    both = pl.DataFrame({"user_id": ["b", "a"], "NDCG@20": [1.0, 0.5]})
+    assert with_groups(both, groups, "tiny").height == 4
+    for users in (both.head(1), pl.concat([both, both.with_columns(user_id=pl.lit("c"))])):
+        with pytest.raises(UserError, match="the cells of tiny hold other users than data/sequences/tiny; `dvc repro grid/dvc"):
+            with_groups(users, groups, "tiny")
 
 
 @pytest.mark.usefixtures("project")
