@@ -12,7 +12,8 @@ from pipeline.artifacts import main_checkout, read_json, write_json
 from pipeline.data import Source, Ties
 from pipeline.data.findings import Finding, findings, plural, quoted
 from pipeline.data.sources import Raw, read_parquet_pair, write_parquet_pair
-from pipeline.data.tables import Columns, TableRead, matching_files, read_tables, refuse_many
+from pipeline.data.table_file import Columns, Wanted
+from pipeline.data.tables import TableRead, matching_files, read_tables, refuse_many
 from pipeline.data.times import NAMES, as_date, check_form, read_times
 
 INTERACTIONS = {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}
@@ -21,7 +22,10 @@ RATING = "rating"
 UNDERSTOOD = "understood.json"
 CODE = (
     "pipeline/data/findings.py",
+    "pipeline/data/json_lines.py",
+    "pipeline/data/table_file.py",
     "pipeline/data/tables.py",
+    "pipeline/data/text_tables.py",
     "pipeline/data/times.py",
 )  # that reads the files, beside this module
 SCIENTIFIC = r"^[+-]?\d+(\.\d+)?[eE][+-]?\d+$"
@@ -128,7 +132,7 @@ def read_log(source: Files, notes: list[Finding]) -> tuple[pl.DataFrame, str]:
     columns: Columns = {name: source.columns.get(name, name) for name in INTERACTIONS}
     placed = isinstance(columns["user_id"], int)
     optional: Columns = {} if placed and RATING not in source.columns else {RATING: source.columns.get(RATING, RATING)}
-    table = read_tables(matching_files(main_checkout(), source.interactions), columns, optional)
+    table = read_tables(matching_files(main_checkout(), source.interactions), Wanted(columns, optional))
     path, frame = table.files[0].path, table.frame
     _describe(table, "interactions", notes)
     where = f"{path}: column '{columns['timestamp']}'"
@@ -165,7 +169,8 @@ def read_items(source: Files, notes: list[Finding]) -> pl.DataFrame:
     columns: Columns = {name: source.item_columns.get(name, name) for name in ITEMS}
     placed = isinstance(columns["item_id"], int)
     optional = {name: theirs for name, theirs in source.item_columns.items() if name not in ITEMS}
-    table = read_tables(matching_files(main_checkout(), source.items), columns, optional, others=not placed)
+    wanted = Wanted(columns, optional, others=not placed, option="item_columns")
+    table = read_tables(matching_files(main_checkout(), source.items), wanted)
     path, frame = table.files[0].path, table.frame
     _describe(table, "items", notes)
     if frame["title"].dtype.is_nested() or frame["title"].dtype == pl.Binary:

@@ -1,0 +1,72 @@
+"""A table of JSON lines: an object a line, or, as in older public data sets, a Python literal."""
+
+import ast
+import io
+import json
+from typing import Any
+
+import polars as pl
+
+from common.errors import UserError
+from pipeline.data.table_file import FileRead, Wanted
+
+
+def read_json(file: FileRead, wanted: Wanted) -> pl.DataFrame:
+    with file.open() as opened:
+        content = opened.read()
+    if content[:3] == b"\xef\xbb\xbf":
+        content = content[3:]
+    try:
+        lazy = pl.scan_ndjson(io.BytesIO(content), infer_schema_length=None)
+        names = lazy.collect_schema().names()
+        if not names:
+            raise UserError(f"{file.path}: no line holds a JSON object")
+        return wanted.choose(lazy, file.path, names).collect()
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
+        return _read_lines(file, content, wanted)
+
+
+def _read_lines(file: FileRead, content: bytes, wanted: Wanted) -> pl.DataFrame:
+    """Line by line; every value as text. Bad lines are noted."""
+    needed = None if wanted.others else {*wanted.columns.values(), *wanted.optional.values()}
+    records: list[dict[str, str | None]] = []
+    names: dict[str, None] = {}
+    for number, line in enumerate(content.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = _record(line)
+            names |= dict.fromkeys(map(str, record))
+            records.append({str(name): _as_text(value) for name, value in record.items() if not needed or name in needed})
+        except UnicodeDecodeError:
+            file.bad[number] = "not UTF-8"
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError, AttributeError):
+            file.bad[number] = "no JSON object"
+    if not records:
+        raise UserError(f"{file.path}: no line holds a JSON object")
+    found = wanted.resolve(file.path, list(names))
+    kept = names if wanted.others else dict.fromkeys(found.values())
+    frame = pl.DataFrame(records, schema=dict.fromkeys(kept, pl.String))
+    return wanted.choose(frame.lazy(), file.path, frame.columns).collect()
+
+
+def _record(line: bytes) -> dict[str, Any]:
+    text = line.decode()
+    try:
+        record = json.loads(text)
+    except ValueError:
+        record = ast.literal_eval(text.strip())
+    if not isinstance(record, dict):
+        raise ValueError("no object")
+    return record
+
+
+def _as_text(value: Any) -> str | None:
+    """A scalar as it is written, a list of scalars joined by commas; None for what is neither."""
+    if isinstance(value, list):
+        texts = [text for one in value if not isinstance(one, list | dict) and (text := _as_text(one)) is not None]
+        return ", ".join(texts) if texts else None
+    if value is None or isinstance(value, dict):
+        return None
+    text = value if isinstance(value, str) else json.dumps(value) if isinstance(value, bool) else str(value)
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -1,0 +1,95 @@
+"""One file of a table: what is wanted of it, how it was read, and its rows that could not be."""
+
+import gzip
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from common.errors import UserError, did_you_mean
+
+Columns = dict[str, str | int]  # our name -> the file's name, or its place in a file without a header, from 1
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The columns that are read.
+
+    columns: what must be there, by our names; optional: what is taken along if it is; others: whether all other columns are kept
+    too, under their own names; option: the option of the source that names the columns.
+    """
+
+    columns: Columns
+    optional: Columns
+    others: bool = False
+    option: str = "columns"
+
+    def resolve(self, path: Path, names: list[str]) -> dict[str, str]:
+        """Our name -> the file's. Raises UserError for a column that the file lacks."""
+        found = {}
+        for ours, theirs in (self.columns | self.optional).items():
+            if isinstance(theirs, int):
+                raise UserError(
+                    f"{path}: column {ours!r} is given by its place, {theirs}; this file has names: {', '.join(names)}"
+                )
+            if theirs in names:
+                found[ours] = theirs
+            elif ours in self.columns:
+                wrong = f"column '{theirs}' is missing" + ("" if theirs == ours else f", which `{self.option}` names for {ours}")
+                near = did_you_mean(theirs, names)
+                advice = "" if theirs != ours or "mean" in near else f"; name it in `{self.option}`"
+                raise UserError(f"{path}: {wrong}{near}{advice}")
+        return found
+
+    def choose(self, lazy: pl.LazyFrame, path: Path, names: list[str]) -> pl.LazyFrame:
+        """The wanted columns under our names."""
+        wanted = self.resolve(path, names)
+        rest = [name for name in names if name not in wanted.values() and name not in wanted] if self.others else []
+        return lazy.select(*(pl.col(theirs).alias(ours) for ours, theirs in wanted.items()), *rest)
+
+
+@dataclass
+class FileRead:
+    """One file of a table: how it was read, and its rows that could not be, by number and reason.
+
+    first_row: the number of the first row, as a spreadsheet counts, 2 below a header; blank: finds the numbers of blank rows,
+    sorted, which are no rows of the table.
+    """
+
+    path: Path
+    packed: bool = False  # by gzip
+    how: str = ""
+    rows: int = 0
+    first_row: int = 1
+    bad: dict[int, str] = field(default_factory=dict)
+    blank: Callable[[], list[int]] = list
+
+    def open(self) -> Any:
+        """The file's bytes, unpacked."""
+        return gzip.open(self.path) if self.packed else self.path.open("rb")
+
+    def number(self, index: int) -> int:
+        """The number in the file of the row that is `index` (from 0) of those that were read."""
+        return nth(self.first_row + index, self._skipped)
+
+    @cached_property
+    def _skipped(self) -> list[int]:
+        return sorted({*self.bad, *self.blank()})
+
+
+def nth(number: int, skipped: list[int]) -> int:
+    """The number of a row among all rows, where `number` counts all but the `skipped` ones, sorted.
+
+    >>> [nth(number, [2, 3, 6]) for number in (1, 2, 3, 4)]
+    [1, 4, 5, 7]
+    """
+    before = bisect_right(range(len(skipped)), number, key=lambda place: skipped[place] - place)
+    return number + before
+
+
+def first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,0 +1,78 @@
+"""Text tables: encodings, separators, quotes and the numbers of rows."""
+
+import csv
+import io
+import random
+from pathlib import Path
+
+import pytest
+
+from common.errors import UserError
+from pipeline.data.table_file import Wanted
+from pipeline.data.tables import read_tables
+
+COLUMNS = {"id": "id", "name": "name", "at": "at"}
+
+
+def test_text_is_read_as_python_reads_it(tmp_path: Path) -> None:
+    """Random fields with separators, quotes, newlines and spaces, against Python's csv."""
+    rng = random.Random(0)
+    rows = [["".join(rng.choices('ab,;"\n é\t', k=rng.randint(1, 8))) for _ in range(3)] for _ in range(300)]
+    for mark in (",", ";", "\t"):
+        text = io.StringIO()
+        csv.writer(text, delimiter=mark, quoting=csv.QUOTE_ALL, lineterminator="\n").writerows([list(COLUMNS), *rows])
+        (tmp_path / "a.csv").write_text(text.getvalue(), encoding="utf-8")
+        assert [list(row) for row in read_tables([tmp_path / "a.csv"], Wanted(COLUMNS, {})).frame.rows()] == rows
+
+
+def test_utf8_with_a_few_broken_lines_is_not_taken_for_latin1(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """As Latin-1, the letters of all other lines would be wrong. The second file ends in the middle of a letter."""
+    lines = [f"{row},é,1".encode() for row in range(300)]
+    for last, wrong in (([b"300,\xe9,1", b"301,\xc3,1"], "lines 302, 303"), (["300,é".encode()[:-1]], "line 302")):
+        path = tmp_path / "a.csv"
+        path.write_bytes(b"\n".join([b"id,name,at", *lines, *last]))
+        with pytest.raises(UserError) as caught:
+            read_tables([path], Wanted(COLUMNS, {}))
+        assert str(caught.value) == f"{path}: its text is UTF-8, except for {wrong}; correct or remove them"
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_colons_without_header_by_place(tmp_path: Path) -> None:
+    (tmp_path / "movies.dat").write_bytes('1::Café, the: a "film"::Drama|War\n2::Other::Comedy\n'.encode("latin-1"))
+    table = read_tables([tmp_path / "movies.dat"], Wanted({"id": 1, "name": 2}, {"genres": 3}))
+    assert table.frame.rows() == [("1", 'Café, the: a "film"', "Drama|War"), ("2", "Other", "Comedy")]
+    assert table.files[0].how == "text separated by '::', without a header, Latin-1"
+    assert table.place(1) == "movies.dat row 2"
+
+
+def test_recbole_names_lose_their_types(tmp_path: Path) -> None:
+    (tmp_path / "x.item").write_text('item_id:token\ttitle:token_seq\tprice:float\n1\tAn "odd title\t2.5\n')
+    table = read_tables([tmp_path / "x.item"], Wanted({"item_id": "item_id"}, {}, others=True))
+    assert table.frame.to_dicts() == [{"item_id": "1", "title": 'An "odd title', "price": "2.5"}]
+
+
+def test_a_quote_inside_a_field_is_a_quote(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('id,name\n1,12" vinyl\n2,7" single\n')
+    assert read_tables([tmp_path / "a.csv"], Wanted({"id": "id", "name": "name"}, {})).frame["name"].to_list() == [
+        '12" vinyl',
+        '7" single',
+    ]
+
+
+def test_a_quote_that_is_never_closed_is_refused_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('id,name\n1,"two\nlines"\n2,"open\n3,x\n4,y\n')
+    with pytest.raises(UserError, match="line 4: a quote opens and is never closed"):
+        read_tables([tmp_path / "a.csv"], Wanted({"id": "id", "name": "name"}, {}))
+    (tmp_path / "a.csv").write_text('id,name\n1,"two\nlines"\n')
+    assert read_tables([tmp_path / "a.csv"], Wanted({"id": "id", "name": "name"}, {})).frame.height == 1
+
+
+def test_unreadable_rows_are_numbered_as_a_spreadsheet_numbers_them(tmp_path: Path) -> None:
+    lines = ["id,name", *(f"{i},n{i}" for i in range(300))]
+    lines[10], lines[20] = "9", "19,a,b"
+    (tmp_path / "a.csv").write_text("\n".join(lines))
+    table = read_tables([tmp_path / "a.csv"], Wanted({"id": "id", "name": "name"}, {}))
+    assert table.bad == ["a.csv row 11: 1 fields, not 2", "a.csv row 21: 3 fields, not 2"]
+    for index in (0, 8, 9, 17, 18, 297):
+        number = int(table.place(index).rpartition(" ")[2])
+        assert lines[number - 1] == ",".join(table.frame.row(index))
