@@ -11,12 +11,14 @@ from common.errors import UserError
 from pipeline.data import Ties
 from pipeline.data.findings import quoted
 from pipeline.data.sources import Raw
-from pipeline.data.times import UNITS, as_date
+from pipeline.data.times import UNITS, as_date, in_unit
 from pipeline.params import Preprocess
 from pipeline.texts import TITLE, check_fields, fill
 
 SHUFFLE = b"ties 0"  # key of the hash that orders ties: another key, another order
 KEYS = ["user_id", "item_id", "timestamp"]
+LOWEST_CORE = 3  # leave-one-out needs three interactions of a user
+COMPLETE = "no row has a user, an item and a time; check which columns hold them (`columns` of the source)"
 
 
 @dataclass
@@ -62,7 +64,7 @@ def build_sequences(raw: Raw, options: Preprocess, template: str = TITLE, where:
             last = next((name for name in reversed(steps) if steps[name]["interactions"]), "raw")
             raise UserError(
                 f"no interactions are left after the filter '{step}' ({steps[last]['interactions']:,} before it); "
-                "lower preprocess.core or check the source"
+                + {"raw": "the log has none", "complete": COMPLETE}.get(step, of_core(options.core))
             )
         return table
 
@@ -85,6 +87,10 @@ def build_sequences(raw: Raw, options: Preprocess, template: str = TITLE, where:
     table = count(f"last {options.cap}", table)
     # The cap takes whole interactions away from a user, never below `cap`, so no user falls under three.
     kept = table["item_id"].unique().sort()
+    if kept.len() == 1:
+        raise UserError(
+            f"only one item is left, {names['item_id'][kept[0]]!r}, and a ranking needs two; check catalogue and item_id"
+        )
     items = titled.join(names["item_id"].gather(kept).to_frame(), on="item_id", how="semi").sort("item_id")
     texts = [fill(template, item) for item in items.iter_rows(named=True)]
     # The other fields stay out: embeddings depend on this file, and nothing but a text should make them stale.
@@ -113,6 +119,12 @@ def build_sequences(raw: Raw, options: Preprocess, template: str = TITLE, where:
         "steps": steps,
     }
     return Dataset(users, items, statistics)
+
+
+def of_core(core: int) -> str:
+    """What to do where no user and item has enough interactions."""
+    needed = f"every user and item needs {core} (core)"
+    return f"{needed}, the fewest possible; bring a longer log" if core == LOWEST_CORE else f"{needed}; lower core"
 
 
 def coded(log: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, pl.Series]]:
@@ -202,6 +214,8 @@ def cut_of(options: Preprocess, unit: str) -> dict[str, int] | None:
             moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
             since = moment - datetime(1970, 1, 1, tzinfo=UTC)
             value = (since.days * 86_400 + since.seconds) * UNITS[unit] + since.microseconds * UNITS[unit] // UNITS["us"]
+        else:
+            value = in_unit(value, unit)
         cut[name] = value
     if cut["valid_from"] >= cut["test_from"]:
         raise UserError(f"preprocess.valid_from, {options.valid_from}, is not before preprocess.test_from, {options.test_from}")

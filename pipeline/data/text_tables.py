@@ -14,7 +14,7 @@ import pyarrow.csv
 
 from common.errors import UserError
 from pipeline.data.findings import LISTED
-from pipeline.data.table_file import FileRead, Wanted, first_line
+from pipeline.data.table_file import Columns, FileRead, Wanted, first_line
 
 BLOCK = 1 << 20  # bytes that are read at a time
 SEPARATORS = ("::", "\t", ";", ",", "|")
@@ -75,8 +75,7 @@ def _read_separated(file: FileRead, wanted: Wanted, ending: str, encoding: str) 
     header = next(csv.reader([first.replace("::", UNIT_SEPARATOR)], delimiter=_one(separator), quoting=_quoting(quote)), [])
     if placed:
         names = [str(place) for place in range(1, len(header) + 1)]
-        columns, optional = ({ours: str(at) for ours, at in part.items()} for part in (wanted.columns, wanted.optional))
-        wanted = Wanted(columns, optional)
+        wanted = Wanted(_as_names(wanted.columns), _as_names(wanted.optional))
     else:
         names = [RECBOLE_TYPE.sub("", name) if recbole else name for name in header]
     if twice := [name for name in names if names.count(name) > 1]:
@@ -123,6 +122,10 @@ def _read_separated(file: FileRead, wanted: Wanted, ending: str, encoding: str) 
     if quote and frame.height and any("\n" in value for value in frame.row(-1)):
         _refuse_open_quote(file, encoding, _one(separator))
     return wanted.choose(frame.lazy(), file.path, frame.columns).collect()
+
+
+def _as_names(columns: Columns) -> Columns:
+    return {ours: str(place) for ours, place in columns.items()}
 
 
 def _lines(opened: Any, encoding: str) -> Iterator[str]:

@@ -69,8 +69,10 @@ def read_times(column: pl.Series, form: str | None, where: str, place: Callable[
         raise UserError(f"{where} is a length of time, not a point in time; write seconds since 1970")
     if kind == pl.Time or kind.is_nested() or kind in (pl.Binary, pl.Boolean, pl.Object):
         raise UserError(f"{where} holds {kind}, not points in time; write ISO 8601 or seconds since 1970")
-    if kind.is_numeric():
+    if kind.is_numeric() and (form is None or form in UNITS):
         return _numbers(column, form, where, place)
+    if kind.is_float():
+        column = column.cast(pl.Int64, strict=False) if not (column % 1 != 0).any() else column  # 20170714.0 is 20170714
     text = column.cast(pl.String)
     if form is None or form in UNITS:
         whole = text.cast(pl.Int64, strict=False)
@@ -86,6 +88,19 @@ def read_times(column: pl.Series, form: str | None, where: str, place: Callable[
     return _iso(text, where)
 
 
+def in_unit(number: int, unit: str) -> int:
+    """A point in time that somebody has written as a number, in a log's `unit`, rounded up.
+
+    Its own unit is the one that puts it between 1990 and tomorrow, as a log's is recognised; the log's, if none does.
+
+    >>> in_unit(1_500_000_000_001, "s"), in_unit(1_500_000_000, "ms"), in_unit(7, "s")
+    (1500000001, 1500000000000, 7)
+    """
+    earliest, latest = int(EARLIEST.timestamp()), int(datetime.datetime.now(datetime.UTC).timestamp()) + DAY
+    own = next((name for name, size in UNITS.items() if earliest * size <= number <= latest * size), unit)
+    return -(-number * UNITS[unit] // UNITS[own])
+
+
 def _share(flags: pl.Series) -> float:
     return int(flags.sum()) / max(1, flags.len())
 
@@ -95,8 +110,6 @@ def _numbers(column: pl.Series, form: str | None, where: str, place: Callable[[i
     numbers = column.cast(pl.Float64, strict=False)
     numbers = numbers.set(~numbers.is_finite().fill_null(True), None)
     unreadable = (numbers.is_null() & column.is_not_null()).arg_true().to_list()
-    if form is not None and form not in UNITS:
-        raise UserError(f"{where} holds numbers, and `time` is the format '{form}'; name a unit instead: {', '.join(UNITS)}")
     unit = form or _fitting_unit(numbers, where, place)
     whole = column.cast(pl.Int64, strict=False) if column.dtype != pl.String else _whole(column)
     values = whole
@@ -117,6 +130,7 @@ def _whole(text: pl.Series) -> pl.Series:
 def _fractions(numbers: pl.Series, unit: str, unreadable: list[int], guessed: bool) -> Times:
     """Numbers with fractions, to the microsecond, which is what a float holds of a time of today."""
     micro = (numbers * (UNITS["us"] / UNITS[unit])).round(0).cast(pl.Int64, strict=False)
+    unreadable = sorted({*unreadable, *(micro.is_null() & numbers.is_not_null()).arg_true()})  # too large
     return _coarsest(micro, "us", f"{NAMES[unit]} since 1970, with fractions", unreadable, guessed)
 
 
@@ -130,9 +144,12 @@ def _fitting_unit(numbers: pl.Series, where: str, place: Callable[[int], str]) -
     rows = wrong.arg_true().to_list()
     examples = ", ".join(f"{place(row)}: {numbers[row]:.15g}" for row in rows[:10])
     if len(rows) == numbers.len() - numbers.null_count():
+        days = numbers.cast(pl.Int64, strict=False).cast(pl.String).str.to_date("%Y%m%d", strict=False).drop_nulls()
+        dates = days.len() == len(rows) and days.is_between(EARLIEST.date(), datetime.date(2100, 1, 1)).all()
+        advice = "they are dates, write `time: '%Y%m%d'`" if dates else "they only count, write `time: s`"
         raise UserError(
-            f"{where}: as seconds, milli-, micro- or nanoseconds, no number lies between 1990 and tomorrow ({examples}); if they "
-            "only count, write `time: s` in the source's section"
+            f"{where}: as seconds, milli-, micro- or nanoseconds, no number lies between 1990 and tomorrow ({examples}); if "
+            f"{advice} in the source's section"
         )
     raise UserError(
         f"{where}: taken as {NAMES[unit]}, {len(rows):,} of {numbers.len():,} times lie outside 1990 to tomorrow ({examples}"
@@ -142,9 +159,11 @@ def _fitting_unit(numbers: pl.Series, where: str, place: Callable[[int], str]) -
 
 def _by_format(text: pl.Series, form: str, where: str) -> Times:
     try:
-        parsed = text.str.to_datetime(form, strict=False, time_unit="ns" if re.search(r"%\.?[39]?f", form) else "us")
-        if parsed.dtype.time_zone:  # type: ignore[attr-defined]
-            parsed = parsed.dt.convert_time_zone("UTC")
+        parsed = text.str.to_datetime(form, strict=False, time_unit="us")
+        if re.search(r"%\.?[39]?f", form):
+            exact = text.str.to_datetime(form, strict=False, time_unit="ns")
+            exact = exact.set(~parsed.dt.year().is_between(1678, 2261), None)  # nanoseconds in 64 bits end in 2262
+            parsed = exact if (exact.dt.epoch("ns") % 1000 != 0).any() else parsed
     except pl.exceptions.PolarsError:
         try:
             parsed = text.str.to_date(form, strict=False).cast(pl.Datetime("us"))
@@ -171,7 +190,11 @@ def _iso(text: pl.Series, where: str) -> Times:
     seconds = day * DAY + number["hour"] * 3600 + number["minute"] * 60 + number["second"]
     seconds = seconds - (sign * offset).fill_null(0)
     nanoseconds = pl.col("fraction").str.pad_end(9, "0").cast(pl.Int64).fill_null(0)
-    values = parts.select(pl.when(possible).then(seconds * FINEST + nanoseconds)).to_series()
+    read = parts.select(seconds=pl.when(possible).then(seconds), nanoseconds=nanoseconds)
+    unit = next(unit for unit, size in UNITS.items() if not (read["nanoseconds"] % (FINEST // size) != 0).any())
+    held = pl.col("seconds").abs() < 2**63 // UNITS[unit] - 1  # nanoseconds in 64 bits end in 2262
+    value = pl.col("seconds") * UNITS[unit] + pl.col("nanoseconds") // (FINEST // UNITS[unit])
+    values = read.select(pl.when(held).then(value)).to_series()
     unreadable = (values.is_null() & text.is_not_null()).arg_true().to_list()
     if len(unreadable) == text.len() - text.null_count() and text.null_count() < text.len():
         raise UserError(
@@ -179,7 +202,7 @@ def _iso(text: pl.Series, where: str) -> Times:
             "format: `time: '%d/%m/%Y %H:%M'`"
         )
     zones = parts["zone"].null_count() < text.len() - text.null_count()
-    return _coarsest(values, "ns", f"ISO 8601{' with zones' if zones else ', taken as UTC'}", unreadable)
+    return _coarsest(values, unit, f"ISO 8601{' with zones' if zones else ', taken as UTC'}", unreadable)
 
 
 def _coarsest(values: pl.Series, unit: str, form: str, unreadable: list[int], guessed: bool = False) -> Times:

@@ -247,18 +247,39 @@ def test_texts_are_unescaped_titles() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "titles", "step"),
+    ("rows", "core", "step", "advice"),
     [
-        ([], {}, "raw"),
-        (everyone(4, 4), None, "5-core"),
+        ([], 5, "raw", "the log has none"),
+        (everyone(4, 4), 5, "5-core", r"every user and item needs 5 \(core\); lower core"),
+        (
+            everyone(2, 2),
+            3,
+            "3-core",
+            r"every user and item needs 3 \(core\), the fewest possible; bring a longer log",
+        ),
     ],
 )
-def test_nothing_left_names_the_filter(rows: list[Row], titles: dict[str, str | None] | None, step: str) -> None:
+def test_nothing_left_names_the_filter_and_what_to_do_about_it(rows: list[Row], core: int, step: str, advice: str) -> None:
+    said = rf"^no interactions are left after the filter '{step}' \({len(rows)} before it\); {advice}$"
+    with pytest.raises(UserError, match=said):
+        build_sequences(raw(rows), Preprocess(core=core))
+
+
+def test_a_log_without_times_is_told_to_check_its_columns() -> None:
+    """A lower core would bring back nothing."""
+    without = raw(everyone(3, 3))
+    without.interactions = without.interactions.with_columns(timestamp=pl.lit(None, dtype=pl.Int64))
     with pytest.raises(
-        UserError, match=rf"no interactions are left after the filter '{step}' \({len(rows)} before it\)"
-    ) as caught:
-        build_sequences(raw(rows, titles), Preprocess(core=5))
-    assert "\n" not in str(caught.value)
+        UserError, match=r"after the filter 'complete' \(9 before it\); no row has a user, an item and a time; check"
+    ):
+        build_sequences(without, Preprocess(core=3))
+
+
+def test_a_single_item_is_refused() -> None:
+    """There is nothing to rank, and no second direction of its text's embedding."""
+    rows = [(f"u{u}", "i0", day) for u in range(3) for day in range(3)]
+    with pytest.raises(UserError, match=r"^only one item is left, 'i0', and a ranking needs two; check catalogue and item_id$"):
+        build_sequences(raw(rows), Preprocess(core=3))
 
 
 def test_titles_that_are_all_too_short_are_one_line() -> None:

@@ -105,10 +105,11 @@ def test_leave_one_out_writes_what_it_wrote_before_there_was_a_choice() -> None:
         (172800, "ns", 172800),
         ("172800", "s", 172800),
         (172800.0, "s", 172800),
+        (1_500_000_000_000, "s", 1_500_000_000),
     ],
 )
 def test_points_in_time(value: Any, unit: str, expected: int) -> None:
-    """YAML brings dates, datetimes, texts and numbers; a number is in the log's unit."""
+    """YAML brings dates, datetimes, texts and numbers; a number too small for today is in the log's unit."""
     assert cut_of(options(valid_from=value, test_from=expected + 1), unit) == {"valid_from": expected, "test_from": expected + 1}
 
 

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from common.errors import UserError
-from pipeline.data.times import UNITS, check_form, read_times
+from pipeline.data.times import UNITS, check_form, in_unit, read_times
 
 WHERE = "log.csv: column 'at'"
 MOMENTS = [datetime.datetime(2017, 7, 14, 2, 40, 0, tzinfo=UTC), datetime.datetime(2019, 2, 28, 23, 59, 59, tzinfo=UTC)]
@@ -91,6 +91,33 @@ def test_columns_of_dates() -> None:
     assert read([datetime.date(1990, 1, 2), None]) == [int(datetime.datetime(1990, 1, 2, tzinfo=UTC).timestamp()), None]
 
 
+def test_a_year_that_nanoseconds_do_not_reach_is_right() -> None:
+    """In 64 bits, nanoseconds since 1970 end in 1677 and in 2262; beyond, they would come back at the other end."""
+    for text in ("9999-12-31T23:59:59", "2300-01-01", "2262-05-01", "1677-01-01 00:00:01", "0001-01-01"):
+        expected = datetime.datetime.fromisoformat(text).replace(tzinfo=UTC) - datetime.datetime(1970, 1, 1, tzinfo=UTC)
+        assert read([text, "2017-07-14"]) == [expected // timedelta(seconds=1), SECONDS[0] - 9600]
+    finer = read_times(pl.Series(["9999-12-31T23:59:59.5", "2017-07-14T02:40:00.000001Z"]), None, WHERE)
+    assert (finer.values.to_list(), finer.unit) == ([253_402_300_799_500_000, SECONDS[0] * 10**6 + 1], "us")
+
+
+def test_a_year_that_the_logs_nanoseconds_do_not_reach_is_unreadable() -> None:
+    for values, form in (
+        (["9999-12-31", "2017-07-14T02:40:00.000000001"], None),
+        (["9999-12-31 00:00:00.0", "2017-07-14 02:40:00.000000001"], "%Y-%m-%d %H:%M:%S%.f"),
+    ):
+        times = read_times(pl.Series(values), form, WHERE)
+        assert (times.unreadable, times.unit) == ([0], "ns")
+        assert times.values.to_list() == [None, SECONDS[0] * 10**9 + 1]
+    assert read(["31.12.9999 00:00:00.0", "14.07.2017 02:40:00.0"], "%d.%m.%Y %H:%M:%S%.f") == [253_402_214_400, SECONDS[0]]
+    assert read_times(pl.Series([1e300, 1.5]), "s", WHERE).unreadable == [0]
+
+
+def test_whole_numbers_are_read_by_a_named_format() -> None:
+    for kind in (pl.Int64, pl.Float64, pl.String):
+        assert read(pl.Series([20170714, None]).cast(kind).to_list(), "%Y%m%d", kind) == [SECONDS[0] - 9600, None]
+    assert read_times(pl.Series([20170714, 5]), "%Y%m%d", WHERE).unreadable == [1]
+
+
 def test_a_named_format() -> None:
     assert read(["14/07/2017 02:40", "28/02/2019 23:59"], "%d/%m/%Y %H:%M") == [SECONDS[0], SECONDS[1] - 59]
     assert read(["14.07.2017"], "%d.%m.%Y") == [SECONDS[0] - 2 * 3600 - 40 * 60]
@@ -117,7 +144,7 @@ def test_what_is_no_time_is_named_by_row_and_empty_is_none() -> None:
             [1, 2, 3],
             "no number lies between 1990 and tomorrow (row 0: 1, row 1: 2, row 2: 3); if they only count, write `time: s`",
         ),
-        ([20_170_714], "no number lies between 1990 and tomorrow (row 0: 20170714)"),
+        ([20_170_714], "(row 0: 20170714); if they are dates, write `time: '%Y%m%d'` in the source's section"),
         (
             ["14/07/2017"],
             "cannot be read as times, e.g. '14/07/2017'; write seconds since 1970 or ISO 8601, or give their format",
@@ -153,3 +180,16 @@ def test_a_unit_or_a_format() -> None:
     assert [check_form(form) for form in ("s", "ns", "%Y")] == ["s", "ns", "%Y"]
     with pytest.raises(ValueError, match="found 'min'"):
         check_form("min")
+
+
+@pytest.mark.parametrize("own", UNITS)
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_number_of_any_unit_is_brought_to_the_logs(own: str, unit: str) -> None:
+    """A log of milliseconds that are all whole seconds is kept in seconds; whoever writes milliseconds means these."""
+    assert in_unit(SECONDS[0] * UNITS[own], unit) == SECONDS[0] * UNITS[unit]
+    assert in_unit(5, unit) == 5, "a counter is a counter"
+
+
+def test_a_number_finer_than_the_log_is_rounded_up() -> None:
+    """Whatever is at least the one is at least the other."""
+    assert in_unit(SECONDS[0] * 1000 + 1, "s") == SECONDS[0] + 1
