@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import islice
 from typing import Any
 
 import polars as pl
@@ -14,12 +15,16 @@ import pyarrow.csv
 
 from common.errors import UserError
 from pipeline.data.findings import LISTED
-from pipeline.data.table_file import Columns, FileRead, Wanted, first_line
+from pipeline.data.table_file import Columns, FileRead, Wanted, first_line, nth
 
-BLOCK = 1 << 20  # bytes that are read at a time
+BLOCK, LARGEST_BLOCK = 1 << 20, 1 << 30  # bytes that are read at a time
+LOOKED_AT = 10  # lines that tell the separator
 SEPARATORS = ("::", "\t", ";", ",", "|")
 SEPARATOR_NAMES = {"\t": "tabs", ",": "commas", ";": "semicolons", "|": "bars", "::": "'::'"}
 UNIT_SEPARATOR = "\x1f"  # stands for '::', since a reader wants a single character
+EXCEL_SEPARATOR = re.compile(r"sep=.")  # a line above the header, which tells Excel the separator
+WINDOWS_ONLY = re.compile(rb"[\x80-\x9f]")  # letters and marks in Windows-1252, control characters in Latin-1
+UNDEFINED = re.compile(rb"[\x81\x8d\x8f\x90\x9d]")  # no character of Windows-1252
 RECBOLE_TYPE = re.compile(r":(token|float)(_seq)?$")
 
 
@@ -34,24 +39,27 @@ def read_text(file: FileRead, wanted: Wanted, ending: str) -> pl.DataFrame:
 
 
 def _encoding(file: FileRead) -> str:
-    """utf-16 by its mark; utf-8 if all of the text is; latin-1 if most lines with other letters than A to Z are not UTF-8 either.
+    """UTF-16 by its mark; UTF-8 if all of the text is; else Latin-1, or Windows-1252 if it has characters that Latin-1 lacks.
 
-    Raises UserError where only a few lines are not UTF-8: as Latin-1, the letters of all others would be wrong.
+    Raises UserError where only a few lines are not UTF-8: as Latin-1, the letters of all others would be wrong. Raises it also
+    for a byte that is no character of Windows-1252.
     """
     with file.open() as opened:
         if opened.read(2) in (b"\xff\xfe", b"\xfe\xff"):
-            return "utf-16"
+            return "UTF-16"
         opened.seek(0)
         decoder = codecs.getincrementaldecoder("utf-8")()
         with suppress(UnicodeDecodeError):
             while block := opened.read(BLOCK):
                 decoder.decode(block)
             decoder.decode(b"", final=True)
-            return "utf-8"
+            return "UTF-8"
         opened.seek(0)
-        right, wrong = 0, []
+        right, wrong, windows, neither = 0, [], False, []
         for number, line in enumerate(opened, start=1):
             if not line.isascii():
+                windows = windows or bool(WINDOWS_ONLY.search(line))
+                neither += [number] if UNDEFINED.search(line) else []
                 try:
                     line.decode()
                     right += 1
@@ -62,15 +70,24 @@ def _encoding(file: FileRead) -> str:
         raise UserError(
             f"{file.path}: its text is UTF-8, except for {lines}{', …' * (len(wrong) > LISTED)}; correct or remove them"
         )
-    return "latin-1"
+    if neither:
+        raise UserError(f"{file.path}: line {neither[0]:,} is neither UTF-8 nor Windows-1252; save the file as UTF-8")
+    return "Windows-1252" if windows else "Latin-1"
 
 
 def _read_separated(file: FileRead, wanted: Wanted, ending: str, encoding: str) -> pl.DataFrame:
     with file.open() as opened:
-        first = next(_lines(opened, encoding), "")
+        lines = list(islice(_lines(opened, encoding), LOOKED_AT))
+    if lines and EXCEL_SEPARATOR.fullmatch(lines[0][1]):
+        del lines[0]
+    if not lines:
+        raise UserError(f"{file.path}: the file is empty")
+    line, first = lines[0]
+    if "\0" in first:
+        raise UserError(f"{file.path}: no text, or UTF-16 or UTF-32 without its mark; save it as UTF-8")
     placed = any(isinstance(theirs, int) for theirs in wanted.columns.values())
-    recbole = bool(first) and all(RECBOLE_TYPE.search(name) for name in first.split("\t"))
-    separator = "\t" if recbole or ending == ".tsv" else _separator(first)
+    recbole = all(RECBOLE_TYPE.search(name) for name in first.split("\t"))
+    separator = "\t" if recbole or ending == ".tsv" else _separator([text for _, text in lines])
     quote = False if recbole or separator == "::" else '"'
     header = next(csv.reader([first.replace("::", UNIT_SEPARATOR)], delimiter=_one(separator), quoting=_quoting(quote)), [])
     if placed:
@@ -81,18 +98,21 @@ def _read_separated(file: FileRead, wanted: Wanted, ending: str, encoding: str) 
     if twice := [name for name in names if names.count(name) > 1]:
         raise UserError(f"{file.path}: two columns are called {twice[0]!r}; rename one of them")
     chosen = names if wanted.others else list(wanted.resolve(file.path, names).values())
-    file.first_row = 1 if placed else 2
+    file.first_row = line if placed else line + 1
+    file.blank = lambda: _blank_rows(file, encoding, _one(separator), quote)
     notes = ["RecBole" if recbole else f"text separated by {SEPARATOR_NAMES[separator]}"]
     notes += ["without a header"] if placed else []
-    notes += [encoding.capitalize()] if encoding != "utf-8" else []
+    notes += [encoding] if encoding != "UTF-8" else []
     file.how = ", ".join(notes)
+    if not placed and len(lines) == 1:
+        return wanted.choose(pl.LazyFrame(schema=dict.fromkeys(names, pl.String)), file.path, names).collect()
     bad: list[tuple[int | None, str]] = []
 
     def refuse(row: pyarrow.csv.InvalidRow) -> str:
         bad.append((row.number, f"{row.actual_columns} fields, not {row.expected_columns}"))
         return "skip"
 
-    def read(threads: bool) -> pa.Table:
+    def read(threads: bool, block: int) -> pa.Table:
         bad.clear()
         with file.open() as opened:
             source: Any = opened
@@ -101,7 +121,11 @@ def _read_separated(file: FileRead, wanted: Wanted, ending: str, encoding: str) 
             return pyarrow.csv.read_csv(
                 source,
                 read_options=pyarrow.csv.ReadOptions(
-                    use_threads=threads, encoding=encoding, column_names=names, skip_rows=0 if placed else 1
+                    use_threads=threads,
+                    block_size=block,
+                    encoding=encoding,
+                    column_names=names,
+                    skip_rows=file.first_row - 1,
                 ),
                 parse_options=pyarrow.csv.ParseOptions(
                     delimiter=_one(separator), quote_char=quote, newlines_in_values=bool(quote), invalid_row_handler=refuse
@@ -114,10 +138,21 @@ def _read_separated(file: FileRead, wanted: Wanted, ending: str, encoding: str) 
                 ),
             )
 
-    table = read(threads=True)
+    block = BLOCK
+    while True:
+        try:
+            table = read(threads=True, block=block)
+            break
+        except pa.ArrowInvalid as error:  # a field is larger than a block, as is one that a forgotten quote opens
+            if "straddling" not in str(error) or block == LARGEST_BLOCK:
+                raise
+            if quote:
+                _refuse_open_quote(file, encoding, _one(separator))
+            block *= 32
     if bad:
-        table = read(threads=False)  # only then are rows numbered
-        file.bad = {int(number or 0): why for number, why in bad}
+        table = read(threads=False, block=block)  # only then are rows numbered
+        blank = file.blank()
+        file.bad = {nth(int(number or 0), blank): why for number, why in bad}
     frame = pl.DataFrame(pl.from_arrow(table))
     if quote and frame.height and any("\n" in value for value in frame.row(-1)):
         _refuse_open_quote(file, encoding, _one(separator))
@@ -128,16 +163,18 @@ def _as_names(columns: Columns) -> Columns:
     return {ours: str(place) for ours, place in columns.items()}
 
 
-def _lines(opened: Any, encoding: str) -> Iterator[str]:
-    """Lines that hold something, without the mark of UTF-8."""
-    for line in io.TextIOWrapper(opened, encoding="utf-8-sig" if encoding == "utf-8" else encoding):
+def _lines(opened: Any, encoding: str) -> Iterator[tuple[int, str]]:
+    """Lines that hold something, without the mark of UTF-8, and their numbers from 1."""
+    for number, line in enumerate(io.TextIOWrapper(opened, encoding="utf-8-sig" if encoding == "UTF-8" else encoding), start=1):
         if line.strip():
-            yield line.rstrip("\r\n")
+            yield number, line.rstrip("\r\n")
 
 
-def _separator(line: str) -> str:
-    """What separates the fields of a line: the candidate that occurs most often outside quotes."""
-    bare = re.sub(r'"[^"]*"', "", line)
+def _separator(lines: list[str]) -> str:
+    """'::' if it is in all of the lines; else the candidate that occurs most often in the first, outside quotes."""
+    if all("::" in line for line in lines):
+        return "::"
+    bare = re.sub(r'"[^"]*"', "", lines[0])
     return max(SEPARATORS, key=bare.count) if any(mark in bare for mark in SEPARATORS) else ","
 
 
@@ -147,6 +184,15 @@ def _one(separator: str) -> str:
 
 def _quoting(quote: str | bool) -> Any:
     return csv.QUOTE_MINIMAL if quote else csv.QUOTE_NONE
+
+
+def _blank_rows(file: FileRead, encoding: str, separator: str, quote: str | bool) -> list[int]:
+    """The numbers of the blank rows below the header, as a spreadsheet counts: a text of several lines is within one row."""
+    csv.field_size_limit(2**31 - 1)
+    with file.open() as opened:
+        text = io.TextIOWrapper(opened, encoding=encoding, newline="")
+        rows = csv.reader(text, delimiter=separator, quoting=_quoting(quote))
+        return [number for number, row in enumerate(rows, start=1) if not row and number >= file.first_row]
 
 
 def _refuse_open_quote(file: FileRead, encoding: str, separator: str) -> None:

@@ -76,3 +76,76 @@ def test_unreadable_rows_are_numbered_as_a_spreadsheet_numbers_them(tmp_path: Pa
     for index in (0, 8, 9, 17, 18, 297):
         number = int(table.place(index).rpartition(" ")[2])
         assert lines[number - 1] == ",".join(table.frame.row(index))
+
+
+def test_windows_text_keeps_its_euro_sign_and_quotes(tmp_path: Path) -> None:
+    """In Latin-1, the same bytes are control characters."""
+    for text, how in (("1,Tee 5 € – „gut“", "Windows-1252"), ("1,Käse", "Latin-1")):
+        (tmp_path / "a.csv").write_bytes(f"id,name\n{text}\n".encode("windows-1252"))
+        table = read_tables([tmp_path / "a.csv"], Wanted({"id": "id", "name": "name"}, {}))
+        assert table.frame.rows() == [tuple(text.split(",", 1))]
+        assert table.files[0].how.endswith(how)
+
+
+def test_text_that_is_neither_utf8_nor_windows_is_refused_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"id,name\n1,K\xe4se\n2,\x8f\x8d\n")
+    with pytest.raises(UserError, match=r"a\.csv: line 3 is neither UTF-8 nor Windows-1252; save the file as UTF-8$"):
+        read_tables([tmp_path / "a.csv"], Wanted({"id": "id"}, {}))
+
+
+@pytest.mark.parametrize("above", ["\n", "\n\n   \n", "\r\n", "sep=,\n"])
+@pytest.mark.parametrize("header", [True, False])
+def test_lines_above_the_first_row_are_no_rows_but_count(tmp_path: Path, above: str, header: bool) -> None:
+    """Blank lines, and the one that tells Excel the separator."""
+    (tmp_path / "a.csv").write_text(f"{above}{'id,name' * header}\n7,x\n8,y\n", newline="")
+    wanted = Wanted({"id": "id", "name": "name"} if header else {"id": 1, "name": 2}, {})
+    table = read_tables([tmp_path / "a.csv"], wanted)
+    assert table.frame.rows() == [("7", "x"), ("8", "y")]
+    assert table.place(0) == f"a.csv row {above.count(chr(10)) + 2}"
+
+
+def test_blank_rows_count_as_a_spreadsheet_counts_them(tmp_path: Path) -> None:
+    """A text of several lines is one row there, also where some of its lines are blank."""
+    lines = ["", "id,name", *(f"{i},n{i}" for i in range(300))]
+    lines[9], lines[20], lines[30], lines[40] = "", "", "28", '38,"a\n\nb"'
+    (tmp_path / "a.csv").write_text("\n".join([*lines, "", ""]))
+    table = read_tables([tmp_path / "a.csv"], Wanted({"id": "id", "name": "name"}, {}))
+    assert table.bad == ["a.csv row 31: 1 fields, not 2"]
+    for index, row in enumerate(table.frame["id"]):
+        number = int(table.place(index).rpartition(" ")[2])
+        assert lines[number - 1].startswith(f"{row},")
+
+
+@pytest.mark.parametrize("rest", ["A film::Adventure|Animation|Children|Comedy|Fantasy", "A, B, C, D, and E::Drama"])
+def test_colons_separate_whatever_else_the_fields_hold(tmp_path: Path, rest: str) -> None:
+    (tmp_path / "movies.dat").write_text("".join(f"{i}::{rest}\n" for i in (1, 2)))
+    table = read_tables([tmp_path / "movies.dat"], Wanted({"id": 1, "name": 2}, {"genres": 3}))
+    assert table.frame.rows() == [(i, *rest.split("::")) for i in "12"]
+
+
+def test_colons_in_the_texts_of_a_csv_file_separate_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("id,name\n1,std::map\n2,std::set\n")
+    assert read_tables([tmp_path / "a.csv"], Wanted({"id": "id", "name": "name"}, {})).frame["name"].to_list() == [
+        "std::map",
+        "std::set",
+    ]
+
+
+def test_a_field_larger_than_a_block_is_read_and_an_open_quote_before_as_much_is_named(tmp_path: Path) -> None:
+    path, long, wanted = tmp_path / "a.csv", "word " * 500_000, Wanted({"id": "id", "name": "name"}, {})
+    path.write_text(f'id,name\n1,"{long}"\n2,x,y\n' + "3,z\n" * 200)
+    table = read_tables([path], wanted)
+    assert table.frame["name"].to_list() == [long, *["z"] * 200]
+    assert table.bad == ["a.csv row 3: 3 fields, not 2"]
+    path.write_text('id,name\n1,a\n2,"open\n' + "3,filler\n" * 200_000)
+    with pytest.raises(UserError, match=r"a\.csv: line 3: a quote opens and is never closed"):
+        read_tables([path], wanted)
+
+
+def test_a_header_alone_is_a_table_without_rows(tmp_path: Path) -> None:
+    for text in ("id,name", "id,name\n", "\nid,name\n\n"):
+        (tmp_path / "a.csv").write_text(text)
+        assert read_tables([tmp_path / "a.csv"], Wanted({"id": "id"}, {}, others=True)).frame.to_dict(as_series=False) == {
+            "id": [],
+            "name": [],
+        }
