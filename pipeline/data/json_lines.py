@@ -10,25 +10,41 @@ import polars as pl
 from common.errors import UserError
 from pipeline.data.table_file import FileRead, Wanted
 
+EXACT = 2**53  # up to here, a float holds every whole number
+
 
 def read_json(file: FileRead, wanted: Wanted) -> pl.DataFrame:
     with file.open() as opened:
         content = opened.read()
     if content[:3] == b"\xef\xbb\xbf":
         content = content[3:]
+    if content.lstrip()[:1] == b"[":
+        raise UserError(f"{file.path}: a JSON array; write one object a line: `jq -c '.[]' {file.path.name}`")
+    file.blank = lambda: [number for number, line in enumerate(content.splitlines(), start=1) if not line.strip()]
     try:
-        lazy = pl.scan_ndjson(io.BytesIO(content), infer_schema_length=None)
-        names = lazy.collect_schema().names()
-        if not names:
-            raise UserError(f"{file.path}: no line holds a JSON object")
-        return wanted.choose(lazy, file.path, names).collect()
+        return _read_objects(file, content, wanted)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
         return _read_lines(file, content, wanted)
 
 
+def _read_objects(file: FileRead, content: bytes, wanted: Wanted) -> pl.DataFrame:
+    """All lines at once. Numbers that a float may not hold, as long ids beside a fraction, are read again as text."""
+
+    def read(as_text: list[str]) -> pl.DataFrame:
+        texts = dict.fromkeys(as_text, pl.String)
+        lazy = pl.scan_ndjson(io.BytesIO(content), infer_schema_length=None, schema_overrides=texts)
+        return wanted.choose(lazy, file.path, lazy.collect_schema().names()).collect()
+
+    frame = read([])
+    found = {ours: str(theirs) for ours, theirs in (wanted.columns | wanted.optional).items() if ours in frame.columns}
+    inexact = [found[ours] for ours in found if frame[ours].dtype.is_float() and (frame[ours].abs() >= EXACT).any()]
+    return read(inexact) if inexact else frame
+
+
 def _read_lines(file: FileRead, content: bytes, wanted: Wanted) -> pl.DataFrame:
     """Line by line; every value as text. Bad lines are noted."""
-    needed = None if wanted.others else {*wanted.columns.values(), *wanted.optional.values()}
+    needed = set(wanted.columns.values())
+    chosen = None if wanted.others else {*needed, *wanted.optional.values()}
     records: list[dict[str, str | None]] = []
     names: dict[str, None] = {}
     for number, line in enumerate(content.splitlines(), start=1):
@@ -37,13 +53,19 @@ def _read_lines(file: FileRead, content: bytes, wanted: Wanted) -> pl.DataFrame:
         try:
             record = _record(line)
             names |= dict.fromkeys(map(str, record))
-            records.append({str(name): _as_text(value) for name, value in record.items() if not needed or name in needed})
+            if nested := [name for name, value in record.items() if name in needed and isinstance(value, dict | list)]:
+                file.bad[number] = f"{nested[0]} is an object or a list"
+                continue
+            records.append({str(name): _as_text(value) for name, value in record.items() if not chosen or name in chosen})
         except UnicodeDecodeError:
             file.bad[number] = "not UTF-8"
         except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError, AttributeError):
             file.bad[number] = "no JSON object"
     if not records:
-        raise UserError(f"{file.path}: no line holds a JSON object")
+        why = "".join(f" (row {number}: {why})" for number, why in list(file.bad.items())[:1])
+        raise UserError(
+            f"{file.path}: no line can be read{why}; write a JSON object a line, in UTF-8, or give a text table the ending .csv"
+        )
     found = wanted.resolve(file.path, list(names))
     kept = names if wanted.others else dict.fromkeys(found.values())
     frame = pl.DataFrame(records, schema=dict.fromkeys(kept, pl.String))
