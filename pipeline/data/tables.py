@@ -22,6 +22,16 @@ from pipeline.data.text_tables import read_text
 BAD_SHARE = 0.01  # of rows that may be unreadable; they are dropped and named
 JSON_ENDINGS = {".json", ".jsonl", ".ndjson"}
 PARQUET_ENDINGS = {".parquet", ".pq"}
+PACKED = "packed with {}; unpack it, or pack it with gzip"
+UNREAD = {
+    b"PK\x03\x04": "a zip archive or an Excel workbook; unpack it, or save its sheet as CSV",
+    b"\xd0\xcf\x11\xe0": "an Excel workbook; save its sheet as CSV",
+    b"BZh": PACKED.format("bzip2"),
+    b"\xfd7zXZ": PACKED.format("xz"),
+    b"\x28\xb5\x2f\xfd": PACKED.format("zstd"),
+    b"ARROW1": "an Arrow file; write it as Parquet",
+    **{bytes([0x80, protocol]): "a pickle of Python; write it as Parquet" for protocol in range(2, 6)},
+}  # what the first bytes say of formats that are not read
 
 
 @dataclass
@@ -49,7 +59,10 @@ def matching_files(folder: Path, pattern: str) -> list[Path]:
     path = folder / pattern
     if path.is_file():
         return [path]
-    found = [Path(name) for name in sorted(glob.glob(str(path), recursive=True)) if Path(name).is_file()]  # noqa: PTH207
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; write its files as a glob, such as {pattern.rstrip('/')}/*.parquet")
+    names = sorted(glob.glob(pattern, root_dir=folder, recursive=True))  # noqa: PTH207
+    found = [folder / name for name in names if (folder / name).is_file()]
     if not found:
         raise UserError(f"{path}: {'no file matches' if glob.has_magic(pattern) else 'no such file'}")
     return found
@@ -67,13 +80,19 @@ def read_tables(paths: Sequence[Path], wanted: Wanted) -> TableRead:
         file.rows = parts[-1].height
         files.append(file)
     try:
-        frame = parts[0] if len(parts) == 1 else pl.concat(parts, how="diagonal_relaxed")
+        frame = parts[0] if len(parts) == 1 else pl.concat(map(_in_utc, parts), how="diagonal_relaxed")
     except pl.exceptions.PolarsError as error:
         more = plural(len(paths) - 1, "more file")
         raise UserError(f"{paths[0]} and {more} differ in their types: {first_line(error)}") from None
     table = TableRead(frame, files)
     refuse_many(table, table.bad, frame.height + len(table.bad))
     return table
+
+
+def _in_utc(part: pl.DataFrame) -> pl.DataFrame:
+    """Points in time without their zones, which may differ from file to file."""
+    zoned = [name for name, kind in part.schema.items() if isinstance(kind, pl.Datetime) and kind.time_zone]
+    return part.with_columns(pl.col(name).dt.convert_time_zone("UTC").dt.replace_time_zone(None) for name in zoned)
 
 
 def refuse_many(table: TableRead, problems: list[str], total: int) -> None:
@@ -92,12 +111,14 @@ def _read(file: FileRead, wanted: Wanted) -> pl.DataFrame:
         with path.open("rb") as opened:
             file.packed = opened.read(2) == b"\x1f\x8b"
         with file.open() as opened:
-            start = opened.read(4)
+            start = opened.read(8)
         if not start:
-            raise UserError(f"{path}: the file is empty")
+            raise UserError(f"{path}: the file is empty; bring it again, or leave it out of the glob")
+        if unread := next((what for magic, what in UNREAD.items() if start.startswith(magic)), None):
+            raise UserError(f"{path}: {unread}")
         endings = [ending.lower() for ending in path.suffixes]
         ending = endings[-2] if len(endings) > 1 and endings[-1] == ".gz" else (endings or [""])[-1]
-        if start == b"PAR1" or ending in PARQUET_ENDINGS:
+        if start[:4] == b"PAR1" or ending in PARQUET_ENDINGS:
             file.how, frame = "Parquet", _read_parquet(file, wanted)
         elif ending in JSON_ENDINGS or start[:1] == b"{":
             file.how, frame = "JSON lines", read_json(file, wanted)

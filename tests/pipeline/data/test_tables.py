@@ -1,9 +1,13 @@
 """Tables in every format and its variants: the same rows come out of all of them."""
 
+import bz2
 import csv
+import datetime
 import gzip
 import io
 import json
+import lzma
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -91,6 +95,16 @@ def test_a_glob_is_one_table_and_rows_are_named_by_their_file(tmp_path: Path) ->
         ("twice.csv", b"id,id\n1,2\n", "two columns are called 'id'; rename one of them"),
         ("cut.csv.gz", gzip.compress(b"id\n" + bytes(range(48, 58)) * 5000)[:-9], "the gzip file is truncated or damaged"),
         ("header.csv", b"ID\n1\n", "column 'id' is missing"),
+        ("_SUCCESS", b"", "the file is empty; bring it again, or leave it out of the glob"),
+        ("blank.csv", b"\n \n", "the file is empty"),
+        ("log.xlsx", b"PK\x03\x04" + bytes(60), "a zip archive or an Excel workbook; unpack it, or save its sheet as CSV"),
+        ("log.xls", b"\xd0\xcf\x11\xe0" + bytes(60), "an Excel workbook; save its sheet as CSV"),
+        ("log.csv.bz2", bz2.compress(b"id\n1\n"), "packed with bzip2; unpack it, or pack it with gzip"),
+        ("log.csv.xz", lzma.compress(b"id\n1\n"), "packed with xz; unpack it, or pack it with gzip"),
+        ("log.csv.zst", b"\x28\xb5\x2f\xfd" + bytes(9), "packed with zstd; unpack it, or pack it with gzip"),
+        ("log.arrow", b"ARROW1" + bytes(9), "an Arrow file; write it as Parquet"),
+        ("log.pkl", pickle.dumps({"id": 1}), "a pickle of Python; write it as Parquet"),
+        ("log.csv", "id\n1\n".encode("utf-16-le"), "no text, or UTF-16 or UTF-32 without its mark; save it as UTF-8"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path, name: str, content: bytes | None, says: str) -> None:
@@ -101,3 +115,29 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path, name: str, conte
     assert str(caught.value).startswith(f"{tmp_path / name}: ")
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_folder_is_refused_with_the_glob_to_write(tmp_path: Path) -> None:
+    (tmp_path / "log").mkdir()
+    for pattern in ("log", "log/"):
+        with pytest.raises(UserError, match=r"log is a folder; write its files as a glob, such as log/\*\.parquet$"):
+            matching_files(tmp_path, pattern)
+
+
+def test_the_projects_own_path_is_no_glob(tmp_path: Path) -> None:
+    folder = tmp_path / "shop [v1]"
+    folder.mkdir()
+    (folder / "a.csv").touch()
+    assert matching_files(folder, "*.csv") == [folder / "a.csv"]
+
+
+def test_points_in_time_of_several_zones_are_one_table(tmp_path: Path) -> None:
+    """A time without a zone is UTC, in every format."""
+    moment = datetime.datetime(2017, 7, 14, 2, 40)
+    zones = {"a": None, "b": "UTC", "c": "Europe/Paris"}
+    for name, zone in zones.items():
+        at = pl.Series([moment]).dt.replace_time_zone("UTC").dt.convert_time_zone(zone or "UTC")
+        at = at if zone else at.dt.replace_time_zone(None)
+        pl.DataFrame({"id": [name], "at": at}).write_parquet(tmp_path / f"{name}.parquet")
+    table = read_tables(matching_files(tmp_path, "*.parquet"), Wanted({"id": "id", "at": "at"}, {}))
+    assert table.frame.rows() == [(name, moment) for name in zones]
