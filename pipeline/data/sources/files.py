@@ -1,6 +1,7 @@
 """A user's own catalogue and click log, in any common format."""
 
 import html
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -28,6 +29,7 @@ CODE = (
     "pipeline/data/text_tables.py",
     "pipeline/data/times.py",
 )  # that reads the files, beside this module
+ENTITY = re.compile(r"&#?\w+;")  # with its semicolon: "R&D" and "&copy2020" are what they are
 SCIENTIFIC = r"^[+-]?\d+(\.\d+)?[eE][+-]?\d+$"
 DECIMAL = r"^\d+\.0$"
 
@@ -146,6 +148,7 @@ def read_log(source: Files, notes: list[Finding]) -> tuple[pl.DataFrame, str]:
         rating = frame[RATING].cast(pl.String).str.strip_chars()
         made[RATING] = rating.cast(pl.Float64, strict=False)
         wrong = (made[RATING].is_null() & rating.is_not_null() & (rating != "")).arg_true().to_list()
+        made[RATING] = made[RATING].fill_nan(None)  # no rating, as pandas writes it; no comparison would drop it
         if wanted:
             problems += [f"{table.place(row)}: {RATING} {rating[row]!r} is no number" for row in wrong]
     refuse_many(table, problems, frame.height)
@@ -176,9 +179,8 @@ def read_items(source: Files, notes: list[Finding]) -> pl.DataFrame:
     if frame["title"].dtype.is_nested() or frame["title"].dtype == pl.Binary:
         raise UserError(f"{path}: column '{columns['title']}' holds {frame['title'].dtype}, not text")
     titles = frame["title"].cast(pl.String)
-    entities = titles.str.contains(r"&#?\w+;").fill_null(False)
-    if entities.any():
-        titles = titles.map_elements(html.unescape, return_dtype=pl.String, skip_nulls=True)
+    if titles.str.contains(ENTITY.pattern).any():
+        titles = titles.map_elements(_without_entities, return_dtype=pl.String, skip_nulls=True)
     titles = titles.str.strip_chars()
     blank = titles.str.contains(r"^[\s\p{Z}\p{C}]*$").fill_null(True)
     titles = titles.set(blank, None)
@@ -211,6 +213,10 @@ def ids(column: pl.Series, path: Path) -> pl.Series:
     text = column.cast(pl.String)
     empty = text == ""
     return text.set(empty, None) if empty.any() else text  # `set` copies the column
+
+
+def _without_entities(text: str) -> str:
+    return ENTITY.sub(lambda entity: html.unescape(entity[0]), text)
 
 
 def _named(name: str, problems: list[str], total: int) -> Finding:

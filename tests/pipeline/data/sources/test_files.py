@@ -92,6 +92,15 @@ def test_columns_of_other_names(load: Load) -> None:
     assert found(raw)["min_rating"].count == 1
 
 
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_a_rating_that_is_no_number_is_none(load: Load, suffix: str) -> None:
+    """NaN, as pandas writes a missing one, is above and below nothing."""
+    log = pl.DataFrame(INTERACTIONS | {"rating": [float("nan"), 5.0, None]})
+    raw = load(log, pl.DataFrame(ITEMS), (f"log.{suffix}", "items.csv"), time="s", min_rating=4)
+    assert raw.interactions["item_id"].to_list() == ["i2"]
+    assert found(raw)["min_rating"].text == "Rated below 4, or not rated, dropped: 2 interactions."
+
+
 def test_a_smallest_rating_needs_ratings(load: Load) -> None:
     with pytest.raises(UserError, match=r"min_rating is 4, but log\.csv has no column 'rating'; name it in `columns`"):
         load(pl.DataFrame(INTERACTIONS), items_of("i1"), time="s", min_rating=4)
@@ -139,11 +148,11 @@ def test_times_within_a_second_keep_their_order(load: Load) -> None:
 
 
 def test_titles_are_what_people_read(load: Load) -> None:
-    titles = ["Tom &amp; Jerry&#39;s", "  padded ", "&nbsp;", "   ", "", "x"]
-    items = pl.DataFrame({"item_id": list("abcdef"), "title": titles})
+    titles = ["Tom &amp; Jerry&#39;s", "  padded ", "&nbsp;", "   ", "", "x", "R&D &copy2020 &amp;lt;"]
+    items = pl.DataFrame({"item_id": list("abcdefg"), "title": titles})
     raw = load(pl.DataFrame({"user_id": ["u"], "item_id": ["a"], "timestamp": [START]}), items)
-    assert raw.items["title"].to_list() == ["Tom & Jerry's", "padded", None, None, None, "x"]
-    assert found(raw)["untitled_items"].text == "No title, or one of spaces only: 3 items of 6."
+    assert raw.items["title"].to_list() == ["Tom & Jerry's", "padded", None, None, None, "x", "R&D &copy2020 &lt;"]
+    assert found(raw)["untitled_items"].text == "No title, or one of spaces only: 3 items of 7."
 
 
 def test_an_item_twice_with_two_titles_is_named(load: Load) -> None:
