@@ -55,7 +55,7 @@ def dropped(raw: Raw, made: Dataset, options: Preprocess) -> list[Finding]:
 
 
 def _unknown_items(raw: Raw, total: int) -> list[Finding]:
-    """Interactions with items that the catalogue does not list, and with items that it lists without a title."""
+    """Interactions with items that the catalogue does not list, and with items whose title there is too short."""
     log = raw.interactions
     listed = raw.items["item_id"].drop_nulls().unique()
     unknown = log.filter(~pl.col("item_id").is_in(listed.implode())).drop_nulls().unique(KEYS)
@@ -71,7 +71,7 @@ def _unknown_items(raw: Raw, total: int) -> list[Finding]:
         )
     if lacking.height:
         items = plural(lacking["item_id"].n_unique(), "item")
-        text = f"With items without a title, dropped: {plural(lacking.height, 'interaction')} with {items} "
-        text += f"({quoted(lacking['item_id'].unique().sort())})."
+        text = f"With items without a title of at least two characters, dropped: {plural(lacking.height, 'interaction')} "
+        text += f"with {items} ({quoted(lacking['item_id'].unique().sort())})."
         found.append(Finding("untitled", text, lacking.height, total, lost=True))
     return found

@@ -9,7 +9,7 @@ from tests.pipeline.data.conftest import START, Load, dense, items_of
 
 
 def test_everything_that_is_dropped_has_a_sentence_and_the_right_count(load: Load) -> None:
-    """Of 4 users with items a to f: e is unknown, f untitled; one user has two rows; a and b of the others fall to the cap."""
+    """Of 4 users with items a to f: e is unknown, f has a short title; one user has two rows; a and b fall to the cap."""
     log = pl.concat(
         [
             dense(["a", "b", "c", "d", "g", "e", "f"]),
@@ -17,7 +17,7 @@ def test_everything_that_is_dropped_has_a_sentence_and_the_right_count(load: Loa
             pl.DataFrame({"user_id": ["lone"] * 2, "item_id": ["a", "b"], "timestamp": [START, START + 9]}),
         ]
     )
-    raw = load(log, pl.concat([items_of(*"abcdg"), pl.DataFrame({"item_id": ["f"], "title": [" "]})]))
+    raw = load(log, pl.concat([items_of(*"abcdg"), pl.DataFrame({"item_id": ["f"], "title": ["茶"]})]))
     options = Preprocess(core=3, cap=4)
     notes = {finding.name: finding for finding in dropped(raw, build_sequences(raw, options), options)}
     assert {name: (note.count, note.total) for name, note in notes.items()} == {
@@ -32,7 +32,9 @@ def test_everything_that_is_dropped_has_a_sentence_and_the_right_count(load: Loa
         "Of users or items with fewer than 3 interactions (core), dropped: 2 interactions of 1 user and 0 items."
     )
     assert notes["cap"].text == "Older than the last 4 of their user (cap), dropped: 4 interactions, and 1 item with them."
-    assert notes["untitled"].text == "With items without a title, dropped: 4 interactions with 1 item ('f')."
+    assert notes["untitled"].text == (
+        "With items without a title of at least two characters, dropped: 4 interactions with 1 item ('f')."
+    )
     assert notes["unknown_items"].warning
     assert not notes["core"].warning
     assert notes["kept"].text == "Kept: 4 users, 4 items, 16 interactions, 47.1 % of the log."
