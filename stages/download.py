@@ -3,11 +3,13 @@
 from argparse import ArgumentParser
 from pathlib import Path
 
+from common.errors import UserError
 from common.names import check_name
 from pipeline.artifacts import atomic_directory
 from pipeline.data.sources import source_module
 from pipeline.params import load_params
 from stages import add_dataset, run
+from stages.validate import with_place
 
 
 def main() -> str:
@@ -19,7 +21,10 @@ def main() -> str:
     target = Path("data/raw") / dataset
     described = {name: value for name, value in source.of_download().items() if name != "sha256"}  # a check changes no file
     with atomic_directory(target, {"source": described}) as directory:
-        source_module(source.kind).fetch(source, params.download.mirror, directory)
+        try:
+            source_module(source.kind).fetch(source, params.download.mirror, directory)
+        except UserError as error:
+            raise (with_place(error, dataset) if source.kind == "files" else error) from None
         files = sorted(path.name for path in directory.iterdir())
     return f"{dataset}: {', '.join(files)} in {target}"
 

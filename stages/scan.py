@@ -15,7 +15,7 @@ from pipeline.data.sources.files import CODE, Files, input_files
 from pipeline.params import load_params
 from pipeline.runs import ROOT
 from stages import run
-from stages.validate import DOWNLOADS
+from stages.validate import DOWNLOADS, with_place
 
 
 def main() -> str:
@@ -32,7 +32,7 @@ def main() -> str:
         except UserError as error:
             known = read_json(recorded, "`python -m stages.scan`") if recorded.is_file() else {}
             if known.get("source") != source.of_download():
-                raise
+                raise with_place(error, dataset) from None
             print(f"scan: {dataset}: {error}; what was recorded of its files stays", flush=True)
             continue
         write_json(recorded, {"source": source.of_download(), "files": files, "code": code_fingerprint(ROOT, CODE)})

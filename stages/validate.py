@@ -34,6 +34,11 @@ def main() -> str:
     return ", ".join(f"{name} {getattr(params, name)}" for name in names)
 
 
+def with_place(error: UserError, dataset: str) -> UserError:
+    """An error of a user's own files, and where their options are: `-S` adds to what is there."""
+    return UserError(f"{error} (its options: sources.{dataset} in {PARAMS_FILE}, to which -S adds)")
+
+
 def write_options(params: Params) -> None:
     """A file per dataset with what decides its download, by kind of source, and one with what decides its preprocessing.
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from common.errors import UserError
-from stages import scan, validate
+from stages import download, scan, validate
 
 SetParams = Callable[[dict[str, Any]], None]
 RECORD = Path("data/sources/files/mine.json")
@@ -56,11 +56,19 @@ def test_where_the_files_are_not_here_the_record_stays_for_the_same_options_only
     assert "items.csv: no such file; what was recorded of its files stays" in capsys.readouterr().out
     assert RECORD.read_text() == first
     set_params({"sources.mine.time": "s"})
-    with pytest.raises(UserError, match=r"items\.csv: no such file"):
+    where = r"items\.csv: no such file \(its options: sources\.mine in params\.yaml, to which -S adds\)$"
+    with pytest.raises(UserError, match=where):
         scan.main()
     RECORD.unlink()
-    with pytest.raises(UserError, match=r"items\.csv: no such file"):
+    with pytest.raises(UserError, match=where):
         scan.main()
+
+
+def test_a_download_that_fails_says_where_the_options_are(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An option that an earlier command wrote there is in force, though the last one does not name it."""
+    monkeypatch.setattr(sys, "argv", ["download", "mine"])
+    with pytest.raises(UserError, match=r"no row was found below the header \(its options: sources\.mine in params\.yaml, to"):
+        download.main()
 
 
 def test_a_dataset_that_is_no_longer_listed_loses_its_record(own: Path, set_params: SetParams) -> None:
