@@ -77,7 +77,7 @@ class Preprocess(Section):
         "training is what happened before valid_from; the targets are a user's first items from valid_from and from test_from on",
     )
     valid_from: Moment | None = Field(
-        None, description="for split global: a date, in UTC unless it names a zone, or a number in the unit of the log's times"
+        None, description="for split global: a date, in UTC unless it names a zone, or a number, whose unit is told by its size"
     )
     test_from: Moment | None = Field(None, description="for split global, as valid_from")
 

@@ -29,7 +29,9 @@ def moment(value: Any) -> Any:
         try:
             datetime.fromisoformat(value)
         except ValueError:
-            raise ValueError(f"expected a date such as 2014-01-31, or a number in the log's unit, found {value!r}") from None
+            raise ValueError(
+                f"expected a date such as 2014-01-31, or a number such as the log's times, found {value!r}"
+            ) from None
     return value
 
 

@@ -11,7 +11,7 @@ from common.errors import UserError
 from pipeline.data import Ties
 from pipeline.data.findings import quoted
 from pipeline.data.sources import Raw
-from pipeline.data.times import UNITS, as_date, in_unit
+from pipeline.data.times import DAY, EARLIEST, UNITS, as_date
 from pipeline.params import Preprocess
 from pipeline.texts import TITLE, check_fields, fill
 
@@ -213,13 +213,26 @@ def cut_of(options: Preprocess, unit: str) -> dict[str, int] | None:
             moment = datetime.fromisoformat(value)
             moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
             since = moment - datetime(1970, 1, 1, tzinfo=UTC)
-            value = (since.days * 86_400 + since.seconds) * UNITS[unit] + since.microseconds * UNITS[unit] // UNITS["us"]
+            value = (since.days * DAY + since.seconds) * UNITS[unit] + since.microseconds * UNITS[unit] // UNITS["us"]
         else:
             value = in_unit(value, unit)
         cut[name] = value
     if cut["valid_from"] >= cut["test_from"]:
         raise UserError(f"preprocess.valid_from, {options.valid_from}, is not before preprocess.test_from, {options.test_from}")
     return cut
+
+
+def in_unit(number: int, unit: str) -> int:
+    """A point in time that somebody has written as a number, in a log's `unit`, rounded up.
+
+    Its own unit is the one that puts it between 1990 and tomorrow, as a log's is recognised; the log's, if none does.
+
+    >>> in_unit(1_500_000_000_001, "s"), in_unit(1_500_000_000, "ms"), in_unit(7, "s")
+    (1500000001, 1500000000000, 7)
+    """
+    earliest, latest = int(EARLIEST.timestamp()), int(datetime.now(UTC).timestamp()) + DAY
+    own = next((name for name, size in UNITS.items() if earliest * size <= number <= latest * size), unit)
+    return -(-number * UNITS[unit] // UNITS[own])
 
 
 def split_by_time(users: pl.DataFrame, cut: dict[str, int]) -> pl.DataFrame:

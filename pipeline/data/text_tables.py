@@ -71,7 +71,7 @@ def _encoding(file: FileRead) -> str:
             f"{file.path}: its text is UTF-8, except for {lines}{', …' * (len(wrong) > LISTED)}; correct or remove them"
         )
     if neither:
-        raise UserError(f"{file.path}: line {neither[0]:,} is neither UTF-8 nor Windows-1252; save the file as UTF-8")
+        raise UserError(f"{file.path}: its text is neither UTF-8 nor Windows-1252 (line {neither[0]:,}); save it as UTF-8")
     return "Windows-1252" if windows else "Latin-1"
 
 

@@ -72,7 +72,8 @@ def read_times(column: pl.Series, form: str | None, where: str, place: Callable[
     if kind.is_numeric() and (form is None or form in UNITS):
         return _numbers(column, form, where, place)
     if kind.is_float():
-        column = column.cast(pl.Int64, strict=False) if not (column % 1 != 0).any() else column  # 20170714.0 is 20170714
+        numbers = column.fill_nan(None)
+        column = column if (numbers % 1 != 0).any() else numbers.cast(pl.Int64)  # 20170714.0 is 20170714
     text = column.cast(pl.String)
     if form is None or form in UNITS:
         whole = text.cast(pl.Int64, strict=False)
@@ -86,19 +87,6 @@ def read_times(column: pl.Series, form: str | None, where: str, place: Callable[
     if is_number.all() or form in UNITS or _share(is_number) > _share(text.str.contains(ISO).fill_null(True)):
         return _numbers(text, form, where, place)
     return _iso(text, where)
-
-
-def in_unit(number: int, unit: str) -> int:
-    """A point in time that somebody has written as a number, in a log's `unit`, rounded up.
-
-    Its own unit is the one that puts it between 1990 and tomorrow, as a log's is recognised; the log's, if none does.
-
-    >>> in_unit(1_500_000_000_001, "s"), in_unit(1_500_000_000, "ms"), in_unit(7, "s")
-    (1500000001, 1500000000000, 7)
-    """
-    earliest, latest = int(EARLIEST.timestamp()), int(datetime.datetime.now(datetime.UTC).timestamp()) + DAY
-    own = next((name for name, size in UNITS.items() if earliest * size <= number <= latest * size), unit)
-    return -(-number * UNITS[unit] // UNITS[own])
 
 
 def _share(flags: pl.Series) -> float:

@@ -17,8 +17,9 @@ import torch
 from common.errors import UserError
 from pipeline.artifacts import atomic_directory
 from pipeline.data.dropped import dropped
-from pipeline.data.interactions import build_sequences, cut_of
+from pipeline.data.interactions import build_sequences, cut_of, in_unit
 from pipeline.data.sources import Raw
+from pipeline.data.times import UNITS
 from pipeline.grid.baselines import item_counts
 from pipeline.grid.execution import evaluated, trained
 from pipeline.params import Preprocess, load_params
@@ -29,6 +30,7 @@ from pipeline.training.sequences import popularity, read_sequences, split_of
 
 SetParams = Callable[[dict[str, Any]], None]
 DAY = 86_400
+SUMMER = 1_500_000_000  # s, in 2017
 CPU = torch.device("cpu")
 DATES = {"preprocess.split": "global", "preprocess.valid_from": datetime.date(2013, 8, 28), "preprocess.test_from": "2013-10-20"}
 
@@ -111,6 +113,19 @@ def test_leave_one_out_writes_what_it_wrote_before_there_was_a_choice() -> None:
 def test_points_in_time(value: Any, unit: str, expected: int) -> None:
     """YAML brings dates, datetimes, texts and numbers; a number too small for today is in the log's unit."""
     assert cut_of(options(valid_from=value, test_from=expected + 1), unit) == {"valid_from": expected, "test_from": expected + 1}
+
+
+@pytest.mark.parametrize("own", UNITS)
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_number_of_any_unit_is_brought_to_the_logs(own: str, unit: str) -> None:
+    """A log of milliseconds that are all whole seconds is kept in seconds; whoever writes milliseconds means these."""
+    assert in_unit(SUMMER * UNITS[own], unit) == SUMMER * UNITS[unit]
+    assert in_unit(5, unit) == 5, "a counter is a counter"
+
+
+def test_a_number_finer_than_the_log_is_rounded_up() -> None:
+    """Whatever is at least the one is at least the other."""
+    assert in_unit(SUMMER * 1000 + 1, "s") == SUMMER + 1
 
 
 @pytest.mark.parametrize("value", ["soon", "2014-13-01", 1.5, True, [1]])

@@ -89,7 +89,7 @@ def test_windows_text_keeps_its_euro_sign_and_quotes(tmp_path: Path) -> None:
 
 def test_text_that_is_neither_utf8_nor_windows_is_refused_with_its_line(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"id,name\n1,K\xe4se\n2,\x8f\x8d\n")
-    with pytest.raises(UserError, match=r"a\.csv: line 3 is neither UTF-8 nor Windows-1252; save the file as UTF-8$"):
+    with pytest.raises(UserError, match=r"a\.csv: its text is neither UTF-8 nor Windows-1252 \(line 3\); save it as UTF-8$"):
         read_tables([tmp_path / "a.csv"], Wanted({"id": "id"}, {}))
 
 

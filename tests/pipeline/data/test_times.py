@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from common.errors import UserError
-from pipeline.data.times import UNITS, check_form, in_unit, read_times
+from pipeline.data.times import UNITS, check_form, read_times
 
 WHERE = "log.csv: column 'at'"
 MOMENTS = [datetime.datetime(2017, 7, 14, 2, 40, 0, tzinfo=UTC), datetime.datetime(2019, 2, 28, 23, 59, 59, tzinfo=UTC)]
@@ -116,6 +116,7 @@ def test_whole_numbers_are_read_by_a_named_format() -> None:
     for kind in (pl.Int64, pl.Float64, pl.String):
         assert read(pl.Series([20170714, None]).cast(kind).to_list(), "%Y%m%d", kind) == [SECONDS[0] - 9600, None]
     assert read_times(pl.Series([20170714, 5]), "%Y%m%d", WHERE).unreadable == [1]
+    assert read([20170714.0, float("nan")], "%Y%m%d") == [SECONDS[0] - 9600, None]
 
 
 def test_a_named_format() -> None:
@@ -180,16 +181,3 @@ def test_a_unit_or_a_format() -> None:
     assert [check_form(form) for form in ("s", "ns", "%Y")] == ["s", "ns", "%Y"]
     with pytest.raises(ValueError, match="found 'min'"):
         check_form("min")
-
-
-@pytest.mark.parametrize("own", UNITS)
-@pytest.mark.parametrize("unit", UNITS)
-def test_a_number_of_any_unit_is_brought_to_the_logs(own: str, unit: str) -> None:
-    """A log of milliseconds that are all whole seconds is kept in seconds; whoever writes milliseconds means these."""
-    assert in_unit(SECONDS[0] * UNITS[own], unit) == SECONDS[0] * UNITS[unit]
-    assert in_unit(5, unit) == 5, "a counter is a counter"
-
-
-def test_a_number_finer_than_the_log_is_rounded_up() -> None:
-    """Whatever is at least the one is at least the other."""
-    assert in_unit(SECONDS[0] * 1000 + 1, "s") == SECONDS[0] + 1
