@@ -28,7 +28,7 @@ def main() -> str | None:
     encoder = params.encoders[encoder_name]
     sequences = sequences_directory(dataset)
     sidecar = verify(sequences, f"`python -m stages.preprocess {dataset}`", ["items.parquet"])
-    texts = pl.read_parquet(sequences / "items.parquet")["text"].to_list()
+    texts = pl.read_parquet(sequences / "items.parquet", glob=False)["text"].to_list()
 
     from pipeline.embedding.processes import Processes
     from pipeline.embedding.shards import Shards

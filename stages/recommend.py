@@ -72,7 +72,7 @@ def read_requests(path: Path) -> pl.DataFrame:
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     try:
-        table = pl.read_parquet(path)
+        table = pl.read_parquet(path, glob=False)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise UserError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from None
     named = [name for name in ("history", "user_id") if name in table.columns]

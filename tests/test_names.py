@@ -1,5 +1,6 @@
 """Names from params.yaml and the command line become parts of paths. No name can run a command or lead out of its folder."""
 
+import ast
 import hashlib
 import shutil
 import sys
@@ -197,3 +198,24 @@ def test_quotes_would_not_be_enough() -> None:
     from dvc.stage.run import _enforce_cmd_list
 
     assert _enforce_cmd_list("python -m stages.download 'x\ntouch PWNED\n#'")[1] == "touch PWNED"
+
+
+GLOBBING = {f"pl.{how}_{what}" for how in ("read", "scan") for what in ("csv", "parquet", "parquet_schema")}
+CHECKED = {  # read only paths of checked names, relative to the project or in scratch
+    "pipeline/evaluation/summary.py",
+    "pipeline/data/sources/__init__.py",
+    "pipeline/training/sequences.py",
+}
+
+
+def test_polars_never_takes_a_path_for_a_glob() -> None:
+    """Else `req [1].parquet` would read `req 1.parquet`, and nothing could be read in a folder with brackets in its name."""
+    root = Path(__file__).parents[1]
+    found = set()
+    for file in (file for folder in ("common", "models", "pipeline", "stages") for file in root.glob(f"{folder}/**/*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in GLOBBING:
+                options = {option.arg: ast.unparse(option.value) for option in node.keywords}
+                if options.get("glob") != "False":
+                    found.add(file.relative_to(root).as_posix())
+    assert found == CHECKED, f"{sorted(found ^ CHECKED)}: read with `glob=False`; pl.scan_parquet has the schema too"

@@ -42,7 +42,7 @@ def write_baselines(dataset: str, encoder: str, max_history: int, evaluate: Eval
     verify(spectrum_path, svd_command(dataset))
     cpu = torch.device("cpu")
     sequences = load_sequences(sequences_path, max_history, cpu)
-    longest = int(max(1, pl.read_parquet(sequences_path / "sequences.parquet")["items"].list.len().to_numpy().max()))
+    longest = int(max(1, pl.read_parquet(sequences_path / "sequences.parquet", glob=False)["items"].list.len().to_numpy().max()))
     train = load_sequences(sequences_path, longest, cpu).train.numpy()  # every training item, not the last ones alone
     spectrum = load_spectrum(spectrum_path)
     text = (spectrum.U * spectrum.sigma).numpy()  # a rotation of the embeddings, so all cosines are theirs
@@ -158,5 +158,5 @@ def read_baselines(datasets: list[str]) -> pl.DataFrame:
         directory = directory_of(dataset)
         if directory.is_dir():
             verify(directory, command(dataset))
-            frames.append(pl.read_csv(directory / "metrics.csv"))
+            frames.append(pl.read_csv(directory / "metrics.csv", glob=False))
     return pl.concat(frames, how="diagonal_relaxed") if frames else pl.DataFrame()

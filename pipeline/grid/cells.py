@@ -69,7 +69,7 @@ class Cell:
     def read(self) -> pl.DataFrame:
         """Return a row per run, from metrics.csv. Raises UserError if a file is missing or damaged; weights are not checked."""
         verify(self.directory, self.command, ["metrics.csv", "ranks.parquet"])
-        rows = pl.read_csv(self.directory / "metrics.csv")
+        rows = pl.read_csv(self.directory / "metrics.csv", glob=False)
         folders = [self.run_directory(row).relative_to(self.directory).as_posix() for row in rows.iter_rows(named=True)]
         verify(self.directory, self.command, [f"{folder}/{name}" for folder in folders for name in RUN_FILES])
         return rows
@@ -165,7 +165,7 @@ def write_cell(cell: Cell, rows: list[dict[str, Any]], run_directories: list[Pat
                 shutil.copyfile(run_directory / WEIGHTS, target / WEIGHTS)
         pl.concat(
             (
-                pl.read_parquet(run_directory / "ranks.parquet").select(
+                pl.read_parquet(run_directory / "ranks.parquet", glob=False).select(
                     *(pl.lit(row[name]).alias(name) for name in ("variant", "dim", "seed")),
                     "user_id",
                     cs.starts_with("rank", "top"),

@@ -64,4 +64,4 @@ def read_figures(params: Params, dataset: str, encoder: str, backbone: str, dim:
     current = made_from(params, dataset, encoder, backbone, dim, made["settings"]["runs"])
     if differs := [name for name, value in current.items() if made.get(name) != value]:
         return None, f"{directory} was measured with other {' and '.join(differs)} and is left out; {again} measures it again"
-    return pl.read_csv(directory / TABLE).with_columns(pl.col("ids").fill_null("")), ""
+    return pl.read_csv(directory / TABLE, glob=False).with_columns(pl.col("ids").fill_null("")), ""

@@ -55,7 +55,7 @@ def publish(
         rows = cell.read()
         if rows.height != len(runs):
             raise UserError(f"{cell.directory} has {rows.height} runs, params.yaml asks for {len(runs)}; run {cell.command}")
-        ranks = pl.read_parquet(cell.directory / "ranks.parquet")
+        ranks = pl.read_parquet(cell.directory / "ranks.parquet", glob=False)
         users = ranks["user_id"].head(len(ranks) // len(rows))
         frames = []
         for row, run, part in zip(rows.iter_rows(named=True), runs, ranks.iter_slices(len(users)), strict=True):
@@ -127,7 +127,7 @@ def read_table(file: Path) -> pl.DataFrame:
         raise UserError(f"{file} is missing; `python -m stages.publish {file.parent.name}` writes it")
     verify(file.parent, PUBLISH, [file.name])
     try:
-        return pl.read_csv(file)
+        return pl.read_csv(file, glob=False)
     except pl.exceptions.PolarsError as error:
         raise UserError(f"{file} is not CSV ({str(error).splitlines()[0]}); `git checkout {file.parent}`") from None
 
@@ -190,12 +190,12 @@ def unpack(file: Path, fingerprint: str, dataset: str) -> Path:
     if not copy.is_file() or read_signed(copy, PUBLISH).get("source") != source:
         verify(file.parent, PUBLISH, [f"users-{dataset}.parquet"])
         try:
-            row = pl.read_parquet(file).filter(fingerprint=fingerprint)
+            row = pl.read_parquet(file, glob=False).filter(fingerprint=fingerprint)
             texts = {name: str(row[name].cast(pl.String).item()) for name in RUN_FILES}
             ranks = row.select(cs.starts_with("ranks").explode().name.replace("^ranks", "rank"))
             if not ranks.width or not all(kind.is_integer() for kind in ranks.dtypes):
                 raise ValueError("its ranks are not whole numbers")
-            users = pl.read_parquet(file.parent / f"users-{dataset}.parquet").select("user_id").hstack(ranks)
+            users = pl.read_parquet(file.parent / f"users-{dataset}.parquet", glob=False).select("user_id").hstack(ranks)
         except (pl.exceptions.PolarsError, ValueError) as error:
             raise UserError(f"{file} does not hold run {fingerprint} ({str(error).splitlines()[0]}); publish it again") from None
         with atomic_directory(run_directory, {"run": fingerprint, "source": source}) as directory:

@@ -135,7 +135,7 @@ def cold_table(dataset: str) -> pl.DataFrame:
         raise UserError(
             f"{file} is missing; it is a copy of metrics/cold/{dataset}/cold.csv, which `python -m stages.cold` writes"
         )
-    rows = pl.read_csv(file).with_columns(pl.col("ids").fill_null(""))
+    rows = pl.read_csv(file, glob=False).with_columns(pl.col("ids").fill_null(""))
     return rows.filter(pl.col("ids").is_in(["", "zero"])).rename({"method": "adapter"})
 
 

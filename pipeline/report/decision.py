@@ -51,11 +51,11 @@ class Candidate:
 
     def has(self, column: str) -> bool:
         """Whether the cell has the ranks of a protocol."""
-        return column in pl.read_parquet_schema(self.ranks)
+        return column in pl.scan_parquet(self.ranks, glob=False).collect_schema()
 
     def gains(self, column: str, cutoff: int) -> pl.DataFrame:
         """user_id and NDCG of every user, mean over seeds, sorted by user."""
-        ranks = pl.read_parquet(self.ranks, columns=["user_id", column])
+        ranks = pl.read_parquet(self.ranks, columns=["user_id", column], glob=False)
         return ranks.group_by("user_id").agg(rank_metrics(column, cutoff)[0].mean().alias("gain")).sort("user_id")
 
 
@@ -153,7 +153,7 @@ def against_trivial(gains: pl.DataFrame, trivial: pl.DataFrame, metric: str, col
     if not best.height:
         return None
     name, mean = best["trivial"][0], best["value"][0]
-    ranks = pl.read_parquet(directory_of(best["dataset"][0]) / "ranks.parquet").filter(pl.col("adapter") == name)
+    ranks = pl.read_parquet(directory_of(best["dataset"][0]) / "ranks.parquet", glob=False).filter(pl.col("adapter") == name)
     theirs = ranks.select("user_id", other=rank_metrics(column, cutoff)[0])
     both = gains.join(theirs, on="user_id", maintain_order="left")
     ours, other = both["gain"].to_numpy(), both["other"].to_numpy()

@@ -171,7 +171,7 @@ class Figures(Canvas):
             ends = []
             for (adapter,), runs in block.group_by("adapter", maintain_order=True):
                 for number, row in enumerate(runs.iter_rows(named=True)):
-                    curve = pl.read_csv(Path(row["run_directory"]) / file)
+                    curve = pl.read_csv(Path(row["run_directory"]) / file, glob=False)
                     style = self.line(str(adapter)) | ({"linewidth": 0.7} if number else {})
                     (line,) = axis.plot(curve[x[0]], curve[y[0]], **style)
                     self.hover(line, f"{title(str(adapter))}, seed {row['seed']}: {y[1]} up to {max(curve[y[0]].to_list()):.4f}")

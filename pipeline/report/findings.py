@@ -123,7 +123,7 @@ def spectra(rows: pl.DataFrame) -> str:
     def say(block: pl.DataFrame) -> str:
         shares = {}
         for row in block.unique("adapter", keep="first", maintain_order=True).iter_rows(named=True):
-            curve = pl.read_csv(Path(row["run_directory"]) / "spectrum.csv")["cumulative_share"]
+            curve = pl.read_csv(Path(row["run_directory"]) / "spectrum.csv", glob=False)["cumulative_share"]
             shares[row["adapter"]] = float(curve[min(LEADING, len(curve)) - 1])
         order = sorted(shares, key=lambda name: shares[name])
         shown = dict.fromkeys([order[-1], *([OURS] if OURS in shares else []), order[0]])

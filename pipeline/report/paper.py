@@ -11,7 +11,7 @@ PAPER = Path(__file__).parents[2] / "metrics/paper"
 
 def paper_table(name: str = "table2") -> pl.DataFrame:
     """Return a table of the paper, which uses LLaMA3-8B embeddings. Table 4, like Figure 1, is for SASRec."""
-    table = pl.read_csv(PAPER / f"{name}.csv")
+    table = pl.read_csv(PAPER / f"{name}.csv", glob=False)
     return table.with_columns(backbone=pl.lit("sasrec")) if name == "table4" else table
 
 

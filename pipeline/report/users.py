@@ -26,7 +26,7 @@ def user_metrics(row: dict, cutoff: int) -> pl.DataFrame:
     if not file.is_file():
         raise UserError(f"{file} is missing; `dvc repro grid/dvc.yaml` rebuilds the cell")
     column = row.get("ranking") or headline(bool(row.get("exclude_history")))  # both may be missing
-    return pl.read_parquet(file).select("seed", "user_id", *rank_metrics(column, cutoff))
+    return pl.read_parquet(file, glob=False).select("seed", "user_id", *rank_metrics(column, cutoff))
 
 
 def rank_metrics(column: str, cutoff: int) -> tuple[pl.Expr, pl.Expr]:

@@ -94,12 +94,12 @@ def _test(recommender: Recommender) -> list[str]:
     choice = json.loads(json.dumps(run.choice))
     try:
         evaluated = json.loads(EVALUATED.read_text(encoding="utf-8"))["run"]
-        ranks = pl.read_parquet("data/ranks/selected.parquet")
+        ranks = pl.read_parquet("data/ranks/selected.parquet", glob=False)
     except (OSError, ValueError, KeyError, pl.exceptions.PolarsError):
         evaluated, ranks = None, pl.DataFrame()
     if evaluated != choice and (run.scratch / RANKS).is_file():
         verify(run.scratch, "the same command", [RANKS])
-        evaluated, ranks = choice, pl.read_parquet(run.scratch / RANKS)
+        evaluated, ranks = choice, pl.read_parquet(run.scratch / RANKS, glob=False)
     tested = recommender.users.filter(pl.col("test").is_not_null())["user_id"]
     if evaluated != choice or ranks["user_id"].sort().to_list() != sorted(tested):
         return ["No test of this run was found: `dvc repro` evaluates it."]

@@ -66,7 +66,7 @@ def hold_out(params: Params, share: float, seed: int) -> Held:
     of = read_signed(source / SIDECAR, preprocess_command(dataset))
     made_from = {"dataset": name, "held_out": {"share": share, "seed": seed}, "of": of}
     cut = read_json(source / "statistics.json", preprocess_command(dataset)).get("split")
-    items = pl.read_parquet(source / "items.parquet").filter(~held)
+    items = pl.read_parquet(source / "items.parquet", glob=False).filter(~held)
     with atomic_directory(sequences_directory(name), made_from) as directory:
         _without(users, held, place, cut).write_parquet(directory / "sequences.parquet")
         items.write_parquet(directory / "items.parquet")
@@ -116,7 +116,9 @@ def measure(params: Params, held: Held, adapter: str) -> dict[str, dict[str, flo
             train_run(run)
     spectrum = load_spectrum(run.spectrum)
     model = load_checkpoint(run.scratch, run, spectrum)
-    recommender = Recommender(model, pl.read_parquet(run.sequences / "items.parquet"), read_sequences(run.sequences)[0], run)
+    recommender = Recommender(
+        model, pl.read_parquet(run.sequences / "items.parquet", glob=False), read_sequences(run.sequences)[0], run
+    )
     states = recommender.states(held.histories)
     choices: tuple[Ids, Ids] = ("mean", "zero")
     rows = {ids: new_rows(model.adapter, run.settings["adapter"], spectrum, held.embeddings, ids) for ids in choices}

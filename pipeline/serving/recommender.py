@@ -115,7 +115,7 @@ class Recommender:
             for name, tensor in load_file(directory / BUFFERS).items():
                 model.adapter.get_buffer(name).copy_(tensor)
         users, _ = read_sequences(run.sequences)
-        return cls(model, pl.read_parquet(run.sequences / "items.parquet"), users, run)
+        return cls(model, pl.read_parquet(run.sequences / "items.parquet", glob=False), users, run)
 
     def recommend(
         self,

@@ -97,8 +97,8 @@ def retrain(params: Params, directory: Path, device: torch.device) -> Retrained:
             train_run(run)
         evaluate_run(run)
     write_checkpoint(run, old)
-    after = pl.read_parquet(run.scratch / "ranks.parquet")[column].to_numpy()
-    now = pl.read_parquet(run.sequences / "items.parquet")["item_id"]
+    after = pl.read_parquet(run.scratch / "ranks.parquet", glob=False)[column].to_numpy()
+    now = pl.read_parquet(run.sequences / "items.parquet", glob=False)["item_id"]
     kept = int(now.is_in(old.item_ids).sum())
     return Retrained(
         run,
@@ -219,7 +219,7 @@ def start(old: Recommender, run: Run) -> Model:
     for name, tensor in _kept_buffers(old).items():
         model.adapter.get_buffer(name).copy_(tensor)
     rows = {item: row for row, item in enumerate(old.item_ids)}
-    items = pl.read_parquet(run.sequences / "items.parquet")["item_id"]
+    items = pl.read_parquet(run.sequences / "items.parquet", glob=False)["item_id"]
     place = torch.tensor([rows.get(item, -1) for item in items])  # (N,) rows of the earlier items, -1: new
     known, weights, earlier = place >= 0, model.state_dict(), old.model.state_dict()
     from_text = text_ids(adapter, run.settings["adapter"], load_spectrum(old.run.spectrum), spectrum.embeddings())

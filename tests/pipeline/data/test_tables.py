@@ -85,6 +85,18 @@ def test_a_glob_is_one_table_and_rows_are_named_by_their_file(tmp_path: Path) ->
         matching_files(tmp_path, "night*.csv")
 
 
+def test_only_the_pattern_is_a_glob_and_not_the_folder_of_the_project(tmp_path: Path) -> None:
+    project = tmp_path / "shop [1]"
+    project.mkdir()
+    for day in (2, 1):
+        (project / f"day{day}.csv").touch()
+    assert matching_files(project, "day*.csv") == [project / "day1.csv", project / "day2.csv"]
+    outside = tmp_path / "logs"
+    outside.mkdir()
+    (outside / "day3.csv").touch()
+    assert matching_files(project, f"{outside}/day*.csv") == [outside / "day3.csv"]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [

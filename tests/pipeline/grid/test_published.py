@@ -177,3 +177,15 @@ def test_the_results_in_git_can_be_tabulated_after_options_have_come_and_gone(pr
     # Inputs are not needed to compare settings.
     for cell in cells:
         assert cell.differs(Params.parse(params, "params.yaml")) == "", cell.name
+
+
+def test_results_are_published_and_read_in_a_folder_whose_name_reads_like_a_glob(
+    cells: list[Cell], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.move(Path.cwd(), tmp_path / "shop [1]")
+    monkeypatch.chdir(tmp_path / "shop [1]")
+    module._published.cache_clear()
+    shutil.rmtree("grid/cells")
+    shutil.rmtree(".scratch")
+    assert published_run(cells[0].runs(load_params())[0]), "it is found by its fingerprint"
+    assert restore(FOLDER) == cells

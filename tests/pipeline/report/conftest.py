@@ -11,7 +11,7 @@ import pytest
 from pipeline.grid.baseline_cells import write_baselines
 from pipeline.grid.cells import listed_cells
 from pipeline.grid.execution import build_cell
-from pipeline.params import load_params
+from pipeline.params import Params, load_params
 from pipeline.report import formats, results, table_data, tables
 from pipeline.report.figures import Figures
 from pipeline.report.sections import Section, sections
@@ -26,12 +26,16 @@ NO_RUNS = pl.DataFrame(schema={"adapter": pl.String, "why": pl.String})
 def reported(project: Path, set_params: Callable[[dict[str, Any]], None]) -> Path:
     """The tiny grid, its baselines and its report."""
     set_params({"train.epochs": 12, "train.patience": 1, "grid.seeds": [0]})
-    params = load_params()
+    build_grid(load_params())
+    return project
+
+
+def build_grid(params: Params) -> None:
+    """Train the grid and write its baselines and its report, in the current directory, which holds the tiny project."""
     for cell in listed_cells(params.grid):
         build_cell(cell, params)
     write_baselines("tiny", "random", params.train.max_history, params.evaluate)
     write_report(params)
-    return project
 
 
 @pytest.fixture

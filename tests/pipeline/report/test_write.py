@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pytest
 
 from pipeline.artifacts import read_signed, write_signed
 from pipeline.grid.baseline_cells import directory_of
 from pipeline.grid.cells import Cell
 from pipeline.params import load_params
 from pipeline.report.trivial import trivial_rows
+from tests.conftest import enter_copy
+from tests.pipeline.report.conftest import build_grid
 
 
 def test_the_report_and_the_decision_name_the_baselines(reported: Path, set_params: Callable[[dict[str, Any]], None]) -> None:
@@ -45,3 +48,14 @@ def test_the_report_and_the_decision_name_the_baselines(reported: Path, set_para
     sidecar = Path("data/spectrum/tiny/random/sidecar.json")
     write_signed(sidecar, read_signed(sidecar, "svd") | {"encoder": "other"})
     assert trivial_rows(load_params(), ["tiny"])[1] == ["tiny"]
+
+
+def test_a_project_may_lie_in_a_folder_whose_name_reads_like_a_glob(
+    tiny_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = enter_copy(tiny_project, tmp_path / "shop [1] *", monkeypatch)
+    params = (root / "params.yaml").read_text()
+    (root / "params.yaml").write_text(re.sub(r"epochs: 4", "epochs: 2", params))
+    build_grid(load_params())
+    assert "No verdict" in (root / "metrics/decision.md").read_text() or "Ship" in (root / "metrics/decision.md").read_text()
+    assert Cell("tiny", "sasrec", "base").read().height == 2
