@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from common.errors import UserError, did_you_mean
+from common.errors import UserError
 from pipeline.artifacts import atomic_file
 from pipeline.runs import CHECKPOINT
 from stages import run
 
 if TYPE_CHECKING:
     from pipeline.serving.recommender import Recommender
+
+IDS = (pl.String, pl.Categorical, pl.Enum, pl.Null)  # types of ids, with the integers
 
 
 def main() -> str:
@@ -36,6 +38,8 @@ def main() -> str:
     given = parser.parse_args()
     if (given.requests is None) != (given.out is None):
         parser.error("--requests and --out go together")
+    if given.out is not None:
+        check_out(given.out, [file for file in (given.requests, given.new_items) if file is not None])
     requests = None if given.requests is None else read_requests(given.requests)
 
     from pipeline.serving.recommender import POPULARITY, Recommender
@@ -67,8 +71,21 @@ def main() -> str:
     return f"{found.height:,} items for {len(histories):,} requests in {given.out}"
 
 
+def check_out(out: Path, read: list[Path]) -> None:
+    """Raise UserError unless the answers can go to `out`, which must be none of the files that are read."""
+    if out.is_dir():
+        raise UserError(f"--out {out} is a folder; name a file in it, such as {out / 'answers.parquet'}")
+    if out.suffix.lower() != ".parquet":
+        raise UserError(f"--out {out}: the answers are Parquet; choose a name that ends in .parquet")
+    if same := next((file for file in read if file.exists() and out.exists() and out.samefile(file)), None):
+        raise UserError(f"--out {out} would replace {same}, which is read; choose another name")
+
+
 def read_requests(path: Path) -> pl.DataFrame:
-    """The requests: a column `user_id` (text) or `history` (lists of text). Raises UserError for any other file."""
+    """The requests: a column `user_id` or `history` (lists). Whole numbers and categories become text, as in the log.
+
+    Raises UserError for any other file.
+    """
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     try:
@@ -76,17 +93,21 @@ def read_requests(path: Path) -> pl.DataFrame:
     except (pl.exceptions.PolarsError, OSError) as error:
         raise UserError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from None
     named = [name for name in ("history", "user_id") if name in table.columns]
-    if len(named) != 1:
-        near = did_you_mean(table.columns[0], ["history", "user_id"]) if table.columns else ""
-        raise UserError(f"{path}: one column user_id or history is needed, found {', '.join(table.columns) or 'none'}{near}")
-    kind: pl.DataType = pl.List(pl.String) if named[0] == "history" else pl.String()
+    if not named:
+        found = ", ".join(table.columns) or "no column"
+        raise UserError(f"{path}: found {found}; name the column with the users user_id, or that with lists of items history")
+    if len(named) == 2:
+        raise UserError(f"{path}: found both user_id and history; remove one of them")
     column = table[named[0]]
-    # A list of nothing has no type of its own; anything else of another type is a mistake.
-    if column.dtype != kind and column.dtype not in (pl.Null, pl.List(pl.Null)):
-        raise UserError(f"{path}: column {named[0]} holds {column.dtype}, expected {kind}")
-    column = column.cast(kind)
+    lists = named[0] == "history"
+    kind = column.dtype.inner if lists and isinstance(column.dtype, pl.List) else column.dtype
+    # A list of nothing has no type of its own.
+    if (lists and column.dtype not in (pl.List, pl.Null)) or not (kind in IDS or kind.is_integer()):
+        wanted = "lists of item ids, each text or a whole number" if lists else "ids as text or whole numbers"
+        raise UserError(f"{path}: column {named[0]} holds {column.dtype}; write {wanted}")
+    column = column.cast(pl.List(pl.String) if lists else pl.String)
     missing = column.null_count()
-    if named[0] == "history":
+    if lists:
         missing += int(column.list.eval(pl.element().is_null()).list.sum().sum() or 0)
     if missing:
         raise UserError(f"{path}: column {named[0]} has {missing} missing values; write an empty list for no history")

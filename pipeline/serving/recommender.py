@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from common.errors import UserError, did_you_mean
+from common.errors import UserError
 from models.core.recommender import Recommender as Model
 from pipeline.artifacts import SIDECAR, read_json, read_signed, verify
 from pipeline.data.interactions import shuffle_key
@@ -167,11 +167,7 @@ class Recommender:
         for item in items:
             index = self._index.get(item) if isinstance(item, str) else None
             if index is None:
-                near = did_you_mean(item, self.item_ids) if isinstance(item, str) and len(self.item_ids) <= 10_000 else ""
-                hint = near if near.startswith("; did") else ""
-                raise UserError(
-                    f"{where}: unknown item {item!r}{hint}; items are those of {self.run.sequences / 'items.parquet'}"
-                )
+                raise UserError(f"{where}: unknown item {item!r}; items are those of {self.run.sequences / 'items.parquet'}")
             found.append(index)
         return np.array(found, dtype=np.int64)
 

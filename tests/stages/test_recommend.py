@@ -1,5 +1,6 @@
 """`python -m stages.recommend` as a user types it."""
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -76,11 +77,14 @@ def test_a_file_of_requests_becomes_a_file_of_answers(
 @pytest.mark.parametrize(
     ("table", "says"),
     [
-        ({"user": ["a"]}, "one column user_id or history is needed, found user; did you mean 'user_id'?"),
-        ({"user_id": ["a"], "history": [["b"]]}, "one column user_id or history is needed, found user_id, history"),
-        ({"user_id": [1]}, "column user_id holds Int64, expected String"),
-        ({"history": ["a"]}, "column history holds String, expected List(String)"),
-        ({"history": [[1]]}, "column history holds List(Int64), expected List(String)"),
+        ({"visitor": ["a"]}, "found visitor; name the column with the users user_id, or that with lists of items history"),
+        ({}, "found no column; name"),
+        ({"user_id": ["a"], "history": [["b"]]}, "found both user_id and history; remove one of them"),
+        ({"user_id": [1.5]}, "column user_id holds Float64; write ids as text or whole numbers"),
+        ({"user_id": [["a"]]}, "column user_id holds List(String); write ids as text or whole numbers"),
+        ({"history": ["a"]}, "column history holds String; write lists of item ids, each text or a whole number"),
+        ({"history": [[1.5]]}, "column history holds List(Float64); write lists of item ids"),
+        ({"history": [[1]]}, "history 0: unknown item '1'"),
         ({"history": [["a"], None]}, "column history has 1 missing values"),
         ({"history": [["a", None], []]}, "column history has 1 missing values"),
         ({"history": [[], ["no such item"]]}, "history 1: unknown item 'no such item'"),
@@ -97,6 +101,41 @@ def test_a_wrong_file_of_requests_is_one_line_and_nothing_is_written(
     assert says in str(refused.value)
     assert "\n" not in str(refused.value)
     assert list(tmp_path.glob("*answers*")) == []
+
+
+@pytest.mark.parametrize("kind", [pl.Int64, pl.UInt32, pl.Categorical, pl.Enum(["7", "8"])])
+def test_ids_of_requests_are_text_as_in_the_log(tmp_path: Path, kind: pl.DataType) -> None:
+    given = pl.Series(["7", "8"]).cast(pl.Int64 if kind in (pl.Int64, pl.UInt32) else pl.String).cast(kind)
+    pl.DataFrame({"user_id": given}).write_parquet(tmp_path / "users.parquet")
+    pl.DataFrame({"history": pl.Series([given, given[:0]])}).write_parquet(tmp_path / "histories.parquet")
+    assert recommend.read_requests(tmp_path / "users.parquet")["user_id"].to_list() == ["7", "8"]
+    assert recommend.read_requests(tmp_path / "histories.parquet")["history"].to_list() == [["7", "8"], []]
+
+
+def test_a_request_of_one_file_is_not_answered_from_another(tmp_path: Path) -> None:
+    """Polars would take the brackets for a glob, and read `requests 1.parquet`."""
+    for name in ("requests [1]", "requests 1"):
+        pl.DataFrame({"user_id": [name]}).write_parquet(tmp_path / f"{name}.parquet")
+    assert recommend.read_requests(tmp_path / "requests [1].parquet")["user_id"].to_list() == ["requests [1]"]
+
+
+def test_the_answers_never_replace_what_is_read(typed: Typed, tmp_path: Path) -> None:
+    requests, folder = tmp_path / "requests.parquet", tmp_path / "folder"
+    folder.mkdir()
+    pl.DataFrame({"user_id": ["a"]}).write_parquet(requests)
+    (tmp_path / "link.parquet").symlink_to(requests)
+    before = requests.read_bytes()
+    for out, says in (
+        (requests, "would replace"),
+        (folder / ".." / "requests.parquet", "would replace"),
+        (tmp_path / "link.parquet", "would replace"),
+        (folder, "is a folder; name a file in it"),
+        (tmp_path / "answers.csv", "the answers are Parquet; choose a name that ends in .parquet"),
+    ):
+        with pytest.raises(UserError, match=re.escape(says)):
+            typed("--requests", str(requests), "--out", str(out))
+    assert requests.read_bytes() == before
+    assert {file.name for file in tmp_path.iterdir()} == {"requests.parquet", "link.parquet", "folder", "project"}
 
 
 def test_a_truncated_file_of_requests_is_one_line(typed: Typed, tmp_path: Path) -> None:

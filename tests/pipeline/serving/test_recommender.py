@@ -118,9 +118,13 @@ def test_a_mistake_is_one_line(recommender: Recommender, histories: list, option
     assert "\n" not in str(refused.value)
 
 
-def test_a_misspelt_item_is_answered_with_the_nearest(recommender: Recommender) -> None:
-    with pytest.raises(UserError, match=f"did you mean '{recommender.item_ids[0]}'"):
+def test_no_other_item_is_proposed_for_an_unknown_one(recommender: Recommender) -> None:
+    """Ids that look alike are unrelated products."""
+    with pytest.raises(UserError) as refused:
         recommender.recommend([[recommender.item_ids[0] + "x"]])
+    assert str(refused.value) == (
+        f"history 0: unknown item '{recommender.item_ids[0]}x'; items are those of data/sequences/tiny/items.parquet"
+    )
 
 
 def test_a_truncated_checkpoint_is_refused(trained: Path) -> None:
