@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from common.errors import UserError
-from pipeline.serving.server import PackageError, serve
+from pipeline.serving.server import PackageError, port_number, serve
 from stages import run
 
 NEEDED = ("fastapi", "onnxruntime", "uvicorn")
@@ -21,7 +21,7 @@ def main() -> str:
         "package", nargs="?", type=Path, default=package, help=f"a folder that the package stage made ({package})"
     )
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0: reachable from other machines (127.0.0.1)")
-    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--port", type=port_number, default=8000, help="0: any free port, which the first line names (8000)")
     given = parser.parse_args()
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:

@@ -7,8 +7,10 @@ made the package. `Package(folder).recommend(history)` gives the same answers in
 import argparse
 import hashlib
 import json
+import socket
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -275,20 +277,39 @@ class BodyLimit:
         await self.app(scope, replay, send)
 
 
+def port_number(text: str) -> int:
+    """A port of the command line. Raises argparse's error for anything else than 0 to 65535."""
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port; choose a number from 1 to 65535, or 0 for any free port")
+    return int(text)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that takes connections. Raises PackageError where the address is unknown, in use or not allowed."""
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except (OSError, UnicodeError) as error:
+        reason = (getattr(error, "strerror", None) or str(error)).partition(" (")[0]
+        raise PackageError(f"cannot listen on host {host}, port {port}: {reason}; choose another --host or --port") from None
+
+
 def serve(folder: Path, host: str, port: int) -> None:
-    """Answer requests until interrupted. Raises PackageError for a folder that is no intact package."""
+    """Answer requests until interrupted. Raises PackageError for a folder that is no intact package, and as `listen`."""
     import uvicorn
 
     package = Package(folder)
-    print(f"{package.config['name']}: {len(package.item_ids):,} items on http://{host}:{port}, documented at /docs", flush=True)
-    uvicorn.run(create_app(package), host=host, port=port, log_level="warning", access_log=False)
+    server = uvicorn.Server(uvicorn.Config(create_app(package), log_level="warning", access_log=False))
+    with listen(host, port) as listening, suppress(KeyboardInterrupt):
+        address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
+        print(f"{package.config['name']}: {len(package.item_ids):,} items on {address}, documented at /docs", flush=True)
+        server.run(sockets=[listening])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Answer requests for recommendations over HTTP.")
     parser.add_argument("folder", nargs="?", type=Path, default=Path(__file__).parent, help="the package; by default this folder")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0: reachable from other machines (127.0.0.1)")
-    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--port", type=port_number, default=8000, help="0: any free port, which the first line names (8000)")
     given = parser.parse_args()
     try:
         serve(given.folder, given.host, given.port)

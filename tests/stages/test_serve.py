@@ -52,3 +52,11 @@ def test_the_package_stage_names_its_extra_too(trained: Path, monkeypatch: pytes
     monkeypatch.setattr("pipeline.serving.package.find_spec", lambda _: None)
     with pytest.raises(UserError, match=r"`pip install '\.\[package\]'`"):
         typed(package, monkeypatch)
+
+
+def test_a_port_that_no_machine_has_is_refused_by_the_stage_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        typed(serve, monkeypatch, "--port", "70000")
+    assert "'70000' is no port" in capsys.readouterr().err

@@ -2,7 +2,9 @@
 
 import http.client
 import json
+import re
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -143,8 +145,6 @@ def test_a_body_of_another_type_is_told_which_one_is_wanted(port: int) -> None:
 
 
 def test_a_client_that_stops_in_the_middle_harms_nobody(port: int) -> None:
-    import socket
-
     for sent in (
         b"POST /recommend HTTP/1.1\r\nContent-Le",
         b"POST /recommend HTTP/1.1\r\nContent-Length: 100\r\n\r\n{",
@@ -192,3 +192,44 @@ def test_a_folder_that_is_no_package_is_one_line(packaged: Path, tmp_path: Path)
         assert done.returncode == 1
         assert done.stderr.startswith("serve: ")
         assert len(done.stderr.splitlines()) == 1
+
+
+def started(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "serve.py", *arguments], cwd=folder, capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+def test_an_address_that_cannot_be_had_is_one_line_and_no_server_is_announced(packaged: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        for arguments, says in (
+            (["--port", port], f"serve: cannot listen on host 127.0.0.1, port {port}: Address already in use; choose another"),
+            (["--host", "no.such.host.invalid"], "serve: cannot listen on host no.such.host.invalid, port 8000: "),
+        ):
+            done = started(packaged, *arguments)
+            assert (done.returncode, done.stdout) == (1, "")
+            assert done.stderr.startswith(says)
+            assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("port", ["65536", "99999", "-1", "http"])
+def test_a_port_that_no_machine_has_is_refused(packaged: Path, port: str) -> None:
+    done = started(packaged, f"--port={port}")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[-1].endswith(
+        f"argument --port: '{port}' is no port; choose a number from 1 to 65535, or 0 for any free port"
+    )
+
+
+def test_port_0_is_any_free_one_which_the_first_line_names(packaged: Path) -> None:
+    server = subprocess.Popen([sys.executable, "serve.py", "--port", "0"], cwd=packaged, stdout=subprocess.PIPE, text=True)
+    try:
+        line = server.stdout.readline()
+        port = int(re.search(r"http://127\.0\.0\.1:(\d+), documented", line)[1])
+        assert port > 0
+        assert ask(port, {})[0] == 200
+    finally:
+        server.terminate()
+        server.wait()
+        server.stdout.close()
