@@ -117,13 +117,19 @@ def test_the_grid_runs_several_at_a_time_and_survives_a_failure(project: Project
     assert "all cells and tables were up to date" in project.run(*grid)
     params = (project.root / "params.yaml").read_text()
     (project.root / "params.yaml").write_text(params.replace("grid:\n  dim: 16", "grid:\n  dim: 117"))
+    printed = project.run(*grid, fails=True).splitlines()[-1]
+    assert printed.startswith("grid: nothing was trained: spectran on demo cannot be built; adapter spectran: dim is 117, but")
+    assert re.search(r"choose grid\.dim <= \d+, which fits all", printed)
+    odd = yaml.safe_load(params)
+    odd["grid"]["dim"], odd["adapters"]["spectran"]["fusion"] = 17, "concat"
+    write_params(project.root, odd)
     printed = project.run(*grid, fails=True)
     assert "Traceback" not in printed
     assert re.search(r"\[4/4\]", printed)
     for seed in (0, 1):
-        assert re.search(rf"demo-sasrec-base dim 117 seed {seed}: done", printed)
-        assert re.search(rf"demo-sasrec-spectran dim 117 seed {seed}: FAILED, prepare: adapter spectran: dim is 117", printed)
-    assert "2 of 4 tasks failed" in printed
+        assert re.search(rf"demo-sasrec-base dim 17 seed {seed}: done", printed)
+        assert re.search(rf"demo-sasrec-spectran dim 17 seed {seed}: FAILED, prepare: adapter spectran: dim is 17", printed)
+    assert re.search(r"2 of 4 tasks failed; the first, .*: prepare: adapter spectran: dim is 17, but a concatenation", printed)
     assert (project.root / "grid/cells/demo-sasrec-base/metrics.csv").is_file()
     assert "1 of 2 cells are missing" in project.run(sys.executable, "-m", "stages.aggregate", fails=True)
     project.run(sys.executable, "-m", "stages.aggregate", "--partial")

@@ -66,6 +66,11 @@ class Cell:
         """The command that builds the cell, for messages."""
         return f"`dvc repro {self.stage}`"
 
+    @property
+    def dim_option(self) -> str:
+        """The option of params.yaml that sets the dim of the cell's runs, for messages."""
+        return "grid.dimensions.dims" if self.over == "dims" else "grid.dim"
+
     def read(self) -> pl.DataFrame:
         """Return a row per run, from metrics.csv. Raises UserError if a file is missing or damaged; weights are not checked."""
         verify(self.directory, self.command, ["metrics.csv", "ranks.parquet"])

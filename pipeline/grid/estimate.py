@@ -9,6 +9,7 @@ import torch
 from pipeline.device import select_device, training_precision
 from pipeline.grid.cells import Cell, listed_cells
 from pipeline.grid.execution import evaluated_directory, threads_per_run
+from pipeline.grid.tasks import check_fit
 from pipeline.grid.tuning import FINALISTS, Tuning, listed_tunings
 from pipeline.params import Params
 from pipeline.runs import Run
@@ -35,8 +36,9 @@ def estimate(params: Params, jobs: int) -> str:
     """Measure every method of the grid that has runs to make; print a line for each and return the estimate for all.
 
     The seconds are those of one run alone with the threads that it would have among `jobs`. Raises UserError where inputs are
-    missing.
+    missing, or an adapter does not fit.
     """
+    check_fit(params)
     torch.set_num_threads(threads_per_run(jobs))
     device = select_device()
     shares = []
@@ -53,8 +55,9 @@ def estimate(params: Params, jobs: int) -> str:
         epochs: sum(share.runs * share.epoch for share in shares) * epochs / min(jobs, total) for epochs in (shortest, longest)
     }
     return (
-        f"{total} runs, {min(jobs, total)} at a time: {duration(seconds[shortest])} if each stops after {shortest} epochs, "
-        f"{duration(seconds[longest])} if each takes all {longest}; runs side by side slow each other down"
+        f"{total} runs, {min(jobs, total)} at a time: training alone takes {duration(seconds[shortest])} if each stops after "
+        f"{shortest} epochs, {duration(seconds[longest])} if each takes all {longest}; starting and testing come on top, and "
+        "runs side by side slow each other down"
     )
 
 

@@ -10,6 +10,7 @@ from common.errors import UserError
 from pipeline.artifacts import SIDECAR, read_json, read_signed, verify
 from pipeline.evaluation.summary import run_summary
 from pipeline.grid.cells import Cell, data_of, write_cell
+from pipeline.grid.fit import refuse_unfit
 from pipeline.grid.published import published_run
 from pipeline.params import Params
 from pipeline.runs import Run, evaluation_code
@@ -103,14 +104,17 @@ def threads_per_run(parallel_runs: int) -> int:
 def build_cell(cell: Cell, params: Params) -> str:
     """Train and test the missing runs of a cell, write the cell, and return its mean metrics in one line.
 
-    Raises UserError if runs are missing and $SPECTRAN_NO_TRAINING is set.
+    Raises UserError if missing runs cannot be built with their dim, or $SPECTRAN_NO_TRAINING says not to train them.
     """
     runs = cell.runs(params)
     missing = [run for run in runs if not evaluated_directory(run)]
     if missing and os.environ.get(NO_TRAINING):
-        raise UserError(f"{NO_TRAINING} is set and {len(missing)} of {len(runs)} runs are not trained")
+        raise UserError(f"{len(missing)} of {len(runs)} runs are not trained yet; `python -m stages.grid` trains them")
+    refuse_unfit(cell.dim_option, missing)
     directories = evaluated_in_parallel(runs)
-    rows = [run_summary(run, directory, params.evaluate) for run, directory in zip(runs, directories, strict=True)]
+    # Relative paths, because Polars takes brackets in a path, which the project's may have, for a pattern.
+    near = [Path(os.path.relpath(directory)) for directory in directories]
+    rows = [run_summary(run, directory, params.evaluate) for run, directory in zip(runs, near, strict=True)]
     write_cell(cell, rows, directories, data_of(runs[0]))
     names = metric_names(params.evaluate.cutoffs)
     means = ", ".join(f"{name} {sum(row[name] for row in rows) / len(rows):.4f}" for name in names)

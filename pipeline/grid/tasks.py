@@ -23,6 +23,7 @@ from common.errors import UserError
 from pipeline.artifacts import scratch
 from pipeline.grid.cells import Cell, listed_cells
 from pipeline.grid.execution import NO_TRAINING, evaluated_directory, threads_per_run
+from pipeline.grid.fit import refuse_unfit
 from pipeline.grid.tuning import SPACE, Tuning, listed_tunings, write_choice
 from pipeline.params import Params
 from pipeline.runs import Run
@@ -118,6 +119,22 @@ def unfinished_tasks(params: Params) -> list[Task]:
                 if not evaluated_directory(run):
                     tasks.setdefault(run.fingerprint, training_task(run, cell, params))
     return list(tasks.values())
+
+
+def check_fit(params: Params) -> None:
+    """Raise UserError if runs that are still to be made cannot be built with their dim, before any of them is trained."""
+    runs: dict[str, list[Run]] = {}
+    for tuning in listed_tunings(params):
+        if not tuning.has_choice:
+            runs.setdefault("grid.dim", []).append(tuning.run({}))
+    for cell in listed_cells(params.grid):
+        tuning_of_cell = cell.tuning(params)
+        if not cell.exists and not (tuning_of_cell and not tuning_of_cell.has_choice):
+            # One seed is enough: another one has the same model.
+            first = [run for run in cell.runs(params) if run.seed == params.grid.seeds[0] and not evaluated_directory(run)]
+            runs.setdefault(cell.dim_option, []).extend(first)
+    for option, planned in runs.items():
+        refuse_unfit(option, planned)
 
 
 class Engine(Protocol):
@@ -239,13 +256,14 @@ def complete(params: Params, engine: Engine) -> str:
 
     If this machine has more than one task to do, an estimate of the time is printed first.
 
-    Raises UserError if a task or `dvc repro` failed.
+    Raises UserError if an adapter does not fit, before anything is trained; and if a task or `dvc repro` failed.
     """
     if mend_dvc_lock():
         print(f"grid: removed {RWLOCK}, which a killed DVC left incomplete", flush=True)
     print("grid: restoring cells from DVC's cache", flush=True)
     if assemble(quiet=True):
         return "all cells and tables were up to date"
+    check_fit(params)
     source = "OMP_NUM_THREADS" if isinstance(engine, Local) and "OMP_NUM_THREADS" in os.environ else "its share of the cores"
     source = source if isinstance(engine, Local) else "resources.cores"
     print(f"grid: a run takes {engine.threads} thread{'s' if engine.threads > 1 else ''} ({source})", flush=True)
@@ -260,10 +278,11 @@ def complete(params: Params, engine: Engine) -> str:
         done += len(todo)
     assembled = assemble()
     if failed:
-        logs = ", ".join(str(task.log) for task in list(failed.values())[:3]) + (", …" if len(failed) > 3 else "")
+        first = next(iter(failed.values()))
         raise UserError(
-            f"{len(failed)} of {done} tasks failed ({logs}); the same command tries them again, "
-            "`python -m stages.aggregate --partial` writes the report without them"
+            f"{len(failed)} of {done} tasks failed; the first, {first.name}: {_last_line(first.log)} ({first.log}); "
+            "after mending that, the same command tries them again; `python -m stages.aggregate --partial` writes the report "
+            "without them"
         )
     if not assembled:
         raise UserError("`dvc repro grid/dvc.yaml` failed, see above")

@@ -43,7 +43,8 @@ def test_the_estimate_adds_up_epochs_of_all_runs_over_the_jobs(
     monkeypatch.setattr(estimate, "epoch_seconds", lambda run, device: {"base": 4.0, "spectran": 9.0}[run.adapter])
     said = estimate.estimate(load_params(), jobs)
     assert said.startswith(
-        f"4 runs, {at_a_time} at a time: {shortest} if each stops after 3 epochs, {longest} if each takes all 10;"
+        f"4 runs, {at_a_time} at a time: training alone takes {shortest} if each stops after 3 epochs, "
+        f"{longest} if each takes all 10; starting and testing come on top"
     )
 
 
@@ -57,16 +58,24 @@ def test_the_grid_says_before_the_first_run_how_long_it_will_take(
 
     def none_succeeds(todo: list[tasks.Task], engine: tasks.Engine) -> list[tasks.Task]:
         subprocess.run(["echo", "the first run begins"], check=True)
+        for task in todo:
+            task.log.parent.mkdir(parents=True, exist_ok=True)
+            task.log.write_text("epoch 1 of 10\nprepare: the disk is full\n")
         return todo
 
     monkeypatch.setattr(tasks, "run_all", none_succeeds)
-    with pytest.raises(UserError, match="4 of 4 tasks failed"):
+    reason = (
+        r"4 of 4 tasks failed; the first, tiny-sasrec-base dim 16 seed 0: prepare: the disk is full \(.*\.log\); after mending"
+    )
+    with pytest.raises(UserError, match=reason):
         tasks.complete(load_params(), tasks.Local(2))
     before = capfd.readouterr().out.partition("the first run begins")[0]
     lines = re.findall(r"^tiny-sasrec-(\w+) dim 16: (.+) s an epoch, 2 runs$", before, re.MULTILINE)
     epochs = {name: float(seconds) for name, seconds in lines}
     assert epochs.keys() == {"base", "spectran"}
-    expected = r"^check: 4 runs, 2 at a time: (.+) hours if each .* 1000000 epochs, (.+) hours if each .* 10000000;"
+    expected = (
+        r"^check: 4 runs, 2 at a time: training alone takes (.+) hours if each .* 1000000 epochs, (.+) hours if each .* 10000000;"
+    )
     line = re.search(expected, before, re.MULTILINE)
     assert line, before
     shortest, longest = (float(hours) for hours in line.groups())
@@ -85,3 +94,9 @@ def test_durations() -> None:
         "90 minutes",
         "1.5 hours",
     ]
+
+
+def test_the_estimate_names_every_adapter_that_does_not_fit(set_params: SetParams) -> None:
+    set_params({"grid.dim": 40, "grid.adapters": ["alphafuse", "base", "spectran"]})
+    with pytest.raises(UserError, match=r"^nothing was trained: alphafuse, spectran on tiny cannot be built; .*grid\.dim <= 24"):
+        estimate.estimate(load_params(), 1)
