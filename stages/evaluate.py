@@ -4,6 +4,7 @@ from argparse import ArgumentParser
 from pathlib import Path
 
 from pipeline.artifacts import atomic_file, sha256, write_json, write_signed
+from pipeline.data.findings import plural
 from pipeline.params import load_params
 from pipeline.runs import CHECKPOINT, EVALUATED, EVALUATION, Run
 from pipeline.training.metrics import headline, metrics_by_ranking
@@ -38,7 +39,7 @@ def main() -> str:
     with atomic_file(Path("metrics/spectrum.csv")) as partial:
         evaluation.spectrum.write_csv(partial)
     shown = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-    return f"{selected.name}: {ranks.height:,} users, {shown}"
+    return f"{selected.name}: {plural(ranks.height, 'user')}, {shown}"
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from argparse import ArgumentParser
 from pathlib import Path
 
 from pipeline.artifacts import SIDECAR, read_signed
+from pipeline.data.findings import plural
 from pipeline.runs import CHECKPOINT, preprocess_command
 from stages import run
 
@@ -27,8 +28,8 @@ def main() -> str:
         recommender = recommender.with_new_items(given.new_items)
     compared = write_package(recommender, PACKAGE)
     summary = (
-        f"{recommender.run.name} in {PACKAGE}; the ten best items of {compared['users']:,} users are the checkpoint's, "
-        f"states differ by {compared['states']:.0e} at most"
+        f"{recommender.run.name} in {PACKAGE}; the ten best items of {plural(int(compared['users']), 'user')} are the "
+        f"checkpoint's, states differ by {compared['states']:.0e} at most"
     )
     if given.push_to_hub:
         sequences = read_signed(recommender.run.sequences / SIDECAR, preprocess_command(recommender.run.dataset))

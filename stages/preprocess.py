@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pipeline.artifacts import atomic_directory, verify, write_json
 from pipeline.data.dropped import dropped
+from pipeline.data.findings import plural
 from pipeline.data.interactions import build_sequences
 from pipeline.data.sources import source_module
 from pipeline.params import load_params
@@ -32,7 +33,8 @@ def main() -> str:
     found = [*tables.findings, *dropped(tables, sequences, options)]
     write_json(preprocess_report(dataset), {"findings": [finding.record() for finding in found]})
     size = sequences.statistics
-    return f"{dataset}: {size['users']:,} users, {size['items']:,} items, {size['interactions']:,} interactions in {target}"
+    counts = ", ".join(plural(size[f"{noun}s"], noun) for noun in ("user", "item", "interaction"))
+    return f"{dataset}: {counts} in {target}"
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import polars as pl
 
 from common.errors import UserError
 from pipeline.artifacts import atomic_file
+from pipeline.data.findings import plural
 from pipeline.runs import CHECKPOINT
 from stages import run
 
@@ -66,9 +67,9 @@ def main() -> str:
     if requests is None:
         print_table(found)
         source = "popularity" if found["source"].eq(POPULARITY).any() else recommender.run.name
-        return f"{found.height} items by {source}"
+        return f"{plural(found.height, 'item')} by {source}"
     write_answers(found, requests, given, recommender)
-    return f"{found.height:,} items for {len(histories):,} requests in {given.out}"
+    return f"{plural(found.height, 'item')} for {plural(len(histories), 'request')} in {given.out}"
 
 
 def check_out(out: Path, read: list[Path]) -> None:

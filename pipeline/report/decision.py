@@ -9,9 +9,10 @@ import numpy as np
 import polars as pl
 
 from pipeline.artifacts import atomic_file
+from pipeline.data.findings import plural
 from pipeline.grid.baseline_cells import directory_of
 from pipeline.grid.baselines import TITLES
-from pipeline.grid.cells import BLOCK
+from pipeline.grid.cells import BLOCK, Cell
 from pipeline.grid.published import PUBLISHED, RUNS, read_runs
 from pipeline.params import Params
 from pipeline.report.conclusions import is_tie
@@ -60,12 +61,17 @@ class Candidate:
 
 
 def write_decision(
-    params: Params, runs: pl.DataFrame, comparisons: pl.DataFrame, unusable: pl.DataFrame, trivial: pl.DataFrame
+    params: Params,
+    runs: pl.DataFrame,
+    comparisons: pl.DataFrame,
+    unusable: pl.DataFrame,
+    trivial: pl.DataFrame,
+    missing: list[Cell],
 ) -> list[str]:
     """Write metrics/decision.md; return the sentences that say what would change the verdict.
 
     runs: a row per run of the cells as params.yaml sets them; comparisons: the leader of each block against every other adapter;
-    unusable: runs from which nothing is concluded; trivial: rows of the baselines.
+    unusable: runs from which nothing is concluded; trivial: rows of the baselines; missing: cells that are not in `runs`.
     """
     parts, changes = ["# Which adapter to ship"], []
     several = runs.n_unique(BLOCK) > 1
@@ -79,6 +85,8 @@ def write_decision(
         parts += said
         name = f"{title(block['dataset'][0])}, {title(block['backbone'][0])}: " if several else ""
         changes += [f"{name}{sentence}" for sentence in change]
+    if names := ", ".join(cell.name for cell in missing if cell.over == "seeds"):
+        parts.append(f"Not trained: {names}. This page says nothing of them; `python -m stages.grid` trains them.")
     parts.append(
         "Means over users and seeds on the test items, which were ranked once; tests and intervals are over users. "
         "[report.md](report.md) has all tables."
@@ -114,7 +122,8 @@ def _block(
     size = leader.mean("trainable_parameters")
     lines.append(["size", f"{size:,.0f} trained parameters, {4 * size / MIB:.1f} MiB"])
     lines.append(["training, a run", f"{leader.mean('training_seconds') / 60:.1f} minutes ({runs['device'][0]})"])
-    heading = f"## {title(runs['dataset'][0])}, {title(runs['backbone'][0])}: {users:,} users, {_seeds(leader.runs.height)}"
+    pair = f"{title(runs['dataset'][0])}, {title(runs['backbone'][0])}"
+    heading = f"## {pair}: {plural(users, 'user')}, {plural(leader.runs.height, 'seed')}"
     changes = what_would_change(params, leader, candidates, others, level, unusable, beaten, users)
     parts = [
         markdown_text(heading),
@@ -221,7 +230,7 @@ def cold_start(gains: pl.DataFrame, dataset: str, metric: str) -> str:
     if not cold.height:
         return "none among the test items"
     theirs = gains.join(cold, on="user_id", how="semi")["gain"].to_numpy()
-    return f"{metric} {theirs.mean():.4f} ({cold.height:,} users)"
+    return f"{metric} {theirs.mean():.4f} ({plural(cold.height, 'user')})"
 
 
 def what_would_change(
@@ -317,7 +326,3 @@ def other_split(leader: Candidate, candidates: dict[str, Candidate], cutoff: int
 
 def _mean_gain(candidate: Candidate, column: str, cutoff: int) -> float:
     return float(candidate.gains(column, cutoff)["gain"].to_numpy().mean())
-
-
-def _seeds(count: int) -> str:
-    return f"{count} seed{'s' if count > 1 else ''}"

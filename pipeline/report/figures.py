@@ -6,6 +6,7 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from pipeline.data.findings import plural
 from pipeline.grid.cells import BLOCK, KEYS, OURS
 from pipeline.report.canvas import FAINT, INK, Canvas
 from pipeline.report.gains import ALL_PAIRS, BASE
@@ -144,7 +145,7 @@ class Figures(Canvas):
                 ends.append((places[-1], points["gain"][-1], name))
             axis.axhline(0, color=INK, linewidth=1, linestyle="--")
             users = dict(block.select("group", "users").rows())
-            axis.set_xticks(range(len(names)), [f"{name}\n{users[name]:,} users" for name in names])
+            axis.set_xticks(range(len(names)), [f"{name}\n{plural(users[name], 'user')}" for name in names])
             axis.margins(x=0.12)
             axis.yaxis.set_major_formatter(PercentFormatter(1, 0))
             axis.set(xlabel=label, ylabel=f"gain in test {metric} over Base")

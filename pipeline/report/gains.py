@@ -59,9 +59,9 @@ def _of_blocks(blocks: list[pl.DataFrame], cutoff: int) -> pl.DataFrame:
 def by_group(rows: pl.DataFrame, cutoff: int) -> pl.DataFrame:
     """Return gains over Base by popularity of the target and by length of the history.
 
-    Columns: the block, adapter, by, group, users, mean, mean_base, gain, low, high. Blocks without Base or without another
-    adapter, and groups in which Base ranks no user's item high enough, have no rows. rows: of the cells of Table 2. Raises
-    UserError if a cell has no ranks.
+    Columns: the block, adapter, by, group, users, mean, mean_base, gain, low, high. low and high are null for one user. Blocks
+    without Base or without another adapter, and groups in which Base ranks no user's item high enough, have no rows. rows: of the
+    cells of Table 2. Raises UserError if a cell has no ranks.
     """
     tables = []
     for block in rows.unique(KEYS, keep="first", maintain_order=True).partition_by(BLOCK, maintain_order=True):
@@ -95,6 +95,7 @@ def by_group(rows: pl.DataFrame, cutoff: int) -> pl.DataFrame:
                         "low": intervals[:, 0],
                         "high": intervals[:, 1],
                     },
+                    nan_to_null=True,
                 )
             )
     return pl.concat(tables) if tables else pl.DataFrame(schema={"by": pl.String})

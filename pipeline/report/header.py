@@ -4,6 +4,7 @@ import subprocess
 
 import polars as pl
 
+from pipeline.data.findings import plural
 from pipeline.report.table_data import sizes
 from pipeline.report.tables import seed_count, title
 
@@ -14,7 +15,7 @@ def about(rows: pl.DataFrame) -> list[tuple[str, str]]:
     """Return what a report is of, as names and values. rows: the runs of Table 2."""
     counts = sizes(rows["dataset"].unique(maintain_order=True).to_list())
     data = "; ".join(
-        f"{title(row['dataset'])}, {row['users']:,} users, {row['items']:,} items, {row['interactions']:,} interactions"
+        ", ".join([title(row["dataset"]), *(plural(row[f"{noun}s"], noun) for noun in ("user", "item", "interaction"))])
         for row in counts.iter_rows(named=True)
     )
     values = {

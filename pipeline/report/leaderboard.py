@@ -2,6 +2,7 @@
 
 import polars as pl
 
+from pipeline.data.findings import plural
 from pipeline.grid.cells import BLOCK, KEYS
 from pipeline.report.canvas import panel_title
 from pipeline.report.formats import ABSENT, Block, Entry, Table, number, percent, plain_lines
@@ -46,7 +47,7 @@ def leaderboard(gains: pl.DataFrame, result_set: ResultSet, metric: str, hits: s
                 ]
             )
         header = ["Adapter", metric, "over Base", "95 % interval", hits, "p, to the leader"]
-        heading = f"{panel_title(block)} ({block['users'][0]:,} users, {seed_count(min(block['seeds'].to_list()))})"
+        heading = f"{panel_title(block)} ({plural(block['users'][0], 'user')}, {seed_count(min(block['seeds'].to_list()))})"
         blocks.append(Block(heading, header, rows, sorted_by=1))
     notes = [
         "Bold: the leader. The third and fourth columns hold the relative gain over Base and its bootstrap interval over "

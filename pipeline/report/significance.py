@@ -52,7 +52,7 @@ def improvement_intervals(
 
     leader: (U,); others: (U, C); strata: (U,), the index of each user's dataset, sorted: users are resampled within their
     dataset. All columns use the same resamples. Resamples in which the mean of the other method is zero are left out; if that is
-    every resample, the interval is NaN.
+    every resample, the interval is NaN. So it is for one user, who says nothing of chance in the users.
     """
     sums = _resampled_sums(np.column_stack([leader, others]), strata, seed, resamples)
     return _ratio_intervals(np.broadcast_to(sums[:, :1], sums[:, 1:].shape), sums[:, 1:], level)
@@ -68,7 +68,9 @@ def gain_intervals(methods: np.ndarray, base: np.ndarray, strata: np.ndarray | N
 
 
 def _resampled_sums(metrics: np.ndarray, strata: np.ndarray | None, seed: int, resamples: int) -> np.ndarray:
-    """Return the sums of each column over resampled users, (resamples, C). metrics: (U, C)."""
+    """Return the sums of each column over resampled users, (resamples, C); NaN for one user. metrics: (U, C)."""
+    if len(metrics) < 2:
+        return np.full((resamples, metrics.shape[1]), np.nan)
     rng = np.random.default_rng(seed)
     sums = np.empty((resamples, metrics.shape[1]))
     sizes = [len(metrics)] if strata is None else np.bincount(strata).tolist()

@@ -7,6 +7,7 @@ import polars as pl
 from models.adapters import ADAPTERS
 from models.backbones import BACKBONES
 from models.losses import LOSSES
+from pipeline.data.findings import plural
 from pipeline.grid.cells import BLOCK, KEYS, OURS, Cell
 from pipeline.params import Params
 from pipeline.report.formats import ABSENT, Block, Entry, Table, count, number, percent
@@ -171,7 +172,7 @@ def significance(comparisons: pl.DataFrame, file: str = "significance", suffix: 
         footer = [Entry(title(block["leader"][0]))]
         for row in (block.filter(pl.col("metric") == name).row(0, named=True) for name in names):
             footer += [number(row["mean"], std=row["std"]), *[Entry("")] * 3]
-        blocks.append(Block(f"{_heading(block)} ({block['users'][0]:,} users)", header, rows, [footer]))
+        blocks.append(Block(f"{_heading(block)} ({plural(block['users'][0], 'user')})", header, rows, [footer]))
     notes = [
         "Gain: relative improvement of the leader, in the last row, over the other adapter. p: two-sided sign-flip permutation "
         "test over users, whose metrics are averaged over seeds, with Holm's adjustment over the comparisons of a metric (bold: "

@@ -93,7 +93,7 @@ def write_report(params: Params, partial: bool = False) -> tuple[str, list[Cell]
         measured = Measured(rows, result_sets, gains, by_group(default, cutoff), cost, trivial, unusable)
         shown = illustrate(directory, measured, tables, headline)
     compared = [*sentences(summary, trivial, without, headline), *measured_otherwise]
-    changes = write_decision(params, default, result_sets[0].comparisons, result_sets[0].unusable, trivial)
+    changes = write_decision(params, default, result_sets[0].comparisons, result_sets[0].unusable, trivial, missing)
     report = sections(params, rows, result_sets, tables, shown, missing, compared, changes)
     for file, text in ((REPORT, report_html(report, FIGURES)), (REPORT_MARKDOWN, report_markdown(report))):
         with atomic_file(file) as unfinished:

@@ -11,9 +11,9 @@ from pipeline.report.gains import ALL_PAIRS, by_group, over_base
 FIRST, TENTH = 1.0, 1 / math.log2(11)  # NDCG of ranks 1 and 10
 
 
-def cells(ranks: dict[tuple[str, str, str], int]) -> pl.DataFrame:
+def cells(ranks: dict[tuple[str, str, str], int], most: int = 1000) -> pl.DataFrame:
     """Write cells of the tiny dataset's users, all with the same rank; return their rows."""
-    users = pl.read_parquet("data/sequences/tiny/sequences.parquet")["user_id"]
+    users = pl.read_parquet("data/sequences/tiny/sequences.parquet")["user_id"].head(most)
     found = []
     for cell, rank in ranks.items():
         directory = Path("grid/cells") / "-".join(cell)
@@ -69,3 +69,13 @@ def test_every_group_of_users_has_its_gain() -> None:
     assert found["gain"].to_list() == pytest.approx([FIRST / TENTH - 1] * found.height)
     users = pl.read_parquet("data/sequences/tiny/sequences.parquet").height
     assert found.group_by("by").agg(pl.col("users").sum())["users"].to_list() == [users, users]
+
+
+@pytest.mark.usefixtures("project")
+def test_one_user_has_a_gain_but_no_interval() -> None:
+    rows = cells(RANKS, most=1)
+    for found in (over_base(rows, 20), by_group(rows, 20)):
+        assert found["users"].to_list() == [1] * found.height
+        assert found["gain"].is_not_null().all()
+        assert found["low"].is_null().all()
+        assert found["high"].is_null().all()

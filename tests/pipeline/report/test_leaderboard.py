@@ -35,6 +35,13 @@ def test_rows_are_sorted_and_the_leader_is_bold_though_a_run_that_was_cut_short_
     assert any("nothing is concluded" in note for note in table.notes)
 
 
+def test_one_user_is_one_user() -> None:
+    one = leaderboard(
+        GAINS.with_columns(users=1), ResultSet(None, summary(VALUES), NOTHING, NOTHING, NO_RUNS), "NDCG@20", "HR@20"
+    )
+    assert one.blocks[0].heading == "A, SASRec (1 user, 1 seed)"
+
+
 def test_a_terminal_sees_aligned_words_and_numbers() -> None:
     text = plain(leaderboard(GAINS, ResultSet(None, summary(VALUES), NOTHING, NOTHING, NO_RUNS), "NDCG@20", "HR@20"))
     heading, _, header, *rows = text.splitlines()

@@ -73,6 +73,13 @@ def test_a_baseline_that_hardly_or_never_hits_does_no_harm() -> None:
     assert np.isnan(never).all()
 
 
+def test_one_user_says_nothing_of_chance_in_the_users() -> None:
+    ours, others = np.array([0.5]), np.array([[0.4]])
+    assert np.isnan(improvement_intervals(ours, others)).all()
+    assert np.isnan(gain_intervals(others, ours)).all()
+    assert np.isfinite(improvement_intervals(np.array([0.5, 0.6]), np.array([[0.4], [0.3]]))).all()
+
+
 def test_users_of_one_dataset_are_resampled_together() -> None:
     """If metrics are equal within each dataset, the interval has no width, however much the datasets differ."""
     strata = np.repeat([0, 1], [30, 10])

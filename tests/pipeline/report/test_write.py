@@ -1,6 +1,7 @@
 """The files of the report, written from the cells."""
 
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from pipeline.grid.baseline_cells import directory_of
 from pipeline.grid.cells import Cell
 from pipeline.params import load_params
 from pipeline.report.trivial import trivial_rows
+from pipeline.report.write import write_report
 from tests.conftest import enter_copy
 from tests.pipeline.report.conftest import build_grid
 
@@ -48,6 +50,15 @@ def test_the_report_and_the_decision_name_the_baselines(reported: Path, set_para
     sidecar = Path("data/spectrum/tiny/random/sidecar.json")
     write_signed(sidecar, read_signed(sidecar, "svd") | {"encoder": "other"})
     assert trivial_rows(load_params(), ["tiny"])[1] == ["tiny"]
+
+
+def test_the_decision_names_the_adapters_that_were_not_trained(reported: Path) -> None:
+    decision = reported / "metrics/decision.md"
+    assert "Not trained" not in decision.read_text()
+    shutil.rmtree(Cell("tiny", "sasrec", "base").directory)
+    write_report(load_params(), partial=True)
+    (line,) = (line for line in decision.read_text().splitlines() if line.startswith("Not trained"))
+    assert line == "Not trained: tiny-sasrec-base. This page says nothing of them; `python -m stages.grid` trains them."
 
 
 def test_a_project_may_lie_in_a_folder_whose_name_reads_like_a_glob(
