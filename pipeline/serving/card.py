@@ -7,8 +7,10 @@ import numpy as np
 import polars as pl
 
 from pipeline.artifacts import SIDECAR, read_json, read_signed, verify
+from pipeline.data.findings import plural
 from pipeline.params import load_params
 from pipeline.runs import EVALUATED, preprocess_command, svd_command
+from pipeline.serving.new_items import recorded_source
 from pipeline.serving.recommender import Recommender
 from pipeline.training.metrics import ALL_ITEMS, NEW_ITEMS
 from pipeline.training.sequences import LEAVE_ONE_OUT, split_of
@@ -52,7 +54,8 @@ def model_card(recommender: Recommender) -> str:
         "## Data",
         "",
         f"Dataset `{run.dataset}`: {DATA.get(str(kind), 'its source is not recorded')}.",
-        f"{statistics['users']:,} users, {statistics['items']:,} items, {statistics['interactions']:,} interactions after the",
+        f"{plural(statistics['users'], 'user')}, {plural(statistics['items'], 'item')}, "
+        f"{plural(statistics['interactions'], 'interaction')} after the",
         f"filters ({', '.join(f'{name} {value}' for name, value in sequences.get('preprocess', {}).items()) or 'not recorded'}).",
         "",
         "## Text encoder",
@@ -107,8 +110,8 @@ def _test(recommender: Recommender) -> list[str]:
     target = "every user's last item" if split == LEAVE_ONE_OUT else "every user's first item of the test"
     cutoffs = load_params().evaluate.cutoffs
     lines = [
-        f"{split[0].upper()}{split[1:]}: {target}, ranked among all {recommender.model.adapter.n_items:,} items. Mean over "
-        f"{ranks.height:,} users, with its 95 % interval.",
+        f"{split[0].upper()}{split[1:]}: {target}, ranked among all {recommender.model.adapter.n_items:,} items. "
+        + ("Of one user." if ranks.height == 1 else f"Mean over {ranks.height:,} users, with its 95 % interval."),
         "",
         "| metric | all items | items new to the user |",
         "|---|---|---|",
@@ -131,11 +134,12 @@ def _per_user(ranks: np.ndarray, name: str, cutoff: int) -> np.ndarray:
 
 
 def _interval(values: np.ndarray) -> str:
+    """The mean and its 95 % interval, which one user does not have."""
+    if len(values) < 2:
+        return f"{values.mean():.4f}"
     return f"{values.mean():.4f} ± {Z * values.std(ddof=1) / len(values) ** 0.5:.4f}"
 
 
 def source_kind(sidecar: dict[str, Any]) -> str | None:
     """The kind of source that sequences were made from, by their sidecar; None if that does not say."""
-    raw = sidecar.get("raw")
-    source = raw.get("source") if isinstance(raw, dict) else None
-    return source.get("kind") if isinstance(source, dict) else None
+    return recorded_source(sidecar).get("kind")

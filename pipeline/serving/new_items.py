@@ -1,5 +1,6 @@
 """Rows of the item table for items without interactions, from their texts, without training again."""
 
+import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,11 +12,11 @@ from torch.func import functional_call
 from common.errors import UserError
 from models.core.adapter import Adapter, Spectrum
 from pipeline.artifacts import SIDECAR, read_signed
-from pipeline.data.findings import Finding
+from pipeline.data.findings import Finding, plural
 from pipeline.data.sources.files import Files, read_items
 from pipeline.embedding.spectrum import coordinates
 from pipeline.params import Encoder
-from pipeline.runs import Run, svd_command
+from pipeline.runs import Run, preprocess_command, svd_command
 from pipeline.texts import TITLE, check_fields, fill
 
 Ids = Literal["mean", "zero"]
@@ -119,14 +120,22 @@ def shortened(rows: Tensor, known: Tensor) -> Tensor:
 
 
 def read_new_items(path: Path, run: Run) -> pl.DataFrame:
-    """Return new items as item_id, title and text. path: a catalogue in any format, with the template's columns."""
+    """Return new items as item_id, title and text. path: a catalogue in any format, with the template's columns.
+
+    Its columns have our names, or those that the dataset's `item_columns` gave them. As in training, rows without an id or a
+    title are dropped and repeated ones are taken once; a line on stderr says so.
+    """
     if not path.is_file():
         raise UserError(f"{path}: no such file")
-    findings: list[Finding] = []
-    items = read_items(Files(kind="files", interactions=str(path), items=str(path.resolve())), findings)
+    items, findings = _read_catalogue(path, run)
     for finding in findings:
-        if finding.name in ("catalogue_without_id", "untitled_items", "repeated_items"):
-            raise UserError(f"{path}: {finding.text}")
+        if finding.count:
+            print(f"{path}: {finding.text}", file=sys.stderr, flush=True)
+    if untitled := items["title"].null_count():
+        print(f"{path}: dropped, because their title is missing: {plural(untitled, 'item')}", file=sys.stderr, flush=True)
+        items = items.filter(pl.col("title").is_not_null())
+    if items.is_empty():
+        raise UserError(f"{path}: no row has an id and a title")
     template = _made_from(run).get("template", TITLE)
     check_fields(template, set(items.columns) - {"item_id"}, str(path))
     texts = [
@@ -134,6 +143,31 @@ def read_new_items(path: Path, run: Run) -> pl.DataFrame:
         for item in items.iter_rows(named=True)
     ]
     return items.select("item_id", "title", text=pl.Series(texts, dtype=pl.String))
+
+
+def _read_catalogue(path: Path, run: Run) -> tuple[pl.DataFrame, list[Finding]]:
+    """Read the items by the names of the dataset's `item_columns`, or if a column is missing by ours; a place is tried last."""
+    sidecar = read_signed(run.sequences / SIDECAR, preprocess_command(run.dataset))
+    theirs = recorded_source(sidecar).get("item_columns") or {}
+    attempts = [theirs, {}] if theirs else [{}]
+    if isinstance(theirs.get("item_id"), int):  # every file has a first column, also one with our names
+        attempts.reverse()
+    refused = []
+    for columns in attempts:
+        findings: list[Finding] = []
+        source = Files(kind="files", interactions=str(path), items=str(path.resolve()), item_columns=columns)
+        try:
+            return read_items(source, findings), findings
+        except UserError as error:
+            refused.append(error)
+    raise refused[0]
+
+
+def recorded_source(sidecar: dict[str, Any]) -> dict[str, Any]:
+    """Return the source that sequences were made from, by their sidecar; {} if that does not say."""
+    raw = sidecar.get("raw")
+    source = raw.get("source") if isinstance(raw, dict) else None
+    return source if isinstance(source, dict) else {}
 
 
 def embed(texts: list[str], run: Run) -> Tensor:

@@ -41,6 +41,17 @@ def test_intervals_are_those_of_a_mean_over_users() -> None:
     assert _per_user(np.array([3, 11]), "NDCG", 10).tolist() == [0.5, 0.0]
 
 
+def test_one_test_user_has_no_interval(trained: Path) -> None:
+    recommender = Recommender.load()
+    recommender.users = recommender.users.head(1)
+    ranks = Path("data/ranks/selected.parquet")
+    pl.read_parquet(ranks).filter(user_id=recommender.users["user_id"][0]).with_columns(rank=1).write_parquet(ranks)
+    card = model_card(recommender)
+    assert "items. Of one user." in card
+    assert "| HR@10 | 1.0000 | " in card
+    assert "±" not in card
+
+
 def test_the_card_of_a_run_that_was_not_tested_says_so(trained: Path) -> None:
     recommender = Recommender.load()
     other = Path("data/runs/evaluate-selected.json")

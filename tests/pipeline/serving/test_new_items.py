@@ -15,6 +15,7 @@ from common.errors import UserError
 from models.adapters import ADAPTERS
 from models.core.adapter import Adapter, Spectrum
 from models.losses import LOSSES
+from pipeline.artifacts import read_signed, write_signed
 from pipeline.serving import new_items, recommender
 from pipeline.serving.new_items import new_rows, read_new_items, shortened
 from pipeline.serving.package import PACKAGE, write_package
@@ -180,11 +181,7 @@ def test_a_package_holds_the_new_items(extended: Callable[..., Recommender]) -> 
     ("content", "says"),
     [
         ("item_id,name\na,b\n", "column 'title' is missing"),
-        (
-            "item_id,title\na,b\na,c\n",
-            "the first row with a title is taken: 1 item; with different titles: 'a'",
-        ),
-        ("item_id,title\na,\n", "No title, or one of spaces only: 1 item of 1."),
+        ("item_id,title\na,\n", "no row has an id and a title"),
     ],
 )
 def test_a_wrong_file_of_new_items_is_one_line(trained: Path, content: str, says: str) -> None:
@@ -194,6 +191,51 @@ def test_a_wrong_file_of_new_items_is_one_line(trained: Path, content: str, says
     assert says in str(refused.value)
     path = re.escape(str(Path("new.csv").resolve()))
     assert re.match(rf"(new\.csv|{path}): ", str(refused.value))
+
+
+def test_rows_that_training_drops_are_dropped_and_said(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("new.csv").write_text("item_id,title\na,Kettle\na,Kettle\n,No id\nb, \nc,Pot\n")
+    assert read_new_items(Path("new.csv"), Recommender.load().run).rows() == [("a", "Kettle", "Kettle"), ("c", "Pot", "Pot")]
+    assert capsys.readouterr().err.splitlines() == [
+        "new.csv: No id in the catalogue, dropped: 1 row.",
+        "new.csv: No title, or one of spaces only: 1 item of 5.",
+        "new.csv: Listed more than once, the first row with a title is taken: 1 item.",
+        "new.csv: dropped, because their title is missing: 1 item",
+    ]
+
+
+def made_from(item_columns: dict[str, str | int]) -> None:
+    """Write into the sequences' sidecar that the dataset's catalogue has these columns."""
+    sidecar = Path("data/sequences/tiny/sidecar.json")
+    content = read_signed(sidecar, "")
+    write_signed(sidecar, content | {"raw": {"source": {"kind": "files", "item_columns": item_columns}}})
+
+
+@pytest.mark.parametrize(
+    ("item_columns", "content"),
+    [
+        ({"item_id": "sku", "title": "name"}, "sku;name;item_id\n7;Kettle;1\n"),
+        ({"item_id": "sku", "title": "name"}, "item_id,title\n7,Kettle\n"),
+        ({"item_id": "sku"}, "sku,title\n7,Kettle\n"),
+        ({"item_id": 2, "title": 1}, "Kettle,7\n"),
+        ({"item_id": 2, "title": 1}, "title,item_id\nKettle,7\n"),
+    ],
+)
+def test_the_users_own_catalogue_is_read_by_the_names_of_the_dataset(
+    trained: Path, item_columns: dict[str, str | int], content: str
+) -> None:
+    run = Recommender.load().run
+    made_from(item_columns)
+    Path("new.csv").write_text(content)
+    assert read_new_items(Path("new.csv"), run).rows() == [("7", "Kettle", "Kettle")]
+
+
+def test_a_column_that_is_missing_is_named_as_the_dataset_names_it(trained: Path) -> None:
+    run = Recommender.load().run
+    made_from({"item_id": "sku", "title": "name"})
+    Path("new.csv").write_text("sku,title\n7,Kettle\n")
+    with pytest.raises(UserError, match="column 'name' is missing"):
+        read_new_items(Path("new.csv"), run)
 
 
 def test_of_a_whole_catalogue_the_known_items_keep_their_rows(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
