@@ -1,7 +1,6 @@
 """Whether runs fit their spectra: some adapters need a direction of the item texts for every one of their dims."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable
 
 from common.errors import UserError
 from pipeline.artifacts import open_array, verify
@@ -9,20 +8,20 @@ from pipeline.runs import Run, svd_command
 
 
 def refuse_unfit(option: str, runs: Iterable[Run]) -> None:
-    """Raise UserError if some runs cannot be built with their dim: which adapters, why, and the largest dim that fits all.
+    """Raise UserError if some runs cannot be built with their dim: which adapters, why, and a dim that fits all.
 
     option: of params.yaml that sets the dim of these runs.
     """
     # Every adapter fits a dim that is no larger than the rank; only for the others models are built.
     tight = [run for run in runs if run.dim > rank(run)]
-    unfit = [(run, why) for run in tight if (why := misfit(run, run.dim))]
+    unfit = [(run, why) for run in tight if (why := misfit(run))]
     if not unfit:
         return
     adapters = ", ".join(dict.fromkeys(run.adapter for run, _ in unfit))
     datasets = ", ".join(dict.fromkeys(run.dataset for run, _ in unfit))
-    why, largest = unfit[0][1], largest_dim(tight)
-    if largest:
-        why = f"{why.partition('; choose')[0]}; choose {option} <= {largest}, which fits all, or leave these adapters out"
+    why, _, advice = unfit[0][1].partition("; choose dim <= ")
+    if advice:
+        why += f"; choose {option} <= {min(rank(run) for run in tight)}, which fits all, or leave these adapters out"
     raise UserError(f"nothing was trained: {adapters} on {datasets} cannot be built; {why}")
 
 
@@ -33,19 +32,13 @@ def rank(run: Run) -> int:
     return min(len(open_array(run.spectrum / name, "svd", "r")) for name in names)
 
 
-def misfit(run: Run, dim: int) -> str:
-    """Return why the run cannot be built with this dim; "" if it can."""
+def misfit(run: Run) -> str:
+    """Return why the run cannot be built; "" if it can."""
     from pipeline.training.inputs import load_spectrum  # imports torch
     from pipeline.training.loop import build
 
     try:
-        build(replace(run, dim=dim), load_spectrum(run.spectrum))
+        build(run, load_spectrum(run.spectrum))
     except UserError as error:
         return str(error)
     return ""
-
-
-def largest_dim(runs: Sequence[Run]) -> int:
-    """Return the largest dim below theirs with which all runs can be built; 0 if there is none."""
-    dims = range(max(run.dim for run in runs) - 1, 0, -1)
-    return next((dim for dim in dims if not any(misfit(run, dim) for run in runs)), 0)
