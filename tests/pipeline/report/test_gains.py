@@ -6,7 +6,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from pipeline.report import gains
 from pipeline.report.gains import ALL_PAIRS, by_group, over_base
+from pipeline.report.users import user_groups
 
 FIRST, TENTH = 1.0, 1 / math.log2(11)  # NDCG of ranks 1 and 10
 
@@ -72,8 +74,11 @@ def test_every_group_of_users_has_its_gain() -> None:
 
 
 @pytest.mark.usefixtures("project")
-def test_one_user_has_a_gain_but_no_interval() -> None:
+def test_one_user_has_a_gain_but_no_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = cells(RANKS, most=1)
+    (user,) = pl.read_parquet("grid/cells/tiny-sasrec-base/ranks.parquet")["user_id"]
+    groups = user_groups("tiny").filter(user_id=user)
+    monkeypatch.setattr(gains, "user_groups", lambda dataset: groups)  # the dataset has this user only
     for found in (over_base(rows, 20), by_group(rows, 20)):
         assert found["users"].to_list() == [1] * found.height
         assert found["gain"].is_not_null().all()
