@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -75,37 +76,74 @@ def _encoding(file: FileRead) -> str:
     return "Windows-1252" if windows else "Latin-1"
 
 
+@dataclass(frozen=True)
+class Layout:
+    """How a text table is laid out: what separates fields, what quotes them ("" for nothing), and the names of the columns."""
+
+    encoding: str
+    separator: str
+    quote: str
+    names: list[str]
+    how: str  # the same in words
+
+    @property
+    def delimiter(self) -> str:
+        """The separator as a reader takes it, a single character."""
+        return _one(self.separator)
+
+
 def _read_separated(file: FileRead, wanted: Wanted, ending: str, encoding: str) -> pl.DataFrame:
+    lines = _first_lines(file, encoding)
+    placed = any(isinstance(theirs, int) for theirs in wanted.columns.values())
+    layout = _layout(file, lines, placed, ending, encoding)
+    if placed:
+        wanted = Wanted(_as_names(wanted.columns), _as_names(wanted.optional))
+    chosen = layout.names if wanted.others else list(wanted.resolve(file.path, layout.names).values())
+    file.first_row = lines[0][0] + (not placed)
+    file.blank = lambda: _blank_rows(file, layout)
+    file.how = layout.how
+    if not placed and len(lines) == 1:
+        return wanted.choose(pl.LazyFrame(schema=dict.fromkeys(layout.names, pl.String)), file.path, layout.names).collect()
+    frame = pl.DataFrame(pl.from_arrow(_table(file, layout, chosen)))
+    if layout.quote and frame.height and any("\n" in value for value in frame.row(-1)):
+        _refuse_open_quote(file, layout)
+    return wanted.choose(frame.lazy(), file.path, frame.columns).collect()
+
+
+def _first_lines(file: FileRead, encoding: str) -> list[tuple[int, str]]:
+    """The first lines that hold something, with their numbers; Excel's line about the separator is none of them."""
     with file.open() as opened:
         lines = list(islice(_lines(opened, encoding), LOOKED_AT))
     if lines and EXCEL_SEPARATOR.fullmatch(lines[0][1]):
         del lines[0]
     if not lines:
         raise UserError(f"{file.path}: the file is empty")
-    line, first = lines[0]
-    if "\0" in first:
+    if "\0" in lines[0][1]:
         raise UserError(f"{file.path}: no text, or UTF-16 or UTF-32 without its mark; save it as UTF-8")
-    placed = any(isinstance(theirs, int) for theirs in wanted.columns.values())
+    return lines
+
+
+def _layout(file: FileRead, lines: list[tuple[int, str]], placed: bool, ending: str, encoding: str) -> Layout:
+    """Tell the layout from the first lines. placed: columns are named by their place, for the file has no header."""
+    first = lines[0][1]
     recbole = all(RECBOLE_TYPE.search(name) for name in first.split("\t"))
     separator = "\t" if recbole or ending == ".tsv" else _separator([text for _, text in lines])
-    quote = False if recbole or separator == "::" else '"'
+    quote = "" if recbole or separator == "::" else '"'
     header = next(csv.reader([first.replace("::", UNIT_SEPARATOR)], delimiter=_one(separator), quoting=_quoting(quote)), [])
     if placed:
         names = [str(place) for place in range(1, len(header) + 1)]
-        wanted = Wanted(_as_names(wanted.columns), _as_names(wanted.optional))
     else:
         names = [RECBOLE_TYPE.sub("", name) if recbole else name for name in header]
     if twice := [name for name in names if names.count(name) > 1]:
         raise UserError(f"{file.path}: two columns are called {twice[0]!r}; rename one of them")
-    chosen = names if wanted.others else list(wanted.resolve(file.path, names).values())
-    file.first_row = line if placed else line + 1
-    file.blank = lambda: _blank_rows(file, encoding, _one(separator), quote)
-    notes = ["RecBole" if recbole else f"text separated by {SEPARATOR_NAMES[separator]}"]
-    notes += ["without a header"] if placed else []
-    notes += [encoding] if encoding != "UTF-8" else []
-    file.how = ", ".join(notes)
-    if not placed and len(lines) == 1:
-        return wanted.choose(pl.LazyFrame(schema=dict.fromkeys(names, pl.String)), file.path, names).collect()
+    how = ["RecBole" if recbole else f"text separated by {SEPARATOR_NAMES[separator]}"]
+    how += ["without a header"] if placed else []
+    how += [encoding] if encoding != "UTF-8" else []
+    return Layout(encoding, separator, quote, names, ", ".join(how))
+
+
+def _table(file: FileRead, layout: Layout, chosen: list[str]) -> pa.Table:
+    """Read the chosen columns as text, and note rows with too many or too few fields in `file.bad`."""
     bad: list[tuple[int | None, str]] = []
 
     def refuse(row: pyarrow.csv.InvalidRow) -> str:
@@ -116,22 +154,25 @@ def _read_separated(file: FileRead, wanted: Wanted, ending: str, encoding: str) 
         bad.clear()
         with file.open() as opened:
             source: Any = opened
-            if separator == "::":
+            if layout.separator == "::":
                 source = io.BytesIO(opened.read().replace(b"::", UNIT_SEPARATOR.encode()))
             return pyarrow.csv.read_csv(
                 source,
                 read_options=pyarrow.csv.ReadOptions(
                     use_threads=threads,
                     block_size=block,
-                    encoding=encoding,
-                    column_names=names,
+                    encoding=layout.encoding,
+                    column_names=layout.names,
                     skip_rows=file.first_row - 1,
                 ),
                 parse_options=pyarrow.csv.ParseOptions(
-                    delimiter=_one(separator), quote_char=quote, newlines_in_values=bool(quote), invalid_row_handler=refuse
+                    delimiter=layout.delimiter,
+                    quote_char=layout.quote or False,
+                    newlines_in_values=bool(layout.quote),
+                    invalid_row_handler=refuse,
                 ),
                 convert_options=pyarrow.csv.ConvertOptions(
-                    column_types=dict.fromkeys(names, pa.string()),
+                    column_types=dict.fromkeys(layout.names, pa.string()),
                     include_columns=chosen,
                     strings_can_be_null=False,
                     null_values=[],
@@ -146,17 +187,14 @@ def _read_separated(file: FileRead, wanted: Wanted, ending: str, encoding: str) 
         except pa.ArrowInvalid as error:  # a field is larger than a block, as is one that a forgotten quote opens
             if "straddling" not in str(error) or block == LARGEST_BLOCK:
                 raise
-            if quote:
-                _refuse_open_quote(file, encoding, _one(separator))
+            if layout.quote:
+                _refuse_open_quote(file, layout)
             block *= 32
     if bad:
         table = read(threads=False, block=block)  # only then are rows numbered
         blank = file.blank()
         file.bad = {nth(int(number or 0), blank): why for number, why in bad}
-    frame = pl.DataFrame(pl.from_arrow(table))
-    if quote and frame.height and any("\n" in value for value in frame.row(-1)):
-        _refuse_open_quote(file, encoding, _one(separator))
-    return wanted.choose(frame.lazy(), file.path, frame.columns).collect()
+    return table
 
 
 def _as_names(columns: Columns) -> Columns:
@@ -182,24 +220,24 @@ def _one(separator: str) -> str:
     return UNIT_SEPARATOR if separator == "::" else separator
 
 
-def _quoting(quote: str | bool) -> Any:
+def _quoting(quote: str) -> Any:
     return csv.QUOTE_MINIMAL if quote else csv.QUOTE_NONE
 
 
-def _blank_rows(file: FileRead, encoding: str, separator: str, quote: str | bool) -> list[int]:
+def _blank_rows(file: FileRead, layout: Layout) -> list[int]:
     """The numbers of the blank rows below the header, as a spreadsheet counts: a text of several lines is within one row."""
     csv.field_size_limit(2**31 - 1)
     with file.open() as opened:
-        text = io.TextIOWrapper(opened, encoding=encoding, newline="")
-        rows = csv.reader(text, delimiter=separator, quoting=_quoting(quote))
+        text = io.TextIOWrapper(opened, encoding=layout.encoding, newline="")
+        rows = csv.reader(text, delimiter=layout.delimiter, quoting=_quoting(layout.quote))
         return [number for number, row in enumerate(rows, start=1) if not row and number >= file.first_row]
 
 
-def _refuse_open_quote(file: FileRead, encoding: str, separator: str) -> None:
+def _refuse_open_quote(file: FileRead, layout: Layout) -> None:
     """Raise UserError that names the line where a quote opens that is never closed."""
     with file.open() as opened:
-        text = io.TextIOWrapper(opened, encoding=encoding, newline="")
-        reader = csv.reader(text, delimiter=separator, strict=True)
+        text = io.TextIOWrapper(opened, encoding=layout.encoding, newline="")
+        reader = csv.reader(text, delimiter=layout.delimiter, strict=True)
         line = 1
         csv.field_size_limit(2**31 - 1)
         while True:
