@@ -15,30 +15,26 @@ def dropped(raw: Raw, made: Dataset, options: Preprocess) -> list[Finding]:
     found: list[Finding] = []
     split = made.statistics.get("split")
 
-    def lose(name: str, text: tuple[str, str], before: dict[str, int], after: dict[str, int]) -> None:
+    def lose(name: str, which: str, before: dict[str, int], after: dict[str, int]) -> None:
         count, total = before["interactions"] - after["interactions"], before["interactions"]
         if count:
-            found.append(Finding(name, f"{text[0]}, dropped: {plural(count, 'interaction')}{text[1]}.", count, total, lost=True))
+            found.append(Finding(name, f"Dropped {plural(count, 'interaction')}{which}.", count, total, lost=True))
 
     if not any(finding.name.startswith("no_") for finding in raw.findings):
-        lose("incomplete", ("Without a user, an item or a time", ""), first, complete)
-    lose("duplicates", ("The same user, item and time as a row before", ""), complete, deduplicated)
+        lose("incomplete", " without a user, an item or a time", first, complete)
+    lose("duplicates", " that repeat the user, item and time of a row before", complete, deduplicated)
     found += _unknown_items(raw, deduplicated["interactions"])
     lose(
         "core",
-        (
-            f"Of users or items with fewer than {options.core} interactions (core)",
-            f" of {plural(titled['users'] - cored['users'], 'user')} and {plural(titled['items'] - cored['items'], 'item')}",
-        ),
+        f": those of {plural(titled['users'] - cored['users'], 'user')} and "
+        f"{plural(titled['items'] - cored['items'], 'item')} with fewer than {options.core} (core)",
         titled,
         cored,
     )
     lose(
         "cap",
-        (
-            f"Older than the last {options.cap} of their user{' before valid_from' if split else ''} (cap)",
-            f", and {plural(cored['items'] - capped['items'], 'item')} with them" if cored["items"] > capped["items"] else "",
-        ),
+        f" older than the last {options.cap} of their user{' before valid_from' if split else ''} (cap)"
+        + (f", and {plural(cored['items'] - capped['items'], 'item')} with them" if cored["items"] > capped["items"] else ""),
         cored,
         capped,
     )
@@ -65,13 +61,13 @@ def _unknown_items(raw: Raw, total: int) -> list[Finding]:
     found = []
     if unknown.height:
         items = plural(unknown["item_id"].n_unique(), "item")
-        text = f"With items that the catalogue does not list, dropped: {plural(unknown.height, 'interaction')} with {items}; "
+        text = f"Dropped {plural(unknown.height, 'interaction')} with {items} that the catalogue does not list; "
         found.append(
             Finding("unknown_items", f"{text}{both_sides(unknown['item_id'], listed)}.", unknown.height, total, lost=True)
         )
     if lacking.height:
         items = plural(lacking["item_id"].n_unique(), "item")
-        text = f"With items without a title of at least two characters, dropped: {plural(lacking.height, 'interaction')} "
-        text += f"with {items} ({quoted(lacking['item_id'].unique().sort())})."
+        text = f"Dropped {plural(lacking.height, 'interaction')} with {items} without a title of at least two characters "
+        text += f"({quoted(lacking['item_id'].unique().sort())})."
         found.append(Finding("untitled", text, lacking.height, total, lost=True))
     return found

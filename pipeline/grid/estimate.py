@@ -48,7 +48,7 @@ def estimate(params: Params, jobs: int) -> str:
         print(f"{shares[-1].name}: {shares[-1].epoch:.2f} s an epoch, {count} run{'s'[: count > 1]}", flush=True)
     total = sum(share.runs for share in shares)
     if not total:
-        return "every run of the grid is there; nothing is to be trained"
+        return "every run of the grid exists; nothing to train"
     train = params.train
     shortest, longest = min(train.patience + 1, train.epochs), train.epochs
     seconds = {
@@ -56,7 +56,7 @@ def estimate(params: Params, jobs: int) -> str:
     }
     return (
         f"{total} runs, {min(jobs, total)} at a time: training alone takes {duration(seconds[shortest])} if each stops after "
-        f"{shortest} epochs, {duration(seconds[longest])} if each takes all {longest}; starting and testing come on top, and "
+        f"{shortest} epochs, {duration(seconds[longest])} if each takes all {longest}; start-up and testing are extra, and "
         "runs side by side slow each other down"
     )
 

@@ -44,7 +44,7 @@ def _within_spread(row: dict) -> bool:
 
 
 def verdict(summary: pl.DataFrame, compared: pl.DataFrame, unusable: pl.DataFrame, loss: str | None = None) -> str:
-    """Return one paragraph that names the best adapter, or the adapters that tie.
+    """Return one paragraph that names the best adapter, or the adapters that are level.
 
     summary: from `results.summarise`; compared: from `users.compare`, of the same cells; unusable: from `results.unusable_runs`.
 
@@ -77,19 +77,17 @@ def verdict(summary: pl.DataFrame, compared: pl.DataFrame, unusable: pl.DataFram
         f"95 % interval {100 * second['low']:+.1f} to {100 * second['high']:+.1f} %, " if math.isfinite(second["low"]) else ""
     )
     seeds = f"{second['seeds']} seeds" if second["seeds"] > 1 else "one seed, so chance in training is unknown"
-    figures = (
-        f"{metric} {second['mean']:.4f}{over}, {gain} the runner-up, {title(second['other'])}: {interval}"
-        f"p = {second['p_holm']:.4f} over users, Holm-adjusted; {seeds}"
-    )
+    highest = f"{metric}, {second['mean']:.4f}{over}, {gain} {title(second['other'])}"
+    tested = f"({interval}p = {second['p_holm']:.4f} over users, Holm-adjusted; {seeds})"
     if not ties:
-        sentences = [f"{start}{title(leader)} is best ({figures})."]
+        sentences = [f"{start}{title(leader)} is best: it has the highest {highest} {tested}."]
     else:
-        sentences = [f"{start}Tie: {', '.join([title(leader), *ties])} ({title(leader)} leads, {figures})."]
+        sentences = [f"{start}Level: {', '.join([title(leader), *ties])}. {title(leader)} has the highest {highest} {tested}."]
         if _within_spread(second) and second["p_holm"] < SIGNIFICANT:
             spread = max(second["std"] or 0.0, second["std_other"] or 0.0)
             sentences.append(
-                f"The difference from the runner-up, {second['difference']:.4f}, is within the standard deviation over seeds, "
-                f"{spread:.4f}."
+                f"The difference from {title(second['other'])}, {second['difference']:.4f}, is within the standard deviation "
+                f"over seeds, {spread:.4f}."
             )
         sentences += [f"Significantly below {title(leader)}: {_enumeration(below)}."] if below else []
     return " ".join([*sentences, *remarks])

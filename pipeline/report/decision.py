@@ -192,10 +192,11 @@ def verdict(
     equals = [leader, *(candidates[row["other"]] for row in level)]
     cheapest = min(equals, key=lambda one: one.mean("training_seconds"))
     smallest = min(equals, key=lambda one: one.mean("trainable_parameters"))
-    return (
-        f"Ship {name}, or any of those level with it: {', '.join(title(row['other']) for row in level)}. The fastest of them to "
-        f"train is {title(cheapest.adapter)}, the smallest {title(smallest.adapter)}."
-    )
+    if cheapest is smallest:
+        which = f"{title(cheapest.adapter)} is the fastest of them to train, and the smallest."
+    else:
+        which = f"{title(cheapest.adapter)} is the fastest of them to train, {title(smallest.adapter)} the smallest."
+    return f"Ship {name}, or any of those level with it: {', '.join(title(row['other']) for row in level)}. {which}"
 
 
 def _level_named(level: list[dict], others: list[dict]) -> str:
@@ -248,7 +249,7 @@ def what_would_change(
     found = [sentence for row in level[:1] for sentence in more_users(name, row, users)]
     if others and not level and math.isfinite(others[0]["low"]):
         gain = f"at least {100 * others[0]['low']:.1f} %, the lower end of the interval"
-        found.append(f"{title(others[0]['other'])}, the runner-up, would have to gain {gain}, to be level.")
+        found.append(f"{title(others[0]['other'])}, the runner-up, would have to gain {gain}, to be level with {name}.")
     if leader.runs.height == 1:
         command = "`dvc exp run check -S 'grid.seeds=[0,1,2]'`, then `python -m stages.grid`, trains two more"
         found.append(f"More seeds: with one, chance in training is not known; {command}.")
@@ -288,11 +289,11 @@ def other_protocol(leader: Candidate, candidates: dict[str, Candidate], exclude_
     if not all(one.has(column) for one in candidates.values()):
         return []
     best = max(candidates.values(), key=lambda one: _mean_gain(one, column, cutoff))
-    how = "all items" if exclude_history else "only items that the user has not had"
+    how = "all items are ranked" if exclude_history else "only items that the user has not had are ranked"
     name = title(leader.adapter)
-    says = "is best too" if best.adapter == leader.adapter else f"is no longer best: {title(best.adapter)} is"
+    says = f"{name} is best too" if best.adapter == leader.adapter else f"{title(best.adapter)} is best instead of {name}"
     return [
-        f"Another protocol: ranking {how} (`evaluate.exclude_history={str(not exclude_history).lower()}`), {name} {says}, with "
+        f"Another protocol: if {how} (`evaluate.exclude_history={str(not exclude_history).lower()}`), {says}, with "
         f"NDCG@{cutoff} {_mean_gain(best, column, cutoff):.4f}. Choose the protocol that your shop uses."
     ]
 
@@ -316,9 +317,10 @@ def other_split(leader: Candidate, candidates: dict[str, Candidate], cutoff: int
         ours = {name: candidates[name].mean(metric) for name in means}
         swapped = sum((means[a] - means[b]) * (ours[a] - ours[b]) < 0 for a, b in pairs)
         best = max(means, key=lambda name: means[name])
-        says = "is best too" if best == leader.adapter else f"is not best: {title(best)} is"
+        name = title(leader.adapter)
+        says = f"{name} is best too" if best == leader.adapter else f"{title(best)} is best instead of {name}"
         found.append(
-            f"Another split: {there} ({file.parent}), {title(leader.adapter)} {says}, with {metric} {means[best]:.4f}; {swapped} "
+            f"Another split, {there} ({file.parent}): {says}, with {metric} {means[best]:.4f}; {swapped} "
             f"of {len(pairs)} pairs of adapters change their order."
         )
     return found

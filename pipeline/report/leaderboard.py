@@ -46,7 +46,7 @@ def leaderboard(gains: pl.DataFrame, result_set: ResultSet, metric: str, hits: s
                     number(None if name in unfit else found.get(name)),
                 ]
             )
-        header = ["Adapter", metric, "over Base", "95 % interval", hits, "p, to the leader"]
+        header = ["Adapter", metric, "over Base", "95 % interval", hits, "p vs. leader"]
         heading = f"{panel_title(block)} ({plural(block['users'][0], 'user')}, {seed_count(min(block['seeds'].to_list()))})"
         blocks.append(Block(heading, header, rows, sorted_by=1))
     notes = [

@@ -98,7 +98,7 @@ def leaders_table(adapter: str, among: str, folders: dict[str, str], metric: str
         raise UserError(f"leaders: {metric} does not decide who leads; choose NDCG of a ranking, such as dot_NDCG@20")
     _check_protocol(folders)
     lines = [
-        f"| | Seeds | Leader | Level with it | {title(adapter)} to the best other | 95 % interval | p |",
+        f"| | Seeds | Leader | Level with it | {title(adapter)} vs. best other | 95 % interval | p |",
         "|---|---:|---|---|---:|---:|---:|",
     ]
     for heading, folder in folders.items():

@@ -35,7 +35,7 @@ def test_every_loss_is_a_line_and_a_large_one_a_warning(
     assert call("check", monkeypatch) == "mine: 1 warning, in metrics/check.json"
     printed = capsys.readouterr().out.splitlines()
     assert printed[-2] == (
-        "WARNING (50.0 %): With items that the catalogue does not list, dropped: 24 interactions with 4 items; the log has 'i4', "
+        "WARNING (50.0 %): Dropped 24 interactions with 4 items that the catalogue does not list; the log has 'i4', "
         "'i5', …, the catalogue 'i0', 'i1', …."
     )
     written = json.loads((project / "metrics/check.json").read_text())
@@ -63,6 +63,6 @@ def test_the_estimate_counts_what_is_to_be_trained_and_ends_when_nothing_is(
     for adapter in ("base", "spectran"):
         call("cell", monkeypatch, "tiny", "sasrec", adapter)
     call("cell", monkeypatch, "tiny", "sasrec", "base", "--over", "dims")
-    assert call("check", monkeypatch, "--estimate") == "every run of the grid is there; nothing is to be trained"
+    assert call("check", monkeypatch, "--estimate") == "every run of the grid exists; nothing to train"
     with pytest.raises(UserError, match="--jobs is 0"):
         call("check", monkeypatch, "--estimate", "--jobs", "0")

@@ -121,7 +121,7 @@ def read(source: Files, directory: Path) -> Raw:
             )
         kept = log.filter(pl.col(RATING) >= source.min_rating)
         lost = log.height - kept.height
-        text = f"Rated below {source.min_rating:g}, or not rated, dropped: {plural(lost, 'interaction')}."
+        text = f"Dropped {plural(lost, 'interaction')} rated below {source.min_rating:g}, or not rated."
         notes.append(Finding("min_rating", text, lost, log.height, lost=True))
         if not kept.height:
             raise UserError(f"{source.interactions}: no rating reaches min_rating {source.min_rating:g}; lower it")
@@ -188,7 +188,7 @@ def read_items(source: Files, notes: list[Finding]) -> pl.DataFrame:
     items = frame.drop(list(ITEMS)).select(*_fields(frame.drop(list(ITEMS))))
     items = pl.DataFrame({"item_id": keys, "title": titles}).hstack(items)
     if unnamed := keys.null_count():
-        text = f"No id in the catalogue, dropped: {plural(unnamed, 'row')}."
+        text = f"Dropped {plural(unnamed, 'row')} of the catalogue without an id."
         notes.append(Finding("catalogue_without_id", text, unnamed, items.height, lost=True))
         items = items.filter(pl.col("item_id").is_not_null())
     if blank.sum():
@@ -223,7 +223,7 @@ def _named(name: str, problems: list[str], total: int) -> Finding:
     more = ", …" if len(problems) > 10 else ""
     return Finding(
         name,
-        f"Unreadable, dropped: {plural(len(problems), 'row')} ({'; '.join(problems[:10])}{more}).",
+        f"Dropped {len(problems):,} unreadable row{'s' * (len(problems) > 1)} ({'; '.join(problems[:10])}{more}).",
         len(problems),
         total,
         lost=True,
@@ -254,7 +254,7 @@ def _describe_times(values: pl.Series, unit: str, form: str, notes: list[Finding
 def _describe_missing(log: pl.DataFrame, notes: list[Finding]) -> None:
     for name in INTERACTIONS:
         if missing := log[name].null_count():
-            text = f"No {name}, dropped: {plural(missing, 'row')}."
+            text = f"Dropped {plural(missing, 'row')} without {name}."
             notes.append(Finding(f"no_{name}", text, missing, log.height, lost=True))
 
 

@@ -28,13 +28,9 @@ def test_everything_that_is_dropped_has_a_sentence_and_the_right_count(load: Loa
         "cap": (4, 20),
         "kept": (16, 34),
     }
-    assert notes["core"].text == (
-        "Of users or items with fewer than 3 interactions (core), dropped: 2 interactions of 1 user and 0 items."
-    )
-    assert notes["cap"].text == "Older than the last 4 of their user (cap), dropped: 4 interactions, and 1 item with them."
-    assert notes["untitled"].text == (
-        "With items without a title of at least two characters, dropped: 4 interactions with 1 item ('f')."
-    )
+    assert notes["core"].text == ("Dropped 2 interactions: those of 1 user and 0 items with fewer than 3 (core).")
+    assert notes["cap"].text == "Dropped 4 interactions older than the last 4 of their user (cap), and 1 item with them."
+    assert notes["untitled"].text == ("Dropped 4 interactions with 1 item without a title of at least two characters ('f').")
     assert notes["unknown_items"].warning
     assert not notes["core"].warning
     assert notes["kept"].text == "Kept: 4 users, 4 items, 16 interactions, 47.1 % of the log."
@@ -46,4 +42,6 @@ def test_a_users_single_event_is_dropped_and_said(load: Load) -> None:
     options = Preprocess(core=3)
     made = build_sequences(raw, options)
     assert "one" not in made.users["user_id"].to_list()
-    assert "1 interaction of 1 user and 0 items" in next(note.text for note in dropped(raw, made, options) if note.name == "core")
+    assert "1 interaction: those of 1 user and 0 items" in next(
+        note.text for note in dropped(raw, made, options) if note.name == "core"
+    )

@@ -44,7 +44,7 @@ def test_the_estimate_adds_up_epochs_of_all_runs_over_the_jobs(
     said = estimate.estimate(load_params(), jobs)
     assert said.startswith(
         f"4 runs, {at_a_time} at a time: training alone takes {shortest} if each stops after 3 epochs, "
-        f"{longest} if each takes all 10; starting and testing come on top"
+        f"{longest} if each takes all 10; start-up and testing are extra"
     )
 
 

@@ -69,23 +69,21 @@ MIXED = [1, 10] * (USERS // 2)
 def test_a_clear_leader_is_called_best() -> None:
     """MoRec is better for every user, so no sign vector is as extreme: p is 1 / 10,001, and twice that after Holm."""
     (text,) = opening(runs({("toys", "sasrec", name): [ranks] * 2 for name, ranks in METHODS.items()}))
-    assert text.startswith("MoRec is best (NDCG@20 1.0000, 55.2 % above the runner-up, SpecTran: 95 % interval +")
+    assert text.startswith("MoRec is best: it has the highest NDCG@20, 1.0000, 55.2 % above SpecTran (95 % interval +")
     assert "p = 0.0002 over users, Holm-adjusted; 2 seeds)." in text
-    assert "Tie" not in text
+    assert "Level" not in text
 
 
 METHODS = {"base": POOR, "spectran": MIXED, "morec": GOOD}
 
 
 @pytest.mark.usefixtures("project")
-def test_a_tie_is_called_a_tie_and_the_rest_is_below() -> None:
+def test_those_level_with_the_leader_are_named_and_the_rest_is_below() -> None:
     """MoRec and SpecTran are each better for about half of the users, MoRec for one user more; Base for none."""
     ahead = [1, 10] * (USERS // 2 - 1) + [1, 1]
     behind = [10, 1] * (USERS // 2)
     (text,) = opening(runs({("toys", "sasrec", n): [r] * 2 for n, r in (("base", POOR), ("spectran", behind), ("morec", ahead))}))
-    assert text.startswith(
-        "Tie: MoRec, SpecTran (MoRec leads, NDCG@20 0.6481, 0.6 % above the runner-up, SpecTran: 95 % interval -"
-    )
+    assert text.startswith("Level: MoRec, SpecTran. MoRec has the highest NDCG@20, 0.6481, 0.6 % above SpecTran (95 % interval -")
     assert " is best" not in text
     assert text.endswith("Significantly below MoRec: Base (ID only).")
 
@@ -99,7 +97,7 @@ def test_no_method_is_treated_apart(leader: str) -> None:
 
 
 @pytest.mark.usefixtures("project")
-def test_a_tie_with_the_third_is_named() -> None:
+def test_a_third_that_is_level_is_named() -> None:
     """The runner-up is always slightly worse; the third is far better for some users and far worse for others."""
     steady = [2] * USERS
     scattered = [1] * 126 + [30] * 74
@@ -108,8 +106,8 @@ def test_a_tie_with_the_third_is_named() -> None:
         runs({("toys", "sasrec", n): [r] for n, r in (("morec", leader), ("base", steady), ("unisrec", scattered))})
     )
     assert p_value(leader, scattered) > 0.05 > 2 * p_value(leader, steady)
-    assert text.startswith("Tie: MoRec, UniSRec (MoRec leads, ")
-    assert "the runner-up, Base (ID only)" in text
+    assert text.startswith("Level: MoRec, UniSRec. MoRec has the highest ")
+    assert " % above Base (ID only) (" in text
     assert "Significantly below MoRec: Base (ID only)." in text
 
 
@@ -133,13 +131,13 @@ def test_with_one_seed_chance_in_training_is_unknown() -> None:
 
 
 @pytest.mark.usefixtures("project")
-def test_a_difference_within_the_spread_over_seeds_is_a_tie_whatever_the_test_over_users_says() -> None:
+def test_a_difference_within_the_spread_over_seeds_is_level_whatever_the_test_over_users_says() -> None:
     """Averaged over seeds, MoRec is better for every user, but its seeds differ by more than that."""
     (text,) = opening(runs({("toys", "sasrec", "morec"): [GOOD, POOR], ("toys", "sasrec", "base"): [[3] * USERS] * 2}))
-    assert text.startswith("Tie: MoRec, Base (ID only) (MoRec leads, NDCG@20 0.6445, 28.9 % above")
+    assert text.startswith("Level: MoRec, Base (ID only). MoRec has the highest NDCG@20, 0.6445, 28.9 % above")
     assert "p = 0.0001" in text
     # (1 + 0.2891) / 2 - 0.5, and |1 - 0.2891| / sqrt(2)
-    assert text.endswith("The difference from the runner-up, 0.1445, is within the standard deviation over seeds, 0.5027.")
+    assert text.endswith("The difference from Base (ID only), 0.1445, is within the standard deviation over seeds, 0.5027.")
 
 
 @pytest.mark.usefixtures("project")
@@ -156,7 +154,7 @@ def test_nothing_is_concluded_from_runs_that_were_cut_off_or_never_learned(value
     one_run = (pl.col("adapter") == "morec") & (pl.col("seed") == 1)
     changed = rows.with_columns(pl.when(one_run).then(value).otherwise(name).alias(name) for name, value in values.items())
     (text,) = opening(changed, epochs=30)
-    assert text.startswith("SpecTran is best (NDCG@20 0.6445, 123.0 % above the runner-up, Base (ID only)")
+    assert text.startswith("SpecTran is best: it has the highest NDCG@20, 0.6445, 123.0 % above Base (ID only)")
     assert text.endswith(f"No conclusion about MoRec ({reason}).")
     every = rows.with_columns(**{name: pl.lit(value) for name, value in values.items()})
     (text,) = opening(every, epochs=30)
@@ -180,13 +178,17 @@ def test_over_several_pairs_the_mean_decides_and_each_pair_has_its_line() -> Non
     }
     overall, lines = opening(runs(ranks))
     # (0.6309 + 0.6309 + 1) / 3 and (1 + 0.6309 + 0.2891) / 3
-    assert overall.startswith("SpecTran is best (NDCG@20 0.7540, averaged over 3 pairs of dataset and backbone, 17.8 % above")
+    assert overall.startswith(
+        "SpecTran is best: it has the highest NDCG@20, 0.7540, averaged over 3 pairs of dataset and backbone, 17.8 % above"
+    )
     assert overall.endswith("Not run on every pair, so not compared here: Base (ID only).")
-    assert [line.partition(" (")[0] for line in lines] == [
-        "Toys, SASRec: MoRec is best",
-        "Toys, HSTU: Tie: MoRec, SpecTran",
-        "Beauty, SASRec: Tie: SpecTran, Base",
-    ]
+    starts = (
+        "Toys, SASRec: MoRec is best: ",
+        "Toys, HSTU: Level: MoRec, SpecTran. ",
+        "Beauty, SASRec: Level: SpecTran, Base (ID only). ",
+    )
+    for line, start in zip(lines, starts, strict=True):
+        assert line.startswith(start)
 
 
 @pytest.mark.usefixtures("project")
@@ -224,8 +226,8 @@ def test_the_first_sentence_agrees_with_the_table_of_significance() -> None:
         (text,) = verdicts(result_set)
         table = tables.significance(result_set.comparisons)
         sure = all(row[4].mark == "best" for row in table.blocks[0].rows)
-        assert (" is best (" in text) == sure
-        assert text.startswith("Tie: ") != sure
+        assert (" is best: " in text) == sure
+        assert text.startswith("Level: ") != sure
         outcomes.append(sure)
     assert 0 < sum(outcomes) < 40
 

@@ -21,8 +21,8 @@ def test_the_sentence_to_act_on() -> None:
     close = {"other": "base"}, {"other": "morec"}
     assert verdict(leader, everyone, [], sure, set()) == "Ship SpecTran: it is beyond chance above every other adapter."
     assert verdict(leader, everyone, list(close), sure, set()) == (
-        "Ship SpecTran, or any of those level with it: Base (ID only), MoRec. The fastest of them to train is Base (ID only), "
-        "the smallest MoRec."
+        "Ship SpecTran, or any of those level with it: Base (ID only), MoRec. Base (ID only) is the fastest of them to train, "
+        "MoRec the smallest."
     )
     for improvement, p, how in ((0.02, 0.4, "is not beyond chance above"), (-0.2, 0.001, "does not beat")):
         beaten = Beaten("ItemKNN", 0.1, improvement, 0.0, 0.0, p)
@@ -67,7 +67,7 @@ def test_another_leader_under_the_other_protocol_is_named(tmp_path: Path) -> Non
         frame.write_parquet(folder / "ranks.parquet")
         candidates[adapter] = Candidate(pl.DataFrame({"adapter": [adapter], "run_directory": [str(folder / "seed-0")]}))
     (said,) = other_protocol(candidates["base"], candidates, exclude_history=False, cutoff=20)
-    assert "(`evaluate.exclude_history=true`), Base (ID only) is no longer best: SpecTran is, with NDCG@20 0.8155." in said
+    assert "(`evaluate.exclude_history=true`), SpecTran is best instead of Base (ID only), with NDCG@20 0.8155." in said
     assert (1 + 1 / np.log2(3)) / 2 == pytest.approx(0.8155, abs=1e-4)
     (said,) = other_protocol(candidates["base"], candidates, exclude_history=True, cutoff=20)
     assert "(`evaluate.exclude_history=false`), Base (ID only) is best too" in said
@@ -93,6 +93,6 @@ def test_the_order_under_another_published_split_is_compared_by_pairs(project: P
         sign(folder)
     (said,) = other_split(candidates["base"], candidates, 20)
     assert said == (
-        f"Another split: {split} (docs/results/cut), Base (ID only) is not best: MoRec is, with NDCG@20 0.2000; 2 of 3 pairs of "
-        "adapters change their order."
+        f"Another split, {split} (docs/results/cut): MoRec is best instead of Base (ID only), with NDCG@20 0.2000; 2 of 3 pairs "
+        "of adapters change their order."
     )

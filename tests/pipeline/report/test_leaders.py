@@ -55,7 +55,7 @@ def row(text: str) -> list[str]:
 def test_who_does_not_lead_is_compared_with_the_leader() -> None:
     """AlphaFuse is 25 % (10 to 60 %) above SpecTran, so SpecTran is 1 / 1.25 - 1 = -20 % (1 / 1.6 - 1 to 1 / 1.1 - 1) from it."""
     text = filled(BLOCK.format(about="spectran paper NDCG@20"), "README.md")
-    assert "| | Seeds | Leader | Level with it | SpecTran to the best other | 95 % interval | p |" in text
+    assert "| | Seeds | Leader | Level with it | SpecTran vs. best other | 95 % interval | p |" in text
     name = "[Shop, SASRec](docs/results/shop/report.md)"
     assert row(text) == [name, "1", "AlphaFuse", "LLMInit", "-20.0 %", "-37.5 to -9.1 %", "0.0100"]
     assert "old" not in text

@@ -61,7 +61,7 @@ def test_an_empty_id_is_none_quoted_or_not_and_is_counted(load: Load) -> None:
     log = f'user_id,item_id,timestamp\n"",a,{START}\n,a,{START}\nu,a,{START}\nu,a,\n'.encode()
     notes = found(load(log, items_of("a")))
     assert (notes["no_user_id"].count, notes["no_user_id"].total, notes["no_user_id"].warning) == (2, 4, True)
-    assert notes["no_user_id"].line() == "WARNING (50.0 %): No user_id, dropped: 2 rows."
+    assert notes["no_user_id"].line() == "WARNING (50.0 %): Dropped 2 rows without user_id."
     assert notes["no_timestamp"].count == 1
 
 
@@ -98,7 +98,7 @@ def test_a_rating_that_is_no_number_is_none(load: Load, suffix: str) -> None:
     log = pl.DataFrame(INTERACTIONS | {"rating": [float("nan"), 5.0, None]})
     raw = load(log, pl.DataFrame(ITEMS), (f"log.{suffix}", "items.csv"), time="s", min_rating=4)
     assert raw.interactions["item_id"].to_list() == ["i2"]
-    assert found(raw)["min_rating"].text == "Rated below 4, or not rated, dropped: 2 interactions."
+    assert found(raw)["min_rating"].text == "Dropped 2 interactions rated below 4, or not rated."
 
 
 def test_a_smallest_rating_needs_ratings(load: Load) -> None:
@@ -122,9 +122,9 @@ def test_unreadable_rows_are_refused_together_and_few_of_many_dropped_by_number(
     raw = load(log, items_of("a"))
     assert raw.interactions.height == 397
     assert found(raw)["interactions_unreadable"].text == (
-        "Unreadable, dropped: 2 rows (log.csv row 6: 4 fields, not 3; log.csv row 9: 2 fields, not 3)."
+        "Dropped 2 unreadable rows (log.csv row 6: 4 fields, not 3; log.csv row 9: 2 fields, not 3)."
     )
-    assert found(raw)["unreadable"].text == "Unreadable, dropped: 1 row (log.csv row 11: timestamp 'yesterday' is no time)."
+    assert found(raw)["unreadable"].text == "Dropped 1 unreadable row (log.csv row 11: timestamp 'yesterday' is no time)."
     with pytest.raises(UserError) as caught:
         load("\n".join(["user_id,item_id,timestamp", *rows[:12]]).encode(), items_of("a"))
     assert "2 rows of 12 cannot be read (at most 1% are skipped)" in str(caught.value)
