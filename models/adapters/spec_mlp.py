@@ -1,4 +1,4 @@
-"""SpecMLP: WhitenRec's head on text alone, with a wider hidden layer and item vectors of one length. This project's own."""
+"""SpecMLP: WhitenRec's head on text alone, with a wider hidden layer and item vectors of equal length. This project's own."""
 
 from itertools import pairwise
 
