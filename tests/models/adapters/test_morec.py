@@ -8,10 +8,10 @@ from tests.models.conftest import Make, numbers, steps
 
 
 def test_morec_is_gelu_of_a_linear_map(make: Make, embeddings: np.ndarray) -> None:
-    adapter = make("morec").adapter
+    adapter = make("morec").adapter.double()
     torch.nn.init.normal_(adapter.dense.bias)
     z = np.sqrt(24) * embeddings @ numbers(adapter.dense.weight).T + numbers(adapter.dense.bias)
-    np.testing.assert_allclose(numbers(adapter.table()), z * (1 + erf(z / np.sqrt(2))) / 2, atol=1e-5)
+    np.testing.assert_allclose(numbers(adapter.table()), z * (1 + erf(z / np.sqrt(2))) / 2, rtol=1e-6, atol=1e-6)
 
 
 def test_morec_entries_stay_above_the_minimum_of_gelu(make: Make, sequences: torch.Tensor) -> None:

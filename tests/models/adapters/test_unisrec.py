@@ -20,6 +20,19 @@ def test_unisrec_noise_and_dropout_act_in_training_only(make: Make) -> None:
     assert not torch.equal(adapter.gates(), adapter.gates())
 
 
+def test_unisrec_drops_entries_of_the_text_in_training(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With equal gates, which add no noise: half of the entries are zero in training, the others double."""
+    adapter = make("unisrec", dropout=0.5, fusion="none").adapter
+    monkeypatch.setattr(adapter, "gates", lambda: torch.full((60, 8), 1 / 8))
+    evaluated, means = adapter.eval().table().detach(), []
+    assert not torch.equal(adapter.train().table(), evaluated)
+    torch.manual_seed(0)
+    for _ in range(400):
+        means.append(adapter.table().detach())
+    error = torch.stack(means).mean(0) - evaluated
+    assert float(error.norm() / evaluated.norm()) == pytest.approx(1 / 400**0.5, rel=0.15), "masks are drawn anew"
+
+
 @pytest.mark.parametrize(("weight", "deviation"), [(0.0, np.log(2) + 0.01), (-1e3, 0.01)])
 def test_unisrec_gate_noise_has_the_authors_deviation(make: Make, spectrum: Spectrum, weight: float, deviation: float) -> None:
     """Logits are initially noise with standard deviation ln 2 + 0.01; if x W_n is far below zero, it is 0.01."""

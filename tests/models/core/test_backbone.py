@@ -1,11 +1,17 @@
 """What all backbones have in common: padding, order, history and targets."""
 
+from importlib import import_module
+
 import pytest
 import torch
 from torch import nn
 
 from models.backbones import BACKBONES
+from models.core import attention
 from tests.models.conftest import PADDING, Make
+
+# Two blocks: the input once, and in each block the attention weights and its output, and the parts of the feed-forward layer.
+DROPOUTS = {"sasrec": 1 + 2 * (1 + 1 + 2), "bert4rec": 1 + 2 * (1 + 1 + 1), "hstu": 1 + 2 * 1}
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
@@ -27,6 +33,29 @@ def test_the_amount_of_left_padding_does_not_matter(make: Make, backbone: str) -
     narrow = short.next_item_states(nn.functional.pad(items, (2, 0), value=PADDING), table)
     wide = long.next_item_states(nn.functional.pad(items, (6, 0), value=PADDING), table)
     torch.testing.assert_close(wide, narrow, rtol=1e-3, atol=1e-3 if backbone == "hstu" else 1e-5)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_every_dropout_acts_in_training_at_its_own_place(
+    make: Make, backbone: str, sequences: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One after another sets part of what it reads to zero: each changes the loss, and each in another way."""
+    model, count, calls = make("base", backbone, backbone_options={"dropout": 0.3}).train(), DROPOUTS[backbone], []
+
+    def zero_at_one_place(x: torch.Tensor, p: float, training: bool) -> torch.Tensor:
+        """The first time at none, the second time at the first place, and so on."""
+        time, place = divmod(len(calls), count)
+        calls.append((p, training))
+        return x.masked_fill(torch.arange(x.shape[-1]) < x.shape[-1] / 2, 0.0) if place == time - 1 else x
+
+    for module in (import_module(f"models.backbones.{backbone}"), attention):
+        monkeypatch.setattr(module, "dropout", zero_at_one_place)
+    losses = set()
+    for _ in range(1 + count):
+        torch.manual_seed(1)
+        losses.add(model.loss(sequences, torch.Generator().manual_seed(1))[0].item())
+    assert calls == [(0.3, True)] * count * (1 + count)
+    assert len(losses) == 1 + count
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
