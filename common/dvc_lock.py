@@ -8,7 +8,7 @@ RWLOCK = Path(".dvc/tmp/rwlock")  # DVC's list of who reads and writes what
 
 
 def broken_dvc_lock() -> str | None:
-    """What a DVC that was killed while it wrote its list leaves to stop every later one, and how to mend it; else None."""
+    """Return one line if a killed DVC left its list incomplete, which stops every later DVC, and how to fix that; else None."""
     try:
         if isinstance(json.loads(RWLOCK.read_text(encoding="utf-8")), dict):
             return None
@@ -16,7 +16,7 @@ def broken_dvc_lock() -> str | None:
         return None
     except ValueError:
         pass
-    return f"{RWLOCK} was left incomplete by a DVC that was killed; if no other DVC is at work, `rm {RWLOCK}` mends it"
+    return f"{RWLOCK} was left incomplete by a DVC that was killed; if no other DVC is at work, `rm {RWLOCK}` fixes it"
 
 
 def mend_dvc_lock() -> bool:

@@ -73,34 +73,32 @@ def verify(directory: Path, made_by: str, names: Iterable[str] | None = None) ->
     sidecar = read_signed(directory / SIDECAR, made_by)
     files = sidecar.get("files")
     if not isinstance(files, dict) or not files:
-        raise UserError(f"{directory / SIDECAR} lists no files; {_how_to_mend(directory, made_by)}")
+        raise UserError(f"{directory / SIDECAR} lists no files; {_repair(directory, made_by)}")
     for name in files if names is None else names:
         path = directory / name
         if not path.is_file():
             raise UserError(f"{path} is missing; {_how_to_make(directory, made_by)}")
         if name not in files:
-            raise UserError(
-                f"{path} is not a file of this artifact, {SIDECAR} does not list it; {_how_to_mend(directory, made_by)}"
-            )
+            raise UserError(f"{path} is not a file of this artifact, {SIDECAR} does not list it; {_repair(directory, made_by)}")
         if _known_sha256(path) != files[name]:
-            raise UserError(f"{path} is damaged, its checksum is not that in {SIDECAR}; {_how_to_mend(directory, made_by)}")
+            raise UserError(f"{path} is damaged, its checksum is not that in {SIDECAR}; {_repair(directory, made_by)}")
     return sidecar
 
 
 def read_signed(path: Path, made_by: str) -> dict[str, Any]:
-    """The content of a file that `write_signed` wrote. Raises UserError where it is missing, damaged or from another place."""
+    """The content of a file that `write_signed` wrote. Raises UserError if it is missing, damaged or from another place."""
     if not path.is_file():
         raise UserError(f"{path} is missing; {_how_to_make(path.parent, made_by)}")
     content = read_json(path, made_by)
     if not isinstance(content, dict) or signed(path, content) != content:
         raise UserError(
-            f"{path} is damaged or belongs elsewhere, its content does not fit its checksum; {_how_to_mend(path.parent, made_by)}"
+            f"{path} is damaged or belongs elsewhere, its content does not fit its checksum; {_repair(path.parent, made_by)}"
         )
     return content
 
 
 def signed(path: Path, content: dict[str, Any]) -> dict[str, Any]:
-    """`content` with `checksum`, which covers all of it and the place of `path` in the project or in scratch."""
+    """`content` with `checksum`, which covers the content and the path within the project or scratch."""
     rest = {name: value for name, value in content.items() if name != "checksum"}
     return rest | {"checksum": fingerprint(_location(path), rest)}
 
@@ -122,16 +120,16 @@ def _location(path: Path) -> str:
 def _how_to_make(directory: Path, made_by: str) -> str:
     """What to do where a file of an artifact, or all of it, is not there."""
     dvc = not any(directory.absolute().is_relative_to(folder) for folder in (scratch(), Path.cwd() / "docs"))
-    return f"it is made by {made_by}" if dvc or not directory.is_dir() else _how_to_mend(directory, made_by)
+    return f"it is made by {made_by}" if dvc or not directory.is_dir() else _repair(directory, made_by)
 
 
-def _how_to_mend(directory: Path, made_by: str) -> str:
+def _repair(directory: Path, made_by: str) -> str:
     if directory.absolute().is_relative_to(scratch()):
         return f"`rm -r {directory}` and the same command once more make it again"
     if directory.absolute().is_relative_to(Path.cwd() / "docs"):
         return f"`git checkout {directory}` brings back what was committed"
     return (
-        f"`chmod -R u+w .dvc/cache; rm -r {directory}; dvc pull {directory}` checks the cache and mends it; "
+        f"`chmod -R u+w .dvc/cache; rm -r {directory}; dvc pull {directory}` checks the cache and repairs it; "
         f"without a remote, {made_by} makes it again"
     )
 
@@ -162,7 +160,7 @@ def sealed_file(path: Path) -> Iterator[Path]:
 
 
 def check_seal(path: Path, made_by: str) -> None:
-    """`verify` for a file that `sealed_file` wrote. Raises UserError where it is missing, damaged or of another place."""
+    """`verify` for a file that `sealed_file` wrote. Raises UserError if it is missing, damaged or of another place."""
     try:
         length = path.stat().st_size - len(SEAL)
         with path.open("rb") as file:
@@ -171,7 +169,7 @@ def check_seal(path: Path, made_by: str) -> None:
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path} is missing; it is made by {made_by}") from None
     if length < 0 or found != _seal(path, path, length):
-        raise UserError(f"{path} is damaged, its checksum is not that at its end; {_how_to_mend(path, made_by)}")
+        raise UserError(f"{path} is damaged, its checksum is not that at its end; {_repair(path, made_by)}")
 
 
 def _seal(file: Path, path: Path, length: int) -> bytes:
@@ -275,7 +273,7 @@ def atomic_directory(path: Path, made_from: dict[str, Any] | None = None) -> Ite
     """Yield a temporary directory; on success it replaces `path` whole, on failure it is removed and `path` stays.
 
     With `made_from`, `sidecar.json` is added: that, and the checksum of every file, for `verify`. The temporary directory lies
-    outside `path.parent`, which may itself be something that a later stage depends on. Raises UserError where `path`
+    outside `path.parent`, which may itself be something that a later stage depends on. Raises UserError if `path`
     lies outside the folders of artifacts.
     """
     check_artifact_folder(path)

@@ -51,7 +51,7 @@ def run(main: Callable[[], str | None]) -> None:
 
 
 def explained(error: Exception) -> str | None:
-    """Return the one line for what a user can mend; None for a fault of the program."""
+    """Return one line for an error that the user can fix; None for a bug."""
     from common.disk import no_room
     from common.errors import UserError
     from common.memory import out_of_memory

@@ -19,7 +19,7 @@ CHECK = Path("metrics/check.json")
 
 def main() -> str:
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--estimate", action="store_true", help="of the time that the grid will take")
+    parser.add_argument("--estimate", action="store_true", help="say how long the grid will take, and train nothing")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time, as for `python -m stages.grid`")
     arguments = parser.parse_args()
     params = load_params()

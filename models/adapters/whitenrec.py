@@ -16,9 +16,10 @@ from models.core.fusion import FusedAdapter
 class WhitenRec(FusedAdapter):
     """E_s = head(X_w), X_w = sqrt(N - 1) U_c[:, :w], with mean 0 and covariance I.
 
-    This is PCA whitening; ZCA, which the authors use, is a rotation of it, which the first layer of the head absorbs but for the
-    dropout before it. As in the sources, w is the full rank, except for small catalogues: if N <= l, whitening all directions makes the distances between all
-    items equal, and if N is not much larger, nearly equal. For N <= 2 l, w is therefore at most N // 4.
+    This is PCA whitening. ZCA, which the authors use, is a rotation of it, which the first layer of the head absorbs but for the
+    dropout before it. As in the sources, w is the full rank, except for small catalogues: if N <= l, whitening all directions
+    makes the distances between all items equal, and if N is not much larger, nearly equal. For N <= 2 l, w is therefore at most
+    N // 4.
     Head `mlp`: Dropout, Linear, ReLU, Dropout, Linear, ReLU. Head `linear`: Linear, GELU.
     Source: the whitening of DWSRec, by the same first author. Raises UserError if whiten_rank exceeds the centred rank.
     """

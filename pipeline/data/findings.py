@@ -40,7 +40,7 @@ class Finding:
 
 
 def findings(records: Iterable[Mapping[str, Any]]) -> list[Finding]:
-    """What `Finding.record` made, back again."""
+    """Return the findings whose `record`s these are."""
     return [Finding(**{name: value for name, value in record.items() if name != "warning"}) for record in records]
 
 

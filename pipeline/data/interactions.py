@@ -47,7 +47,7 @@ def build_sequences(raw: Raw, options: Preprocess, template: str = TITLE, where:
     With a split by time, only the interactions before `valid_from` are capped: otherwise, a user who is active later would keep
     nothing to train on.
 
-    An item's text is `template`, filled with the fields that the source has; one that it has not raises UserError (`where`).
+    An item's text is `template`, filled with fields of the source; one that the source lacks raises UserError (`where`).
     """
     check_fields(template, set(raw.items.columns) - {"item_id"}, where)
     steps: dict[str, dict[str, int]] = {}

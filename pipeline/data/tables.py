@@ -55,7 +55,7 @@ class TableRead:
 
 
 def matching_files(folder: Path, pattern: str) -> list[Path]:
-    """The files that a path or glob names, relative to `folder`, sorted. Raises UserError where there is none."""
+    """The files that a path or glob names, relative to `folder`, sorted. Raises UserError if there is none."""
     path = folder / pattern
     if path.is_file():
         return [path]

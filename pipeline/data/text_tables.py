@@ -42,7 +42,7 @@ def read_text(file: FileRead, wanted: Wanted, ending: str) -> pl.DataFrame:
 def _encoding(file: FileRead) -> str:
     """UTF-16 by its mark; UTF-8 if all of the text is; else Latin-1, or Windows-1252 if it has characters that Latin-1 lacks.
 
-    Raises UserError where only a few lines are not UTF-8: as Latin-1, the letters of all others would be wrong. Raises it also
+    Raises UserError if only a few lines are not UTF-8: as Latin-1, the letters of all others would be wrong. Raises it also
     for a byte that is no character of Windows-1252.
     """
     with file.open() as opened:

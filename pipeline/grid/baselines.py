@@ -1,4 +1,4 @@
-"""Popularity, ItemKNN and nearest by text: scores of all items for users, from what they had before.
+"""Popularity, ItemKNN and nearest text: scores of all items for users, from what they had before.
 
 Every method has a few settings; which of them is taken is decided on validation, as it is for adapters.
 """
@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
-TITLES = {"popularity": "Most popular", "item_knn": "ItemKNN", "text": "Nearest by text"}
+TITLES = {"popularity": "Popularity", "item_knn": "ItemKNN", "text": "Nearest text"}
 NEIGHBOURS = (20, 100, 500)  # of ItemKNN
-WINDOWS = (1, None)  # last items of a history that nearest by text reads; None: all that a backbone reads
+WINDOWS = (1, None)  # last items of a history that nearest text reads; None: all that a backbone reads
 
 
 @dataclass(frozen=True)

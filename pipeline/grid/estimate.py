@@ -35,7 +35,7 @@ class Share:
 def estimate(params: Params, jobs: int) -> str:
     """Measure every method of the grid that has runs to make; print a line for each and return the estimate for all.
 
-    The seconds are those of one run alone with the threads that it would have among `jobs`. Raises UserError where inputs are
+    The seconds are those of one run alone with the threads that it would have among `jobs`. Raises UserError if inputs are
     missing, or an adapter does not fit.
     """
     check_fit(params)

@@ -25,7 +25,7 @@ COLD_CODE = (  # beside that of the runs
 def made_from(params: Params, dataset: str, encoder: str, backbone: str, dim: int, methods: Iterable[str]) -> dict[str, Any]:
     """Return what a dataset's figures of these methods depend on; JSON.
 
-    It is the same on every machine, so the spectrum's bytes are no part.
+    It is the same on every machine, so it excludes the spectrum's bytes.
     """
     choice = {"dataset": dataset, "encoder": encoder, "backbone": backbone, "dim": dim}
     runs = [Run.of(params, **choice, adapter=adapter) for adapter in sorted({*methods} & {*params.adapters})]

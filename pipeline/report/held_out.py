@@ -8,7 +8,7 @@ from pipeline.params import Params
 from pipeline.report.formats import Block, Entry, Table, number
 from pipeline.report.tables import title
 
-METHODS = {"popularity": "Most popular", "nearest text": "Nearest by text"}
+METHODS = {"popularity": "Popularity", "nearest text": "Nearest text"}
 GROUPS = ("head", "mid", "tail")
 IDS = {"mean": ", IDs: mean", "zero": ", IDs: zero"}
 

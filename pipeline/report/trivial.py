@@ -21,7 +21,7 @@ BELOW = "†"
 def trivial_rows(params: Params, datasets: list[str]) -> tuple[pl.DataFrame, list[str]]:
     """Rows of the baselines (dataset, adapter, setting, metrics) and the datasets that have none of today's settings.
 
-    Raises UserError where an artifact is damaged.
+    Raises UserError if an artifact is damaged.
     """
     wanted = params.evaluate.model_dump(include={"cutoffs", "exclude_history"})
     usable: list[str] = []

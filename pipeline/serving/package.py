@@ -127,7 +127,7 @@ def write_package(recommender: Recommender, target: Path = PACKAGE) -> dict[str,
 def compare(directory: Path, recommender: Recommender) -> dict[str, float]:
     """Compare a package, in onnxruntime, with the checkpoint that it was made from, for up to PARITY_USERS users.
 
-    Returns the largest differences of states and scores. Raises UserError where one is above TOLERANCE, and where the ten best
+    Returns the largest differences of states and scores. Raises UserError if one is above TOLERANCE, and where the ten best
     items differ otherwise than by the order of scores closer than TIED.
     """
     package = server.Package(directory, check=False)

@@ -70,7 +70,7 @@ class Retrained:
 def retrain(params: Params, directory: Path, device: torch.device) -> Retrained:
     """Train the selected run of `params` from the weights of the checkpoint in `directory`, test it, and write it to RETRAINED.
 
-    device: that of the training. An interrupted training resumes after its last finished epoch. Raises UserError where data are
+    device: that of the training. An interrupted training resumes after its last finished epoch. Raises UserError if data are
     missing, for a checkpoint of the same dataset, of another adapter, backbone, dim or encoder, and for one that was trained on
     what is to be the validation.
     """

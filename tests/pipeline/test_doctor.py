@@ -59,7 +59,7 @@ def test_a_lock_that_a_killed_dvc_left_is_a_problem(examined: Callable, content:
     for lock in (dvc_lock.RWLOCK, doctor.GIT_LOCK):
         lock.write_text(content)
     page, problems = examined()
-    assert [problem.rpartition("`rm ")[2] for problem in problems] == [".dvc/tmp/rwlock` mends it", ".git/index.lock`"]
+    assert [problem.rpartition("`rm ")[2] for problem in problems] == [".dvc/tmp/rwlock` fixes it", ".git/index.lock`"]
     assert all(problem in page["locks"] for problem in problems)
 
 

@@ -126,7 +126,7 @@ def _fetch(file: str, mirror: str | None, target: Path) -> None:
 def _download(url: str, target: Path) -> None:
     """Download, up to TRIES times, going on with what an earlier try or run left in scratch.
 
-    Raises UserError where all tries fail, and at once where another try cannot succeed.
+    Raises UserError if all tries fail, and at once where another try cannot succeed.
     """
     import requests
 
@@ -205,7 +205,7 @@ def check_gzip(path: Path) -> None:
     """Read a gzip file to its end, so that length and CRC are checked; raise UserError where it is damaged or too large."""
     limit = max(SMALL, LARGEST_EXPANSION * path.stat().st_size)
     if not path.stat().st_size:
-        raise UserError(f"{path.name} is truncated or damaged (it is empty); fetch it again, or mend the mirror")
+        raise UserError(f"{path.name} is truncated or damaged (it is empty); fetch it again, or correct the mirror")
     with unpacked(path) as file, tqdm(unit="B", unit_scale=True, desc=f"checking {path.name}", delay=2) as bar:
         while chunk := file.read(CHUNK):
             bar.update(len(chunk))
@@ -223,7 +223,7 @@ def unpacked(path: Path) -> Iterator[gzip.GzipFile]:
         with gzip.open(path) as file:
             yield file
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise UserError(f"{path.name} is truncated or damaged ({error}); fetch it again, or mend the mirror") from None
+        raise UserError(f"{path.name} is truncated or damaged ({error}); fetch it again, or correct the mirror") from None
 
 
 def lines_of(path: Path) -> Iterator[bytes]:

@@ -89,7 +89,7 @@ def _known(columns: Columns, names: tuple[str, ...], others: bool = False) -> Co
 
 
 def input_files(source: Files) -> list[Path]:
-    """The user's files that a dataset is made of. Raises UserError where one is missing."""
+    """The user's files that a dataset is made of. Raises UserError if one is missing."""
     folder = main_checkout()
     return [path for pattern in (source.interactions, source.items) for path in matching_files(folder, pattern)]
 

@@ -34,7 +34,7 @@ def test_methods_are_sorted_by_held_out_ndcg_and_stand_beside_the_groups_of_the_
     assert notes == []
     (block,) = table.blocks
     assert block.heading == "Tiny, SASRec"
-    assert [row[0].text for row in block.rows] == ["MoRec", "SpecTran, IDs: mean", "Most popular"]
+    assert [row[0].text for row in block.rows] == ["MoRec", "SpecTran, IDs: mean", "Popularity"]
     by_group = grouped.filter(by="popularity", metric="NDCG@20", adapter="spectran")
     means = {row["group"]: row["mean"] for row in by_group.iter_rows(named=True)}
     assert len(means) == 3

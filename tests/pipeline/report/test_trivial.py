@@ -35,11 +35,11 @@ def test_rows_stand_at_the_foot_of_the_means_and_a_lower_adapter_is_marked() -> 
     ]
     made = with_trivial(Table("table2", "Adapters", blocks, ["A note."], SUMMARY), SUMMARY, TRIVIAL, METRIC)
     assert [row[0].text for row in made.blocks[0].rows] == ["Base (ID only)", "AlphaFuse †", "SpecTran"]
-    assert [[entry.text for entry in row] for row in made.blocks[0].footer] == [["Most popular", "0.1000"], ["ItemKNN", "0.2500"]]
+    assert [[entry.text for entry in row] for row in made.blocks[0].footer] == [["Popularity", "0.1000"], ["ItemKNN", "0.2500"]]
     assert made.blocks[1] == blocks[1]
     assert made.notes == [
         "A note.",
-        "Without training: Most popular, ItemKNN (20 neighbours); their settings are chosen on validation.",
+        "Without training: Popularity, ItemKNN (20 neighbours); their settings are chosen on validation.",
         "† Below one of them by NDCG@20.",
     ]
     assert made.data.filter(pl.col("backbone") == "none").select("adapter", "metric", "mean").rows() == [
@@ -88,7 +88,7 @@ def test_the_table_beyond_accuracy_has_means_over_seeds_and_the_baselines() -> N
     assert [entry.text for entry in block.rows[0]] == ["Base (ID only)", "30.0 %", "5.000", "0.500"]
     assert block.rows[0][1].spread == "14.1"
     assert [[entry.text for entry in row] for row in block.footer] == [
-        ["Most popular", "1.0 %", "2.000", "0.900"],
+        ["Popularity", "1.0 %", "2.000", "0.900"],
         ["ItemKNN", "1.0 %", "2.000", "0.900"],
     ]
     older = runs.with_columns(pl.when(pl.col("adapter") == "spectran").then("coverage@20").alias("coverage@20"))
