@@ -24,10 +24,11 @@ def dropped(raw: Raw, made: Dataset, options: Preprocess) -> list[Finding]:
         lose("incomplete", " without a user, an item or a time", first, complete)
     lose("duplicates", " that repeat the user, item and time of a row before", complete, deduplicated)
     found += _unknown_items(raw, deduplicated["interactions"])
+    lost = {noun: titled[f"{noun}s"] - cored[f"{noun}s"] for noun in ("user", "item")}
+    removed = " and ".join(plural(count, noun) for noun, count in lost.items() if count)
     lose(
         "core",
-        f": those of {plural(titled['users'] - cored['users'], 'user')} and "
-        f"{plural(titled['items'] - cored['items'], 'item')} with fewer than {options.core} (core)",
+        f": those of {removed} with fewer than {options.core} (core)",
         titled,
         cored,
     )
