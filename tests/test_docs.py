@@ -94,6 +94,16 @@ def test_lines_are_wrapped(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_table_has_a_header_and_rows_of_equal_length(page: Path) -> None:
+    """A blank line within a table makes the rows below it plain text."""
+    for table in re.findall(r"(?:^\|.*\n)+", "\n".join(prose(page)) + "\n", re.MULTILINE):
+        rows = table.splitlines()
+        assert len(rows) > 2, f"no table: {rows[0]}"
+        assert re.fullmatch(r"[|: -]+", rows[1]), f"no header: {rows[0]}"
+        assert len({re.sub(r"`[^`]*`|\\\|", "", row).count("|") for row in rows}) == 1, rows[0]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_relative_links_resolve(page: Path) -> None:
     assert not broken(page)
 
