@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 from common.disk import room_for
+from common.dvc_state import default_remote
 from common.errors import UserError
 
 SIDECAR = "sidecar.json"
@@ -120,7 +121,10 @@ def _location(path: Path) -> str:
 def _how_to_make(directory: Path, made_by: str) -> str:
     """What to do where a file of an artifact, or all of it, is not there."""
     dvc = not any(directory.absolute().is_relative_to(folder) for folder in (scratch(), Path.cwd() / "docs"))
-    return f"it is made by {made_by}" if dvc or not directory.is_dir() else _repair(directory, made_by)
+    if not dvc and directory.is_dir():
+        return _repair(directory, made_by)
+    pull = f"; `dvc pull {directory}` fetches it if it was pushed" if dvc and default_remote() else ""
+    return f"it is made by {made_by}{pull}"
 
 
 def _repair(directory: Path, made_by: str) -> str:
@@ -129,7 +133,7 @@ def _repair(directory: Path, made_by: str) -> str:
     if directory.absolute().is_relative_to(Path.cwd() / "docs"):
         return f"`git checkout {directory}` brings back what was committed"
     return (
-        f"`chmod -R u+w .dvc/cache; rm -r {directory}; dvc pull {directory}` checks the cache and repairs it; "
+        f"`chmod -R u+w $(dvc cache dir); rm -r {directory}; dvc pull {directory}` checks the cache and repairs it; "
         f"without a remote, {made_by} makes it again"
     )
 

@@ -9,12 +9,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.dvc_lock import broken_dvc_lock
+from common.dvc_state import broken_dvc_lock, conflicted_lock_file, default_remote
 from common.errors import UserError
 from common.secrets import masked
 from pipeline.artifacts import SIDECAR, main_checkout, read_json
 from pipeline.params import Encoder, Params
-from pipeline.remotes import default_remote, refuse_secrets, silence
+from pipeline.remotes import refuse_secrets, silence
 from pipeline.runs import sequences_directory, spectrum_directory
 
 if TYPE_CHECKING:
@@ -139,8 +139,8 @@ class Examination:
         return f"{link}s: every artifact is on disk once" + (f" ({', '.join(failing)} does not work here)" if failing else "")
 
     def locks(self) -> str:
-        """Whether a killed program left a lock that stops DVC."""
-        found = [broken] if (broken := broken_dvc_lock()) else []
+        """Whether a killed program left a lock that stops DVC, or a merge left marks in DVC's lock files."""
+        found = [line for line in (broken_dvc_lock(), conflicted_lock_file()) if line]
         if GIT_LOCK.exists():  # DVC adds its files to git
             found.append(f"{GIT_LOCK} is there: git is at work, or was killed; if no git is at work, `rm {GIT_LOCK}`")
         self.problems += found
@@ -156,8 +156,18 @@ class Examination:
             silent = f"{remote[0]} ({remote[1]}) does not answer: {reason}" if reason else ""
         if silent and self.missing and isinstance(self.model, UserError) and self.encoder.model.startswith(("package:", "/")):
             self.problems.append("the run's data is missing, no remote has it, and the encoder to build it cannot be loaded")
+        elif silent and self.missing and (absent := self.absent_files()):
+            self.problems.append(f"the run's data is missing, no remote has it, and {absent}")
         message = silent if silent or remote is None else f"{remote[0]} ({remote[1]}) answers"
         return masked(message)
+
+    def absent_files(self) -> str:
+        """Return which of the user's own files the dataset is made of is not here; "" if all are, or if it has no such files."""
+        try:
+            self.params.sources[self.params.dataset].own_files()
+        except UserError as error:
+            return str(error)
+        return ""
 
     def secrets(self) -> str:
         """Return whether .dvc/config holds a secret."""

@@ -33,15 +33,6 @@ def _sections(config: Path) -> list[tuple[str, dict[str, str]]]:
         raise UserError(f"{config} is no DVC configuration: {error}") from None
 
 
-def default_remote() -> tuple[str, str] | None:
-    """Name and URL of the remote that `dvc push` and `dvc pull` use, from all of DVC's configuration; None without one."""
-    from dvc.config import Config
-
-    config = Config(".dvc")
-    name = config["core"].get("remote")
-    return (name, config["remote"][name]["url"]) if name in config["remote"] else None
-
-
 def silence(name: str) -> str:
     """Why a remote does not answer, in DVC's words without secrets; empty where it does.
 

@@ -1,17 +1,16 @@
 """Take the checksums of the files of every dataset of kind `files`: `python -m stages.scan`.
 
 DVC downloads such a dataset again where they, or the source's options, have changed. Where the files are not here, as on a
-colleague's machine, what was recorded stays.
+colleague's machine, what was recorded stays. Files that differ from those recorded are named.
 """
 
-import os
 from argparse import ArgumentParser
 
 from common.code import code_fingerprint
 from common.errors import UserError
-from pipeline.artifacts import main_checkout, read_json, sha256, write_json
+from pipeline.artifacts import read_json, sha256, write_json
 from pipeline.data.findings import plural
-from pipeline.data.sources.files import CODE, Files, input_files
+from pipeline.data.sources.files import CODE, Files
 from pipeline.params import load_params
 from pipeline.runs import ROOT
 from stages import run
@@ -26,20 +25,32 @@ def main() -> str:
     scanned = 0
     for dataset, source in own.items():
         recorded = folder / f"{dataset}.json"
+        known = read_json(recorded, "`python -m stages.scan`") if recorded.is_file() else {}
         try:
-            files = {os.path.relpath(path, main_checkout()): sha256(path) for path in input_files(source)}
+            files = {name: sha256(path) for name, path in source.own_files().items()}
             scanned += len(files)
         except UserError as error:
-            known = read_json(recorded, "`python -m stages.scan`") if recorded.is_file() else {}
             if known.get("source") != source.of_download():
                 raise with_place(error, dataset) from None
             print(f"scan: {dataset}: {error}; what was recorded of its files stays", flush=True)
             continue
+        if known.get("source") == source.of_download() and (differences := compared(known["files"], files)):
+            print(f"scan: {dataset}: {differences}; the dataset is made of the files that are here", flush=True)
         write_json(recorded, {"source": source.of_download(), "files": files, "code": code_fingerprint(ROOT, CODE)})
     for stale in folder.glob("*.json"):
         if stale.stem not in own:
             stale.unlink()
     return f"{plural(scanned, 'file')} of {plural(len(own), 'dataset')}"
+
+
+def compared(before: dict[str, str], now: dict[str, str]) -> str:
+    """Return in words how files differ from those that were recorded; "" if they do not. Both: checksums by name."""
+    found = {
+        "changed since they were recorded": [name for name in now if name in before and now[name] != before[name]],
+        "not recorded before": [name for name in now if name not in before],
+        "recorded, but not here": [name for name in before if name not in now],
+    }
+    return "; ".join(f"{what}: {', '.join(names)}" for what, names in found.items() if names)
 
 
 if __name__ == "__main__":

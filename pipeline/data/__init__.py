@@ -6,6 +6,7 @@ A new kind of source is one file in `pipeline/data/sources/`, one line in this r
 
 import re
 from datetime import date, datetime
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
@@ -61,6 +62,13 @@ class Source(Section):
     def of_download(self) -> dict[str, Any]:
         """The options that decide what is downloaded, without those of preprocessing."""
         return self.model_dump(exclude=PREPROCESSING)
+
+    def own_files(self) -> dict[str, Path]:
+        """The user's files that the dataset is made of, by the name under which they are recorded.
+
+        Raises UserError if one is missing.
+        """
+        return {}
 
     @property
     def known_items(self) -> int | None:

@@ -6,6 +6,7 @@ DVC keeps the results: it restores cells from its cache, and builds cells and ta
 import fcntl
 import os
 import platform
+import re
 import signal
 import subprocess
 import sys
@@ -18,27 +19,68 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Protocol
 
-from common.dvc_lock import RWLOCK, mend_dvc_lock
+from common.dvc_state import RWLOCK, conflicted_lock_file, default_remote, mend_dvc_lock
 from common.errors import UserError
-from pipeline.artifacts import scratch
+from pipeline.artifacts import SIDECAR, scratch
 from pipeline.grid.cells import Cell, listed_cells
 from pipeline.grid.execution import NO_TRAINING, evaluated_directory, threads_per_run
 from pipeline.grid.fit import refuse_unfit
 from pipeline.grid.tuning import SPACE, Tuning, listed_tunings, write_choice
 from pipeline.params import Params
-from pipeline.runs import Run
+from pipeline.runs import Run, sequences_directory, spectrum_directory
 
 ESTIMATE = [sys.executable, "-m", "stages.check", "--estimate"]
 REPRO = [sys.executable, "-m", "dvc", "repro", "--keep-going", "grid/dvc.yaml"]
 
 
-def assemble(quiet: bool = False) -> bool:
+FAILED = re.compile(r"ERROR: failed to reproduce (stages: )?'grid/dvc\.yaml:[^']+'((, | and )'grid/dvc\.yaml:[^']+')*")
+
+
+def assemble(params: Params, quiet: bool = False) -> bool:
     """Run `dvc repro` on the grid without training; return whether nothing is missing.
 
-    DVC restores the cells of its cache, and builds cells from finished runs and tables from cells.
+    DVC restores the cells of its cache, and builds cells from finished runs and tables from cells. If data of the grid's datasets
+    are not here and there is a remote, DVC pulls what it has of them, and does not embed again what a colleague embedded.
+    quiet: print only which stages of the data run.
+
+    Raises UserError if quiet and something other than the grid's own stages failed, after printing what DVC said.
     """
-    output = subprocess.DEVNULL if quiet else None
-    return subprocess.run(REPRO, env=os.environ | {NO_TRAINING: "1"}, stdout=output, stderr=output, check=False).returncode == 0
+    command = [*REPRO, "--pull"] if _lacks_data(params) and default_remote() else REPRO
+    environment = os.environ | {NO_TRAINING: "1"}
+    if not quiet:
+        return subprocess.run(command, env=environment, check=False).returncode == 0
+    said = []
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    ) as process:
+        try:
+            for line in process.stdout or ():
+                said.append(line)
+                if line.startswith("Running stage 'data/") and ":scan'" not in line:
+                    print(f"grid: {line}", end="", flush=True)
+        except BaseException:
+            process.terminate()
+            raise
+    errors = [line for line in said if line.startswith("ERROR:")]
+    if process.returncode and not (errors and all(FAILED.fullmatch(line.strip()) for line in errors)):
+        print("".join(said), end="", flush=True)
+        raise UserError("`dvc repro grid/dvc.yaml` failed, see above; nothing was trained")
+    return process.returncode == 0
+
+
+def _lacks_data(params: Params) -> bool:
+    """Return whether a dataset of the grid has no raw files, sequences, embeddings or spectrum in the workspace."""
+    folders = [
+        folder
+        for dataset in {cell.dataset for cell in listed_cells(params.grid)}
+        for folder in (
+            Path("data/raw") / dataset,
+            sequences_directory(dataset),
+            Path("data/embeddings") / dataset / params.encoder,
+            spectrum_directory(dataset, params.encoder),
+        )
+    ]
+    return not all((folder / SIDECAR).is_file() for folder in folders)
 
 
 @contextmanager
@@ -256,12 +298,15 @@ def complete(params: Params, engine: Engine) -> str:
 
     If this machine has more than one task to do, an estimate of the time is printed first.
 
-    Raises UserError if an adapter does not fit, before anything is trained; and if a task or `dvc repro` failed.
+    Raises UserError if data cannot be made or an adapter does not fit, before anything is trained; and if a task or `dvc repro`
+    failed.
     """
     if mend_dvc_lock():
         print(f"grid: removed {RWLOCK}, which a killed DVC left incomplete", flush=True)
+    if conflict := conflicted_lock_file():
+        raise UserError(conflict)
     print("grid: restoring cells from DVC's cache", flush=True)
-    if assemble(quiet=True):
+    if assemble(params, quiet=True):
         return "all cells and tables were up to date"
     check_fit(params)
     source = "OMP_NUM_THREADS" if isinstance(engine, Local) and "OMP_NUM_THREADS" in os.environ else "its share of the cores"
@@ -276,12 +321,12 @@ def complete(params: Params, engine: Engine) -> str:
     while todo := [task for task in unfinished_tasks(params) if task.name not in failed]:
         failed |= {task.name: task for task in run_all(todo, engine)}
         done += len(todo)
-    assembled = assemble()
+    assembled = assemble(params)
     if failed:
         first = next(iter(failed.values()))
         raise UserError(
             f"{len(failed)} of {done} tasks failed; the first, {first.name}: {_last_line(first.log)} ({first.log}); "
-            "after mending that, the same command tries them again; `python -m stages.aggregate --partial` writes the report "
+            "after fixing that, the same command tries them again; `python -m stages.aggregate --partial` writes the report "
             "without them"
         )
     if not assembled:

@@ -5,6 +5,7 @@ import json
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import yaml
@@ -16,7 +17,7 @@ from pipeline.params import Evaluate, Params
 from pipeline.report.formats import markdown_lines, plain_lines
 from pipeline.report.paper import paper_table
 from pipeline.report.tables import seed_count, title
-from pipeline.runs import EVALUATED, EVALUATION, Run
+from pipeline.runs import EVALUATED, EVALUATION, Run, sequences_directory
 from pipeline.training.metrics import metric_names
 
 SELECTED = Path("metrics/selected.md")
@@ -51,7 +52,8 @@ def committed_run(run: dict[str, str], evaluate: Evaluate) -> tuple[str, dict[st
     """Return the label and the test metrics of the selected run of the last commit, with which `dvc metrics diff` compares too.
 
     run: the choice of the current run, by name. None if git or the commit has no such metrics; if dvc.lock of the commit does not
-    say which run they are of; and if they are of another dataset or were computed with another section `evaluate`.
+    say which run they are of; and if they are of another dataset, of other data, or were computed with another section
+    `evaluate`.
     """
     try:
         content = _committed(EVALUATION)
@@ -60,14 +62,21 @@ def committed_run(run: dict[str, str], evaluate: Evaluate) -> tuple[str, dict[st
         md5 = {out["path"]: out["md5"] for out in stages["evaluate"]["outs"]}[str(EVALUATION)]
         settings = Evaluate.model_validate(stages["evaluate"]["params"]["params.yaml"]["evaluate"])
         before = {name: str(stages["train"]["params"]["params.yaml"][name]) for name in CHOICE}
+        today = yaml.safe_load(Path("dvc.lock").read_text(encoding="utf-8"))["stages"]
+        same_data = _sequences(stages, before["dataset"]) == _sequences(today, run["dataset"])
     except (OSError, subprocess.CalledProcessError, ValueError, KeyError, TypeError, yaml.YAMLError):
         return None
     known = hashlib.md5(content, usedforsecurity=False).hexdigest() == md5
-    if not known or settings != evaluate or before["dataset"] != run["dataset"]:
+    if not known or settings != evaluate or before["dataset"] != run["dataset"] or not same_data:
         return None
     others = [before[name] for name in ("backbone", "encoder") if before[name] != run[name]]
     described = ", ".join([before["adapter"], *others, f"dim {before['dim']}", f"seed {before['seed']}"])
     return f"last commit ({described})", metrics
+
+
+def _sequences(stages: dict[str, Any], dataset: str) -> str:
+    """Return the checksum of the sequences that the stage evaluate of a lock file read."""
+    return {str(dep["path"]): str(dep["md5"]) for dep in stages["evaluate"]["deps"]}[str(sequences_directory(dataset))]
 
 
 def _committed(file: Path) -> bytes:

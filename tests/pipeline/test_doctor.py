@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from common import dvc_lock
+from common import dvc_state
 from common.errors import UserError
 from pipeline import doctor
 from pipeline.artifacts import write_json
@@ -52,11 +52,27 @@ def test_data_that_nothing_can_bring_is_a_problem(examined: Callable) -> None:
     assert len(problems) == 1
 
 
+def test_data_whose_own_files_are_not_here_is_a_problem(examined: Callable, set_params: SetParams) -> None:
+    """The encoder can be loaded, but there is nothing to embed, and no remote that has it."""
+    shutil.rmtree("data/spectrum/tiny/random")
+    set_params({"encoder": "minilm", "sources.tiny": {"kind": "files", "interactions": "clicks.csv", "items": "items.csv"}})
+    _, problems = examined()
+    assert [problem.partition(", and ")[0] for problem in problems] == ["the run's data is missing, no remote has it"]
+    assert problems[0].endswith("/clicks.csv: no such file")
+
+
+def test_the_marks_of_a_merge_are_a_problem(examined: Callable) -> None:
+    Path("dvc.lock").write_text("<<<<<<< HEAD\n")
+    page, problems = examined()
+    assert problems == [page["locks"]]
+    assert problems[0].startswith("dvc.lock has the marks of a conflict")
+
+
 @pytest.mark.parametrize("content", ["", '{"read": {', "[]"])
 def test_a_lock_that_a_killed_dvc_left_is_a_problem(examined: Callable, content: str) -> None:
     assert examined()[0]["locks"] == "no lock was left behind"
     Path(".dvc/tmp").mkdir(exist_ok=True)
-    for lock in (dvc_lock.RWLOCK, doctor.GIT_LOCK):
+    for lock in (dvc_state.RWLOCK, doctor.GIT_LOCK):
         lock.write_text(content)
     page, problems = examined()
     assert [problem.rpartition("`rm ")[2] for problem in problems] == [".dvc/tmp/rwlock` fixes it", ".git/index.lock`"]

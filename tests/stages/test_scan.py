@@ -46,6 +46,38 @@ def test_a_changed_or_added_file_and_an_option_of_the_download_change_the_record
         seen.add(RECORD.read_text())
 
 
+def test_files_that_differ_from_those_recorded_are_named(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A colleague's older log, or one part of several that is missing, would otherwise change the dataset without a word."""
+    scan.main()
+    scan.main()
+    assert "recorded" not in capsys.readouterr().out
+    (own / "items.csv").write_text("item_id,title\na,b\n")
+    (own / "logs/1.csv").rename(own / "logs/2.csv")
+    scan.main()
+    assert capsys.readouterr().out == (
+        "scan: mine: changed since they were recorded: items.csv; not recorded before: logs/2.csv; recorded, but not here: "
+        "logs/1.csv; the dataset is made of the files that are here\n"
+    )
+
+
+def test_an_absolute_path_is_recorded_as_it_is_written(
+    own: Path, tmp_path_factory: pytest.TempPathFactory, set_params: SetParams
+) -> None:
+    """It is the same in every checkout of a machine; a path relative to the checkout is not."""
+    shared = tmp_path_factory.mktemp("shared")
+    (own / "logs/1.csv").rename(shared / "1.csv")
+    set_params({"sources.mine.interactions": f"{shared}/*.csv"})
+    scan.main()
+    assert set(json.loads(RECORD.read_text())["files"]) == {f"{shared}/1.csv", "items.csv"}
+
+
+def test_with_a_remote_the_advice_is_to_pull(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (own / "items.csv").unlink()
+    monkeypatch.setattr(validate, "default_remote", lambda: ("team", "/mnt/team"))
+    with pytest.raises(UserError, match=r"; if a colleague pushed this dataset, add `--pull --allow-missing` to the command$"):
+        scan.main()
+
+
 def test_where_the_files_are_not_here_the_record_stays_for_the_same_options_only(
     own: Path, set_params: SetParams, capsys: pytest.CaptureFixture[str]
 ) -> None:

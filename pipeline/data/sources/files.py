@@ -1,6 +1,7 @@
 """A user's own catalogue and click log, in any common format."""
 
 import html
+import os
 import re
 from pathlib import Path
 from typing import Literal
@@ -56,6 +57,17 @@ class Files(Source):
     min_rating: float | None = Field(None, description="keep interactions with at least this rating")
     ties: Ties = Field("file", description="instead of `preprocess.ties`: the order of a log's rows is information")
 
+    def own_files(self) -> dict[str, Path]:
+        """Both tables' files. Their names are relative to the project, or absolute where the options name them so.
+
+        An absolute name is the same in every checkout of a machine. Raises UserError if a file is missing.
+        """
+        folder, found = main_checkout(), {}
+        for pattern in (self.interactions, self.items):
+            for path in matching_files(folder, pattern):
+                found[str(path) if Path(pattern).is_absolute() else os.path.relpath(path, folder)] = path
+        return found
+
     @field_validator("time")
     @classmethod
     def _time_is_known(cls, time: str | None) -> str | None:
@@ -86,12 +98,6 @@ def _known(columns: Columns, names: tuple[str, ...], others: bool = False) -> Co
     if any(isinstance(place, int) and place < 1 for place in columns.values()):
         raise ValueError("places count from 1")
     return columns
-
-
-def input_files(source: Files) -> list[Path]:
-    """The user's files that a dataset is made of. Raises UserError if one is missing."""
-    folder = main_checkout()
-    return [path for pattern in (source.interactions, source.items) for path in matching_files(folder, pattern)]
 
 
 def fetch(source: Files, mirror: str | None, directory: Path) -> None:

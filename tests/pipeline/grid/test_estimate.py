@@ -54,7 +54,7 @@ def test_the_grid_says_before_the_first_run_how_long_it_will_take(
     """Of so many epochs that every machine needs hours, although the seconds of an epoch are printed to a hundredth."""
     set_params({"train.epochs": 10**7, "train.patience": 10**6 - 1})
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setattr(tasks, "assemble", lambda quiet=False: False)
+    monkeypatch.setattr(tasks, "assemble", lambda params, quiet=False: False)
 
     def none_succeeds(todo: list[tasks.Task], engine: tasks.Engine) -> list[tasks.Task]:
         subprocess.run(["echo", "the first run begins"], check=True)
@@ -65,7 +65,7 @@ def test_the_grid_says_before_the_first_run_how_long_it_will_take(
 
     monkeypatch.setattr(tasks, "run_all", none_succeeds)
     reason = (
-        r"4 of 4 tasks failed; the first, tiny-sasrec-base dim 16 seed 0: prepare: the disk is full \(.*\.log\); after mending"
+        r"4 of 4 tasks failed; the first, tiny-sasrec-base dim 16 seed 0: prepare: the disk is full \(.*\.log\); after fixing"
     )
     with pytest.raises(UserError, match=reason):
         tasks.complete(load_params(), tasks.Local(2))

@@ -27,7 +27,7 @@ def test_a_grid_with_more_dims_than_the_texts_have_directions_trains_nothing(
     """It names the adapters, the option and a dim that fits all; 24 directions."""
     set_params({"grid.dim": 40, "grid.adapters": ["base", "alphafuse", "llm_esr", "spectran", "llminit"]})
     params = load_params()
-    monkeypatch.setattr(tasks, "assemble", lambda quiet=False: False)
+    monkeypatch.setattr(tasks, "assemble", lambda params, quiet=False: False)
     with pytest.raises(UserError) as refused:
         tasks.complete(params, tasks.Local(1))
     assert str(refused.value) == (

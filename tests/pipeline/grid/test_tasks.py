@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from common.errors import UserError
+from pipeline.grid import tasks
 from pipeline.grid.cells import listed_cells
 from pipeline.grid.execution import evaluated_in_parallel
 from pipeline.grid.tasks import Local, Task, grid_lock, run_all, unfinished_tasks
@@ -26,6 +27,55 @@ def test_what_is_no_number_of_threads_is_one_line(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("OMP_NUM_THREADS", value)
     with pytest.raises(UserError, match=rf"^OMP_NUM_THREADS is '{value}'; set it to a number of threads, or unset it$"):
         Local(2)
+
+
+def says(*lines: str, code: int = 0) -> list[str]:
+    """A command in place of `dvc repro` that prints lines and its options, and exits."""
+    return [sys.executable, "-c", f"import sys; print(*{lines!r}, *sys.argv[1:], sep='\\n'); sys.exit({code})"]
+
+
+@pytest.mark.usefixtures("project")
+def test_before_training_dvc_is_heard_only_where_data_are_made_or_missing(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    params = load_params()
+    embeds = ("Running stage 'data/dvc.yaml:scan':", "Running stage 'data/dvc.yaml:embed@tiny':", "> python -m stages.embed")
+    monkeypatch.setattr(tasks, "REPRO", says(*embeds))
+    assert tasks.assemble(params, quiet=True)
+    assert capfd.readouterr().out == "grid: Running stage 'data/dvc.yaml:embed@tiny':\n"
+    cells = "'grid/dvc.yaml:cell@tiny-sasrec-base'", "'grid/dvc.yaml:ablation@tiny-sasrec'", "'grid/dvc.yaml:aggregate'"
+    for named in (cells[0], f"stages: {cells[0]} and {cells[1]}", f"stages: {cells[0]}, {cells[1]} and {cells[2]}"):
+        monkeypatch.setattr(tasks, "REPRO", says("cell: not trained", f"ERROR: failed to reproduce {named}", code=255))
+        assert not tasks.assemble(params, quiet=True)
+        assert capfd.readouterr().out == ""
+    for error in (
+        "ERROR: failed to reproduce 'data/dvc.yaml:download@tiny'",
+        f"ERROR: failed to reproduce stages: 'data/dvc.yaml:svd@tiny' and {cells[0]}",
+        "ERROR: './dvc.lock' is invalid.",
+        "no error at all",
+    ):
+        monkeypatch.setattr(tasks, "REPRO", says("download: clicks.csv: no such file", error, code=255))
+        with pytest.raises(UserError, match=r"^`dvc repro grid/dvc.yaml` failed, see above; nothing was trained$"):
+            tasks.assemble(params, quiet=True)
+        assert capfd.readouterr().out == f"download: clicks.csv: no such file\n{error}\n"
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize("remote", [None, ("team", "/mnt/team")])
+def test_missing_data_are_pulled_where_there_is_a_remote(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], remote: tuple[str, str] | None
+) -> None:
+    monkeypatch.setattr(tasks, "REPRO", says("it ran"))
+    monkeypatch.setattr(tasks, "default_remote", lambda: remote)
+    params = load_params()
+    for folder in ("raw/tiny", "embeddings/tiny/random"):
+        Path("data", folder).mkdir(parents=True, exist_ok=True)
+        Path("data", folder, "sidecar.json").touch()
+    assert tasks.assemble(params)
+    assert capfd.readouterr().out == "it ran\n", "nothing is missing"
+    Path("data/embeddings/tiny/random/sidecar.json").unlink()
+    assert tasks.assemble(params)
+    assert capfd.readouterr().out == ("it ran\n--pull\n" if remote else "it ran\n")
 
 
 def weights() -> dict[str, bytes]:

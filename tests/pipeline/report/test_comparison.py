@@ -22,6 +22,7 @@ def committed(**changed: object) -> None:
     lock = {
         "train": {"params": {"params.yaml": RUN | {"dim": 64, "seed": 3} | changed}},
         "evaluate": {
+            "deps": [{"path": "data/sequences/office", "md5": "1" * 32}, {"path": "data/sequences/demo", "md5": "2" * 32}],
             "params": {"params.yaml": {"evaluate": TESTED.model_dump()}},
             "outs": [
                 {"path": "metrics/evaluation.json", "md5": hashlib.md5(metrics).hexdigest()},
@@ -63,6 +64,10 @@ def test_without_a_comparable_run_in_the_last_commit_there_is_no_row(monkeypatch
     assert committed_run(RUN, TESTED) is not None
     assert committed_run(RUN | {"dataset": "demo"}, TESTED) is None, "another dataset"
     assert committed_run(RUN, TESTED.model_copy(update={"exclude_history": True})) is None, "tested in another way"
+    lock = Path("dvc.lock").read_text()
+    Path("dvc.lock").write_text(lock.replace("1" * 32, "3" * 32))
+    assert committed_run(RUN, TESTED) is None, "other data of the same name"
+    Path("dvc.lock").write_text(lock)
     with monkeypatch.context() as patch:
         patch.setenv("PATH", "")
         assert committed_run(RUN, TESTED) is None, "no git"

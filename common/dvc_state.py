@@ -1,10 +1,12 @@
-"""DVC's list of who is at work, which a killed DVC may leave incomplete."""
+"""What DVC has on disk: its list of who is at work, which a kill may leave incomplete, its lock files, and its remote."""
 
 import fcntl
 import json
+import re
 from pathlib import Path
 
 RWLOCK = Path(".dvc/tmp/rwlock")  # DVC's list of who reads and writes what
+LOCK_FILES = tuple(Path(folder) / "dvc.lock" for folder in ("", "data", "grid", "serving"))
 
 
 def broken_dvc_lock() -> str | None:
@@ -17,6 +19,16 @@ def broken_dvc_lock() -> str | None:
     except ValueError:
         pass
     return f"{RWLOCK} was left incomplete by a DVC that was killed; if no other DVC is at work, `rm {RWLOCK}` fixes it"
+
+
+def conflicted_lock_file() -> str | None:
+    """Return one line if a merge left marks of a conflict in a lock file, which stops DVC, and how to fix that; else None."""
+    for file in LOCK_FILES:
+        if file.is_file() and re.search(r"^<{7} ", file.read_text(encoding="utf-8", errors="replace"), re.MULTILINE):
+            return (
+                f'{file} has the marks of a conflict; `git merge --abort` undoes the merge (docs/teamwork.md, "Two push at once")'
+            )
+    return None
 
 
 def mend_dvc_lock() -> bool:
@@ -32,3 +44,12 @@ def mend_dvc_lock() -> bool:
             return False
         RWLOCK.unlink()
         return True
+
+
+def default_remote() -> tuple[str, str] | None:
+    """Name and URL of the remote that `dvc push` and `dvc pull` use, from all of DVC's configuration; None without one."""
+    from dvc.config import Config
+
+    config = Config(".dvc")
+    name = config["core"].get("remote")
+    return (name, config["remote"][name]["url"]) if name in config["remote"] else None
