@@ -133,9 +133,9 @@ def grouped(rows: pl.DataFrame, cutoff: int) -> pl.DataFrame:
                     variable_name="metric",
                     value_name="value",
                 )
-                .group_by("by", "position", "group", "metric", "seed")
+                .group_by("by", "position", "group", "metric", "seed", maintain_order=True)
                 .agg(pl.col("value").mean(), users=pl.len())
-                .group_by("by", "position", "group", "metric")
+                .group_by("by", "position", "group", "metric", maintain_order=True)
                 .agg(pl.col("users").first(), mean=pl.col("value").mean(), std=pl.col("value").std())
                 .sort("by", "position", "metric", descending=[True, False, True])
                 .select(*(pl.lit(row[key]).alias(key) for key in KEYS), pl.exclude("position"))
