@@ -5,6 +5,9 @@ import json
 import re
 from pathlib import Path
 
+from common.errors import UserError
+from common.secrets import masked
+
 RWLOCK = Path(".dvc/tmp/rwlock")  # DVC's list of who reads and writes what
 LOCK_FILES = tuple(Path(folder) / "dvc.lock" for folder in ("", "data", "grid", "serving"))
 
@@ -25,9 +28,8 @@ def conflicted_lock_file() -> str | None:
     """Return one line if a merge left marks of a conflict in a lock file, which stops DVC, and how to fix that; else None."""
     for file in LOCK_FILES:
         if file.is_file() and re.search(r"^<{7} ", file.read_text(encoding="utf-8", errors="replace"), re.MULTILINE):
-            return (
-                f'{file} has the marks of a conflict; `git merge --abort` undoes the merge (docs/teamwork.md, "Two push at once")'
-            )
+            undo = "`git merge --abort` or `git rebase --abort` undoes it"
+            return f"{file} has the marks of a conflict; {undo} (docs/teamwork.md, 'Two push at once')"
     return None
 
 
@@ -47,9 +49,23 @@ def mend_dvc_lock() -> bool:
 
 
 def default_remote() -> tuple[str, str] | None:
-    """Name and URL of the remote that `dvc push` and `dvc pull` use, from all of DVC's configuration; None without one."""
-    from dvc.config import Config
+    """Name and URL of the remote that `dvc push` and `dvc pull` use, from all of DVC's configuration; None without one.
 
-    config = Config(".dvc")
+    Raises UserError if DVC cannot read its configuration.
+    """
+    from dvc.config import Config, ConfigError
+
+    try:
+        config = Config(".dvc")
+    except ConfigError as error:
+        raise UserError(f"DVC's configuration: {masked(' '.join(str(error).split()))}") from None
     name = config["core"].get("remote")
     return (name, config["remote"][name]["url"]) if name in config["remote"] else None
+
+
+def has_remote() -> bool:
+    """Return whether there is a default remote; False too if DVC cannot read its configuration, for use in another error."""
+    try:
+        return default_remote() is not None
+    except UserError:
+        return False

@@ -16,10 +16,17 @@ if TYPE_CHECKING:
     import numpy as np
 
 from common.disk import room_for
-from common.dvc_state import default_remote
+from common.dvc_state import has_remote
 from common.errors import UserError
 
 SIDECAR = "sidecar.json"
+PUSHED = (
+    "data/raw/*",
+    "data/sequences/*",
+    "data/embeddings/*/*",
+    "data/spectrum/*/*",
+    "data/checkpoints/selected",
+)  # by `dvc push`
 RUNS = Path("data/runs")
 ARTIFACTS = (Path("data"), Path("grid"), Path("metrics"), Path("docs/results"))  # folders whose directories may be replaced
 
@@ -123,7 +130,8 @@ def _how_to_make(directory: Path, made_by: str) -> str:
     dvc = not any(directory.absolute().is_relative_to(folder) for folder in (scratch(), Path.cwd() / "docs"))
     if not dvc and directory.is_dir():
         return _repair(directory, made_by)
-    pull = f"; `dvc pull {directory}` fetches it if it was pushed" if dvc and default_remote() else ""
+    pushed = any(directory.match(pattern) for pattern in PUSHED)
+    pull = f"; `dvc pull {directory}` fetches it if it was pushed" if pushed and has_remote() else ""
     return f"it is made by {made_by}{pull}"
 
 

@@ -156,10 +156,15 @@ class Examination:
             silent = f"{remote[0]} ({remote[1]}) does not answer: {reason}" if reason else ""
         if silent and self.missing and isinstance(self.model, UserError) and self.encoder.model.startswith(("package:", "/")):
             self.problems.append("the run's data is missing, no remote has it, and the encoder to build it cannot be loaded")
-        elif silent and self.missing and (absent := self.absent_files()):
+        elif silent and not self.has_log and (absent := self.absent_files()):
             self.problems.append(f"the run's data is missing, no remote has it, and {absent}")
         message = silent if silent or remote is None else f"{remote[0]} ({remote[1]}) answers"
         return masked(message)
+
+    @property
+    def has_log(self) -> bool:
+        """Whether the dataset can be made without its source: its sequences exist, or its raw files from which they are made."""
+        return any((path / SIDECAR).is_file() for path in (self.sequences, Path("data/raw") / self.params.dataset))
 
     def absent_files(self) -> str:
         """Return which of the user's own files the dataset is made of is not here; "" if all are, or if it has no such files."""

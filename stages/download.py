@@ -3,6 +3,7 @@
 from argparse import ArgumentParser
 from pathlib import Path
 
+from common.dvc_state import has_remote
 from common.errors import UserError
 from common.names import check_name
 from pipeline.artifacts import atomic_directory
@@ -24,7 +25,11 @@ def main() -> str:
         try:
             source_module(source.kind).fetch(source, params.download.mirror, directory)
         except UserError as error:
-            raise (with_place(error, dataset) if source.kind == "files" else error) from None
+            if source.kind == "files":
+                error = with_place(error, dataset)
+                if has_remote():
+                    error = UserError(f"{error}; if a colleague pushed it: `dvc pull {target}`, then the same command")
+            raise error from None
         files = sorted(path.name for path in directory.iterdir())
     return f"{dataset}: {', '.join(files)} in {target}"
 

@@ -7,6 +7,7 @@ colleague's machine, what was recorded stays. Files that differ from those recor
 from argparse import ArgumentParser
 
 from common.code import code_fingerprint
+from common.dvc_state import has_remote
 from common.errors import UserError
 from pipeline.artifacts import read_json, sha256, write_json
 from pipeline.data.findings import plural
@@ -31,7 +32,10 @@ def main() -> str:
             scanned += len(files)
         except UserError as error:
             if known.get("source") != source.of_download():
-                raise with_place(error, dataset) from None
+                advice = (
+                    f"; whoever pushed the dataset can commit {recorded}, and the files need not be here" if has_remote() else ""
+                )
+                raise UserError(f"{with_place(error, dataset)}{advice}") from None
             print(f"scan: {dataset}: {error}; what was recorded of its files stays", flush=True)
             continue
         if known.get("source") == source.of_download() and (differences := compared(known["files"], files)):

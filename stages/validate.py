@@ -8,7 +8,6 @@ preprocessing are written to files of their own, so an option of one dataset lea
 from argparse import ArgumentParser
 from pathlib import Path
 
-from common.dvc_state import default_remote
 from common.errors import UserError
 from pipeline.artifacts import atomic_directory, write_json
 from pipeline.data import SOURCES
@@ -36,9 +35,8 @@ def main() -> str:
 
 
 def with_place(error: UserError, dataset: str) -> UserError:
-    """An error of a user's own files, and what to do: correct their options, to which `-S` adds, or pull the dataset."""
-    pull = "; if a colleague pushed this dataset, add `--pull --allow-missing` to the command" if default_remote() else ""
-    return UserError(f"{error} (its options: sources.{dataset} in {PARAMS_FILE}, to which -S adds){pull}")
+    """An error of a user's own files, and where their options are: `-S` adds to what is there."""
+    return UserError(f"{error} (its options: sources.{dataset} in {PARAMS_FILE}, to which -S adds)")
 
 
 def write_options(params: Params) -> None:

@@ -22,13 +22,13 @@ def dropped(raw: Raw, made: Dataset, options: Preprocess) -> list[Finding]:
 
     if not any(finding.name.startswith("no_") for finding in raw.findings):
         lose("incomplete", " without a user, an item or a time", first, complete)
-    lose("duplicates", " that repeat the user, item and time of a row before", complete, deduplicated)
+    lose("duplicates", " with the same user, item and time as a row before", complete, deduplicated)
     found += _unknown_items(raw, deduplicated["interactions"])
     lost = {noun: titled[f"{noun}s"] - cored[f"{noun}s"] for noun in ("user", "item")}
     removed = " and ".join(plural(count, noun) for noun, count in lost.items() if count)
     lose(
         "core",
-        f": those of {removed} with fewer than {options.core} (core)",
+        f" of {removed} with fewer than {options.core} (core)",
         titled,
         cored,
     )

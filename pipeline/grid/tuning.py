@@ -13,6 +13,7 @@ import yaml
 
 from common.errors import UserError
 from pipeline.artifacts import SIDECAR, atomic_file, fingerprint, read_json, scratch, verify, write_json
+from pipeline.grid.fit import misfit
 from pipeline.grid.sampler import next_choice
 from pipeline.params import Params, read_yaml
 from pipeline.runs import Run
@@ -258,6 +259,9 @@ def _validation(run: Run) -> dict[str, Any]:
 
     with run.lock():
         if not run.finished:
+            run.verify_inputs()
+            if why := misfit(run):
+                return {"state": "failed", "epochs": 0, "validation": None, "error": why}
             try:
                 train_run(run)
             except DivergedError as error:

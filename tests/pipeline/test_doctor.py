@@ -53,9 +53,12 @@ def test_data_that_nothing_can_bring_is_a_problem(examined: Callable) -> None:
 
 
 def test_data_whose_own_files_are_not_here_is_a_problem(examined: Callable, set_params: SetParams) -> None:
-    """The encoder can be loaded, but there is nothing to embed, and no remote that has it."""
+    """The encoder can be loaded, but there is nothing to embed, and no remote that has it. With the sequences there is."""
     shutil.rmtree("data/spectrum/tiny/random")
     set_params({"encoder": "minilm", "sources.tiny": {"kind": "files", "interactions": "clicks.csv", "items": "items.csv"}})
+    assert examined()[1] == []
+    for folder in ("data/sequences/tiny", "data/raw/tiny"):
+        shutil.rmtree(folder, ignore_errors=True)
     _, problems = examined()
     assert [problem.partition(", and ")[0] for problem in problems] == ["the run's data is missing, no remote has it"]
     assert problems[0].endswith("/clicks.csv: no such file")

@@ -71,11 +71,18 @@ def test_an_absolute_path_is_recorded_as_it_is_written(
     assert set(json.loads(RECORD.read_text())["files"]) == {f"{shared}/1.csv", "items.csv"}
 
 
-def test_with_a_remote_the_advice_is_to_pull(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_a_remote_the_advice_is_what_a_colleague_has(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No option skips `scan`, so without the record there must be one; `download` is skipped once the raw files are here."""
     (own / "items.csv").unlink()
-    monkeypatch.setattr(validate, "default_remote", lambda: ("team", "/mnt/team"))
-    with pytest.raises(UserError, match=r"; if a colleague pushed this dataset, add `--pull --allow-missing` to the command$"):
+    for module in (scan, download):
+        monkeypatch.setattr(module, "has_remote", lambda: True)
+    with pytest.raises(
+        UserError, match=r"; whoever pushed the dataset can commit data/sources/files/mine\.json, and the files need"
+    ):
         scan.main()
+    monkeypatch.setattr(sys, "argv", ["download", "mine"])
+    with pytest.raises(UserError, match=r"; if a colleague pushed it: `dvc pull data/raw/mine`, then the same command$"):
+        download.main()
 
 
 def test_where_the_files_are_not_here_the_record_stays_for_the_same_options_only(

@@ -28,7 +28,7 @@ def test_everything_that_is_dropped_has_a_sentence_and_the_right_count(load: Loa
         "cap": (4, 20),
         "kept": (16, 34),
     }
-    assert notes["core"].text == ("Dropped 2 interactions: those of 1 user with fewer than 3 (core).")
+    assert notes["core"].text == ("Dropped 2 interactions of 1 user with fewer than 3 (core).")
     assert notes["cap"].text == "Dropped 4 interactions older than the last 4 of their user (cap), and 1 item with them."
     assert notes["untitled"].text == ("Dropped 4 interactions with 1 item without a title of at least two characters ('f').")
     assert notes["unknown_items"].warning
@@ -42,6 +42,6 @@ def test_a_users_single_event_is_dropped_and_said(load: Load) -> None:
     options = Preprocess(core=3)
     made = build_sequences(raw, options)
     assert "one" not in made.users["user_id"].to_list()
-    assert "1 interaction: those of 1 user with fewer than 3" in next(
+    assert "1 interaction of 1 user with fewer than 3" in next(
         note.text for note in dropped(raw, made, options) if note.name == "core"
     )

@@ -205,6 +205,15 @@ def test_a_trial_that_diverges_is_a_failed_one(params: Params, set_params: Calla
     assert found["chosen"] == {"train.learning_rate": 0.001}
 
 
+def test_a_trial_that_cannot_be_built_is_a_failed_one(params: Params) -> None:
+    """Options may fit one by one and not together, or not the dim: three heads do not divide it."""
+    SPACE.write_text("backbones:\n  sasrec:\n    heads: [3]\n")
+    found = tuned(params)
+    assert [trial["state"] for trial in found["trials"]] == ["complete", "failed"]
+    assert "heads" in module._validation(tuning(params).run({"backbone.heads": 3}))["error"]
+    assert found["chosen"] == {"backbone.heads": 1}
+
+
 def test_if_all_diverge_nothing_is_chosen(params: Params, set_params: Callable[..., None]) -> None:
     SPACE.write_text("train: {}\n")
     set_params({"train.learning_rate": 1e30})
