@@ -92,7 +92,7 @@ def test_rlmrec_without_its_loss_and_without_fusion_is_base(make: Make, sequence
 def test_rlmrec_loss_is_weighted_and_added(make: Make, sequences: torch.Tensor) -> None:
     def loss(beta: float) -> float:
         model = make("rlmrec", beta=beta).eval()
-        return float(model.loss(sequences, torch.Generator().manual_seed(0))[0])
+        return model.loss(sequences, torch.Generator().manual_seed(0))[0].item()
 
     adapter = make("rlmrec").adapter
     assert loss(0.5) - loss(0.0) == pytest.approx(0.5 * float(adapter.misalignment(adapter.project())), abs=1e-5)
