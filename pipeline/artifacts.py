@@ -20,13 +20,8 @@ from common.dvc_state import has_remote
 from common.errors import UserError
 
 SIDECAR = "sidecar.json"
-PUSHED = (
-    "data/raw/*",
-    "data/sequences/*",
-    "data/embeddings/*/*",
-    "data/spectrum/*/*",
-    "data/checkpoints/selected",
-)  # by `dvc push`
+# What `dvc push` pushes of data.
+PUSHED = ("data/raw/*", "data/sequences/*", "data/embeddings/*/*", "data/spectrum/*/*", "data/checkpoints/selected")
 RUNS = Path("data/runs")
 ARTIFACTS = (Path("data"), Path("grid"), Path("metrics"), Path("docs/results"))  # folders whose directories may be replaced
 

@@ -5,6 +5,7 @@ colleague's machine, what was recorded stays. Files that differ from those recor
 """
 
 from argparse import ArgumentParser
+from contextlib import suppress
 
 from common.code import code_fingerprint
 from common.dvc_state import has_remote
@@ -26,11 +27,11 @@ def main() -> str:
     scanned = 0
     for dataset, source in own.items():
         recorded = folder / f"{dataset}.json"
-        known = read_json(recorded, "`python -m stages.scan`") if recorded.is_file() else {}
         try:
             files = {name: sha256(path) for name, path in source.own_files().items()}
             scanned += len(files)
         except UserError as error:
+            known = read_json(recorded, "`python -m stages.scan`") if recorded.is_file() else {}
             if known.get("source") != source.of_download():
                 advice = (
                     f"; whoever pushed the dataset can commit {recorded}, and the files need not be here" if has_remote() else ""
@@ -38,8 +39,10 @@ def main() -> str:
                 raise UserError(f"{with_place(error, dataset)}{advice}") from None
             print(f"scan: {dataset}: {error}; what was recorded of its files stays", flush=True)
             continue
-        if known.get("source") == source.of_download() and (differences := compared(known["files"], files)):
-            print(f"scan: {dataset}: {differences}; the dataset is made of the files that are here", flush=True)
+        with suppress(UserError):  # a record that is new or damaged is written anew, and says nothing of the files before
+            known = read_json(recorded, "`python -m stages.scan`")
+            if known.get("source") == source.of_download() and (differences := compared(known["files"], files)):
+                print(f"scan: {dataset}: {differences}; the dataset is made of the files that are here", flush=True)
         write_json(recorded, {"source": source.of_download(), "files": files, "code": code_fingerprint(ROOT, CODE)})
     for stale in folder.glob("*.json"):
         if stale.stem not in own:

@@ -60,6 +60,15 @@ def test_files_that_differ_from_those_recorded_are_named(own: Path, capsys: pyte
     )
 
 
+def test_a_damaged_record_is_written_anew_where_the_files_are_here(own: Path) -> None:
+    """As after a merge with a conflict: git tracks the record."""
+    scan.main()
+    first = RECORD.read_text()
+    RECORD.write_text("<<<<<<< HEAD\n")
+    assert scan.main() == "2 files of 1 dataset"
+    assert RECORD.read_text() == first
+
+
 def test_an_absolute_path_is_recorded_as_it_is_written(
     own: Path, tmp_path_factory: pytest.TempPathFactory, set_params: SetParams
 ) -> None:

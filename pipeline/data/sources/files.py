@@ -229,7 +229,7 @@ def _named(name: str, problems: list[str], total: int) -> Finding:
     more = ", …" if len(problems) > 10 else ""
     return Finding(
         name,
-        f"Dropped {len(problems):,} unreadable row{'s' * (len(problems) > 1)} ({'; '.join(problems[:10])}{more}).",
+        f"Dropped {plural(len(problems), 'unreadable row')} ({'; '.join(problems[:10])}{more}).",
         len(problems),
         total,
         lost=True,
