@@ -61,18 +61,14 @@ def table2(summary: pl.DataFrame, setting: str = "", file: str = "table2", suffi
     """
     spread = "Mean ± standard deviation over seeds; best" if summary["std"].is_not_null().any() else "Best"
     notes = [f"{spread} bold, second underlined."]
-    improvement = improvements(summary)
-    if improvement.height:
-        in_paper = improvements(summary, "paper")
-        whole_paper = improvements(paper_values("table2"), "paper")
-        paper_average = (
-            f"; the paper's, for the same datasets, backbones and adapters: {100 * average(in_paper):+.2f} %, "
-            f"for all of its own: {100 * average(whole_paper):+.2f} %"
-            if in_paper.height
-            else ""
-        )
+    if (ours := improvements(summary)).height:
+        notes.append(f"SpecTran over the best other adapter, on average: {_average(ours)}.")
+    shared = summary.filter(pl.col("paper").is_not_null())
+    if (ours := improvements(shared)).height:
+        theirs, whole = improvements(shared, "paper"), improvements(paper_values("table2"), "paper")
         notes.append(
-            f"SpecTran's improvement over the best other adapter, on average: {100 * average(improvement):+.2f} %{paper_average}."
+            f"Over the best of the adapters that the paper has: {_average(ours)}; in the paper, for the same datasets and "
+            f"backbones: {_average(theirs)}, for all of its own: {_average(whole)}."
         )
     blocks = _result_blocks(summary, KEYS)
     return Table(file, f"Adapters{suffix}", blocks, notes + _paper_note(summary, setting), summary)
@@ -238,6 +234,10 @@ def _heading(block: pl.DataFrame) -> str:
     return f"{title(first['dataset'])}, {title(first['backbone'])}{dim}"
 
 
+def _average(improvement: pl.DataFrame) -> str:
+    return f"{100 * average(improvement):+.2f} %"
+
+
 def _marks(block: pl.DataFrame, key: str, metric: str) -> dict[str, str]:
     """Return {key: mark} for the best and the second row of a block by a metric; {} for a single row.
 
@@ -255,7 +255,6 @@ def _result_blocks(summary: pl.DataFrame, keys: list[str]) -> list[Block]:
     means with them.
     """
     *above, key = keys
-    gains = {value: improvements(summary, value) for value in ("mean", "paper")} if key == "adapter" else {}
     blocks = []
     for block in summary.partition_by(above, maintain_order=True):
         names = block["metric"].unique(maintain_order=True).to_list()
@@ -267,12 +266,7 @@ def _result_blocks(summary: pl.DataFrame, keys: list[str]) -> list[Block]:
         for entry in entries:
             cells = [(values[entry, name], marks[name].get(entry, "")) for name in names]
             rows.append([Entry(title(entry)), *(number(row["mean"], std=row["std"], mark=mark) for row, mark in cells)])
-        footer = []
-        for value, label in (("mean", "SpecTran over best other"), ("paper", "the same, in the paper")):
-            gain = gains[value].join(block, on=above, how="semi") if gains else pl.DataFrame()
-            if gain.height:
-                by_metric = dict(zip(gain["metric"], gain["improvement"], strict=True))
-                footer.append([Entry(label), *(percent(by_metric.get(name)) for name in names)])
+        footer = _improvement_rows(block, names) if key == "adapter" else []
         header = [key.capitalize(), *names]
         blocks.append(Block(f"{heading} ({seed_count(block['seeds'][0])})", header, rows, footer))
         if block["paper"].is_not_null().any():
@@ -290,6 +284,23 @@ def _result_blocks(summary: pl.DataFrame, keys: list[str]) -> list[Block]:
             ]
             blocks.append(Block(f"{heading}, beside the paper", wide, compared))
     return blocks
+
+
+def _improvement_rows(block: pl.DataFrame, names: list[str]) -> list[list[Entry]]:
+    """Return the rows below a block that hold SpecTran's improvement: over all others, and over those that the paper has, beside
+    the paper's own.
+    """
+    shared = block.filter(pl.col("paper").is_not_null())
+    gains = {"SpecTran over best other": improvements(block)}
+    if shared.height < block.height:
+        gains["over best of the paper's"] = improvements(shared)
+    gains["the same, in the paper"] = improvements(shared, "paper")
+    rows = []
+    for label, gain in gains.items():
+        if gain.height:
+            by_metric = dict(zip(gain["metric"], gain["improvement"], strict=True))
+            rows.append([Entry(label), *(percent(by_metric.get(name)) for name in names)])
+    return rows
 
 
 def seed_count(count: int) -> str:
