@@ -21,6 +21,16 @@ class UserError(Exception):
         super().__init__(text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} … {text[-LONGEST // 2 :]}")
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or the name of its class if it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def nearest(name: str, valid: Iterable[str]) -> str | None:
+    """Return the valid name that is most similar; None if none is similar."""
+    return next(iter(get_close_matches(name, sorted(valid), n=1, cutoff=0.6)), None)
+
+
 def did_you_mean(name: str, valid: Iterable[str]) -> str:
     """Return the end of a message: the nearest valid name, or the list of valid names if none is similar.
 
@@ -30,5 +40,5 @@ def did_you_mean(name: str, valid: Iterable[str]) -> str:
     '; valid: base, spectran'
     """
     names = sorted(valid)
-    near = get_close_matches(name, names, n=1, cutoff=0.6)
-    return f"; did you mean '{near[0]}'?" if near else f"; valid: {', '.join(names) or 'none'}"
+    near = nearest(name, names)
+    return f"; did you mean '{near}'?" if near else f"; valid: {', '.join(names) or 'none'}"

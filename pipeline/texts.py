@@ -7,7 +7,7 @@ import html
 from collections.abc import Iterable, Mapping
 from string import Formatter
 
-from common.errors import UserError, did_you_mean
+from common.errors import UserError, did_you_mean, nearest
 
 TITLE = "{title}"
 
@@ -31,9 +31,8 @@ def check_fields(template: str, available: Iterable[str], where: str) -> None:
     available = sorted(available)
     for name in fields(template):
         if name not in available:
-            near = did_you_mean(name, available)
-            all_fields = "" if near.startswith("; valid") else f" (available: {', '.join(available)})"
-            raise UserError(f"{where}: the items have no field '{name}'{near}{all_fields}")
+            all_fields = f" (available: {', '.join(available)})" if nearest(name, available) else ""
+            raise UserError(f"{where}: the items have no field '{name}'{did_you_mean(name, available)}{all_fields}")
 
 
 def fill(template: str, item: Mapping[str, str | None]) -> str:

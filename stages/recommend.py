@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from common.errors import UserError
+from common.errors import UserError, first_line
 from pipeline.artifacts import atomic_file
 from pipeline.data.findings import plural
 from pipeline.runs import CHECKPOINT
@@ -92,7 +92,7 @@ def read_requests(path: Path) -> pl.DataFrame:
     try:
         table = pl.read_parquet(path, glob=False)
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise UserError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from None
+        raise UserError(f"{path}: not a readable Parquet file ({first_line(error)})") from None
     named = [name for name in ("history", "user_id") if name in table.columns]
     if not named:
         found = ", ".join(table.columns) or "no column"

@@ -6,6 +6,8 @@ colleague's machine, what was recorded stays. Files that differ from those recor
 
 from argparse import ArgumentParser
 from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
 from common.code import code_fingerprint
 from common.dvc_state import has_remote
@@ -26,28 +28,38 @@ def main() -> str:
     folder.mkdir(parents=True, exist_ok=True)
     scanned = 0
     for dataset, source in own.items():
-        recorded = folder / f"{dataset}.json"
+        record = folder / f"{dataset}.json"
         try:
             files = {name: sha256(path) for name, path in source.own_files().items()}
             scanned += len(files)
         except UserError as error:
-            known = read_json(recorded, "`python -m stages.scan`") if recorded.is_file() else {}
+            known = recorded(record)
             if known.get("source") != source.of_download():
                 advice = (
-                    f"; whoever pushed the dataset can commit {recorded}, and the files need not be here" if has_remote() else ""
+                    f"; whoever pushed the dataset can commit {record}, and the files need not be here" if has_remote() else ""
                 )
                 raise UserError(f"{with_place(error, dataset)}{advice}") from None
             print(f"scan: {dataset}: {error}; what was recorded of its files stays", flush=True)
             continue
-        with suppress(UserError):  # a record that is new or damaged is written anew, and says nothing of the files before
-            known = read_json(recorded, "`python -m stages.scan`")
+        with suppress(UserError):  # a damaged record is written anew, and says nothing of the files before
+            known = recorded(record)
             if known.get("source") == source.of_download() and (differences := compared(known["files"], files)):
                 print(f"scan: {dataset}: {differences}; the dataset is made of the files that are here", flush=True)
-        write_json(recorded, {"source": source.of_download(), "files": files, "code": code_fingerprint(ROOT, CODE)})
+        write_json(record, {"source": source.of_download(), "files": files, "code": code_fingerprint(ROOT, CODE)})
     for stale in folder.glob("*.json"):
         if stale.stem not in own:
             stale.unlink()
     return f"{plural(scanned, 'file')} of {plural(len(own), 'dataset')}"
+
+
+def recorded(path: Path) -> dict[str, Any]:
+    """Return what an earlier scan wrote; {} if there is nothing. Raises UserError for a damaged record."""
+    if not path.is_file():
+        return {}
+    found = read_json(path, "`python -m stages.scan`")
+    if not (isinstance(found, dict) and isinstance(found.get("files"), dict)):
+        raise UserError(f"{path} is damaged; `python -m stages.scan`")
+    return found
 
 
 def compared(before: dict[str, str], now: dict[str, str]) -> str:

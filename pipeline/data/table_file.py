@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from common.errors import UserError, did_you_mean
+from common.errors import UserError, did_you_mean, nearest
 
 Columns = dict[str, str | int]  # our name -> the file's name, or its place in a file without a header, from 1
 
@@ -40,9 +40,8 @@ class Wanted:
                 found[ours] = theirs
             elif ours in self.columns:
                 wrong = f"column '{theirs}' is missing" + ("" if theirs == ours else f", which `{self.option}` names for {ours}")
-                near = did_you_mean(theirs, names)
-                advice = "" if theirs != ours or "mean" in near else f"; name it in `{self.option}`"
-                raise UserError(f"{path}: {wrong}{near}{advice}")
+                advice = f"; name it in `{self.option}`" if theirs == ours and not nearest(theirs, names) else ""
+                raise UserError(f"{path}: {wrong}{did_you_mean(theirs, names)}{advice}")
         return found
 
     def choose(self, lazy: pl.LazyFrame, path: Path, names: list[str]) -> pl.LazyFrame:
@@ -89,7 +88,3 @@ def nth(number: int, skipped: list[int]) -> int:
     """
     before = bisect_right(range(len(skipped)), number, key=lambda place: skipped[place] - place)
     return number + before
-
-
-def first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

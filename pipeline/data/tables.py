@@ -13,10 +13,10 @@ from pathlib import Path
 
 import polars as pl
 
-from common.errors import UserError
+from common.errors import UserError, first_line
 from pipeline.data.findings import LISTED, plural
 from pipeline.data.json_lines import read_json
-from pipeline.data.table_file import FileRead, Wanted, first_line
+from pipeline.data.table_file import FileRead, Wanted
 from pipeline.data.text_tables import read_text
 
 BAD_SHARE = 0.01  # of rows that may be unreadable; they are dropped and named

@@ -14,9 +14,9 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.csv
 
-from common.errors import UserError
+from common.errors import UserError, first_line
 from pipeline.data.findings import LISTED
-from pipeline.data.table_file import Columns, FileRead, Wanted, first_line, nth
+from pipeline.data.table_file import Columns, FileRead, Wanted, nth
 
 BLOCK, LARGEST_BLOCK = 1 << 20, 1 << 30  # bytes that are read at a time
 LOOKED_AT = 10  # lines that tell the separator

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from common.errors import UserError
+from common.errors import UserError, first_line
 
 UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}  # -> in a second
 NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
@@ -156,7 +156,7 @@ def _by_format(text: pl.Series, form: str, where: str) -> Times:
         try:
             parsed = text.str.to_date(form, strict=False).cast(pl.Datetime("us"))
         except pl.exceptions.PolarsError as error:
-            raise UserError(f"{where}: `time: {form}` is no usable format ({str(error).splitlines()[0]})") from None
+            raise UserError(f"{where}: `time: {form}` is no usable format ({first_line(error)})") from None
     unreadable = (parsed.is_null() & text.is_not_null()).arg_true().to_list()
     unit = parsed.dtype.time_unit  # type: ignore[attr-defined]
     return _coarsest(parsed.dt.epoch(unit), unit, f"of the format '{form}'", unreadable)

@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from common.errors import UserError
+from common.errors import UserError, first_line
 from pipeline.artifacts import atomic_directory, scratch
 from pipeline.grid import node
 from pipeline.grid.node import Outcome, Parcel
@@ -162,7 +162,7 @@ class Cluster:
         except self.ray.exceptions.RayTaskError as error:  # an error in pipeline.grid.node, e.g. a full disk
             outcome = Outcome(1, str(error).encode(), None, "", {})
         except self.ray.exceptions.RayError as error:
-            text = f"{error}\n{_first_line(error)} (resources.retries is {self.resources.retries})\n"
+            text = f"{error}\n{first_line(error)} (resources.retries is {self.resources.retries})\n"
             outcome = Outcome(1, text.encode(), None, "", {})
         if outcome.received:
             for path, size in outcome.received.items():
@@ -187,7 +187,7 @@ class Cluster:
                 self._parcels[key] = pack(source, path, key[1], self.ray.put)
             except self.ray.exceptions.RayError as error:
                 raise UserError(
-                    f"{source} does not fit into Ray's object store ({_first_line(error)}); free space on the disk it spills to "
+                    f"{source} does not fit into Ray's object store ({first_line(error)}); free space on the disk it spills to "
                     "(`ray start --temp-dir`), or give it more memory (`--object-store-memory`)"
                 ) from None
         return self._parcels[key]
@@ -231,10 +231,6 @@ def _check_address(address: str) -> None:
     if not host or "/" in host or not port.isdecimal():
         raise ValueError("the form is host:port")
     socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _as_text(resources: dict[str, float]) -> str:

@@ -73,6 +73,7 @@ def _missing(params: Params) -> dict[tuple[str, str, str, int], int]:
         if not tuning.has_choice:
             # The default and the finalists are trained under a second seed too.
             add(tuning, params.grid.dim, tuning.n_trials + min(1 + FINALISTS, tuning.n_trials))
+    made: set[str] = set()  # a run may belong to two cells, as one of Table 4 whose dim is that of Table 2
     for cell in listed_cells(params.grid):
         if cell.exists:
             continue
@@ -80,7 +81,6 @@ def _missing(params: Params) -> dict[tuple[str, str, str, int], int]:
         if decided_by and not decided_by.has_choice:
             add(cell, params.grid.dim, len(params.grid.seeds))
             continue
-        made: set[str] = set()
         for run in cell.runs(params):
             if run.fingerprint not in made and evaluated_directory(run) is None:
                 made.add(run.fingerprint)

@@ -23,7 +23,7 @@ from typing import Any, get_args
 import polars as pl
 import polars.selectors as cs
 
-from common.errors import UserError
+from common.errors import UserError, first_line
 from common.names import check_form
 from pipeline.artifacts import SIDECAR, atomic_directory, atomic_file, read_json, read_signed, scratch, verify
 from pipeline.grid.cells import KEYS, RUN_FILES, Cell, Over, write_cell
@@ -129,7 +129,7 @@ def read_table(file: Path) -> pl.DataFrame:
     try:
         return pl.read_csv(file, glob=False)
     except pl.exceptions.PolarsError as error:
-        raise UserError(f"{file} is not CSV ({str(error).splitlines()[0]}); `git checkout {file.parent}`") from None
+        raise UserError(f"{file} is not CSV ({first_line(error)}); `git checkout {file.parent}`") from None
 
 
 def _check_lines(lines: pl.DataFrame, where: str) -> None:
@@ -197,7 +197,7 @@ def unpack(file: Path, fingerprint: str, dataset: str) -> Path:
                 raise ValueError("its ranks are not whole numbers")
             users = pl.read_parquet(file.parent / f"users-{dataset}.parquet", glob=False).select("user_id").hstack(ranks)
         except (pl.exceptions.PolarsError, ValueError) as error:
-            raise UserError(f"{file} does not hold run {fingerprint} ({str(error).splitlines()[0]}); publish it again") from None
+            raise UserError(f"{file} does not hold run {fingerprint} ({first_line(error)}); publish it again") from None
         with atomic_directory(run_directory, {"run": fingerprint, "source": source}) as directory:
             for name, text in texts.items():
                 (directory / name).write_text(text, encoding="utf-8")

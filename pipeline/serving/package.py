@@ -25,7 +25,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from common.errors import UserError
+from common.errors import UserError, first_line
 from models.core.recommender import Recommender as Model
 from pipeline.artifacts import atomic_directory, write_json
 from pipeline.serving import server
@@ -180,5 +180,5 @@ def push_to_hub(directory: Path, repository: str, kind: str | None) -> str:
         api.create_repo(repository, repo_type="model", private=True, exist_ok=True)
         info = api.upload_folder(repo_id=repository, folder_path=directory, commit_message="A package of SpecTran adapters")
     except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise UserError(f"{repository}: not uploaded ({str(error).splitlines()[0]}); see `hf auth login`") from None
+        raise UserError(f"{repository}: not uploaded ({first_line(error)}); see `hf auth login`") from None
     return str(info.commit_url)

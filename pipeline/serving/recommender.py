@@ -72,7 +72,8 @@ class Recommender:
         options = self.run.settings["adapter"]
         rows = new_rows(self.model.adapter, options, load_spectrum(self.run.spectrum), embeddings, ids)
         wider = copy.copy(self)
-        wider.__dict__ = {name: value for name, value in vars(self).items() if name not in ("_catalogue", "_ids_and_titles")}
+        of_catalogue = ("_catalogue", "_ids_and_titles", "_dropped")
+        wider.__dict__ = {name: value for name, value in vars(self).items() if name not in of_catalogue}
         wider.item_ids = [*self.item_ids, *items["item_id"]]
         wider.titles = [*self.titles, *items["title"]]
         wider.table = torch.cat([self.table, rows])

@@ -122,9 +122,10 @@ class Package:
         return rows
 
     def _indices(self, items: Iterable[str], where: str, skip_unknown: bool) -> list[int]:
+        items = list(items)
         found = [self.index.get(item, -1) for item in items]
         if -1 in found and not skip_unknown:
-            unknown = list(items)[found.index(-1)]
+            unknown = items[found.index(-1)]
             raise PackageError(
                 f"{where}: unknown item {unknown[:100]!r}; skip_unknown passes over items that the catalogue lacks"
             )

@@ -1,6 +1,6 @@
 """The text of a user's error: one line of limited length, which names the nearest valid name."""
 
-from common.errors import LONGEST, UserError, did_you_mean
+from common.errors import LONGEST, UserError, did_you_mean, first_line
 
 
 def test_a_message_is_one_printable_line() -> None:
@@ -14,6 +14,11 @@ def test_the_middle_of_a_long_message_is_left_out() -> None:
     assert text.endswith("xxx; delete it")
     assert len(text) == LONGEST + len(" … ")
     assert str(UserError("x" * LONGEST)) == "x" * LONGEST
+
+
+def test_an_error_without_text_is_named_by_its_class() -> None:
+    assert first_line(ValueError("one\ntwo")) == "one"
+    assert first_line(MemoryError()) == first_line(MemoryError("\n")) == "MemoryError"
 
 
 def test_without_a_similar_name_all_are_listed_in_order() -> None:

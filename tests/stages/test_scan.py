@@ -1,6 +1,7 @@
 """The checksums of own files: another content is another record, and nothing else is."""
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -60,11 +61,16 @@ def test_files_that_differ_from_those_recorded_are_named(own: Path, capsys: pyte
     )
 
 
-def test_a_damaged_record_is_written_anew_where_the_files_are_here(own: Path) -> None:
+@pytest.mark.parametrize("damaged", ["<<<<<<< HEAD\n", "[]", '{"source": {}}'])
+def test_a_damaged_record_is_written_anew_where_the_files_are_here_and_named_where_not(own: Path, damaged: str) -> None:
     """As after a merge with a conflict: git tracks the record."""
     scan.main()
     first = RECORD.read_text()
-    RECORD.write_text("<<<<<<< HEAD\n")
+    RECORD.write_text(damaged)
+    (own / "items.csv").rename(own / "away.csv")
+    with pytest.raises(UserError, match=rf"^{re.escape(str(RECORD))} "):
+        scan.main()
+    (own / "away.csv").rename(own / "items.csv")
     assert scan.main() == "2 files of 1 dataset"
     assert RECORD.read_text() == first
 

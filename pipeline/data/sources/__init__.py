@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from common.errors import UserError
+from common.errors import UserError, first_line
 from common.names import check_name
 from pipeline.data import SOURCES
 from pipeline.data.findings import Finding
@@ -47,4 +47,4 @@ def read_parquet_pair(directory: Path) -> Raw:
     try:
         return Raw(pl.read_parquet(directory / "interactions.parquet"), pl.read_parquet(directory / "items.parquet"))
     except (FileNotFoundError, pl.exceptions.PolarsError) as error:
-        raise UserError(f"{directory} is incomplete ({str(error).splitlines()[0]}); download it again") from None
+        raise UserError(f"{directory} is incomplete ({first_line(error)}); download it again") from None

@@ -16,7 +16,7 @@ import polars as pl
 from pydantic import Field
 from tqdm import tqdm
 
-from common.errors import UserError
+from common.errors import UserError, first_line
 from common.secrets import masked
 from pipeline.artifacts import fingerprint, main_checkout, scratch, sha256
 from pipeline.data import Source
@@ -248,7 +248,7 @@ def read_reviews(path: Path) -> pl.DataFrame:
         try:
             tables.append(pl.read_ndjson(lines, schema=schema))
         except pl.exceptions.PolarsError as error:
-            raise UserError(f"{path.name}: not one JSON object a line ({str(error).splitlines()[0]})") from None
+            raise UserError(f"{path.name}: not one JSON object a line ({first_line(error)})") from None
     table = pl.concat(tables) if tables else pl.DataFrame(schema=schema)
     table = table.rename({"reviewerID": "user_id", "asin": "item_id", "unixReviewTime": "timestamp"})
     missing = table.null_count().row(0)

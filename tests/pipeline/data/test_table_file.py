@@ -20,6 +20,8 @@ def test_a_missing_column_is_named_with_the_option_that_names_it() -> None:
         assert str(caught.value) == (
             f"items.csv: column 'nam' is missing, which `{option}` names for title; did you mean 'name'?"
         )
+        with pytest.raises(UserError, match="valid: mean_price, sku; name it in"):
+            Wanted({"title": "title"}, {}, option=option).resolve(path, ["sku", "mean_price"])
 
 
 def test_rows_are_numbered_without_the_bad_and_the_blank_ones() -> None:

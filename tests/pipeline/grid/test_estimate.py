@@ -48,6 +48,14 @@ def test_the_estimate_adds_up_epochs_of_all_runs_over_the_jobs(
     )
 
 
+def test_a_run_of_two_tables_is_counted_once(set_params: SetParams, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Table 4 has the dim of Table 2 too."""
+    dimensions = {"datasets": ["tiny"], "backbones": ["sasrec"], "adapters": ["base"], "dims": [8, 16]}
+    set_params({"grid.dimensions": dimensions})
+    monkeypatch.setattr(estimate, "epoch_seconds", lambda run, device: 1.0)
+    assert estimate.estimate(load_params(), 1).startswith("6 runs"), "2 seeds of base and SpecTran with dim 16, of base with 8"
+
+
 def test_the_grid_says_before_the_first_run_how_long_it_will_take(
     set_params: SetParams, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -84,6 +84,8 @@ def test_unknown_items_are_an_error_or_passed_over(packaged: Path, checkpoint: R
         package.recommend([ids[0], "new"])
     assert package.recommend([ids[0], "new"], skip_unknown=True) == package.recommend(ids[:1])
     assert package.recommend(["new"], skip_unknown=True)["source"] == "popularity"
+    with pytest.raises(PackageError, match="unknown item 'new'"):
+        package.recommend(ids[:1], deny=(item for item in ["new"]))
 
 
 def test_a_package_runs_elsewhere_and_without_this_project(packaged: Path, checkpoint: Recommender, tmp_path: Path) -> None:
