@@ -165,6 +165,17 @@ def test_known_items_keep_their_rows_and_scores(extended: Callable[..., Recommen
     np.testing.assert_allclose(found["score"], expected["score"], atol=1e-6)
 
 
+def test_the_history_of_a_user_has_the_new_items_of_the_log(trained: Path) -> None:
+    """Also if the history was asked for before: the core filter dropped this user, and the item."""
+    plain = Recommender.load()
+    ids = plain.item_ids
+    assert plain.history_of("rare") == [ids[3], ids[7]]
+    embedding = torch.from_numpy(np.load("data/embeddings/tiny/random/embeddings.npy"))[5:6]
+    wider = plain.with_items(pl.DataFrame({"item_id": ["not kept"], "title": ["Kept now"]}), embedding)
+    assert wider.history_of("rare") == [ids[3], "not kept", ids[7]]
+    assert plain.history_of("rare") == [ids[3], ids[7]]
+
+
 @pytest.mark.slow
 def test_a_package_holds_the_new_items(extended: Callable[..., Recommender]) -> None:
     wider = extended()
