@@ -9,7 +9,7 @@ from typing import get_args
 
 from common.errors import UserError
 from models.losses import LOSSES
-from pipeline.grid.cells import OURS, Cell, Over, cell_of_stage
+from pipeline.grid.cells import SPECTRAN, Cell, Over, cell_of_stage
 from pipeline.grid.execution import build_cell
 from pipeline.params import load_params
 from stages import run
@@ -28,8 +28,8 @@ def main() -> str:
     if arguments.dataset is None:
         return build_cell(cell_of_stage(stage, params.grid), params)
     params.check_cell(arguments.dataset, arguments.backbone, arguments.adapter)
-    if arguments.over == "variants" and arguments.adapter != OURS:
-        raise UserError(f"adapter {arguments.adapter} has no variants; use {OURS}")
+    if arguments.over == "variants" and arguments.adapter != SPECTRAN:
+        raise UserError(f"adapter {arguments.adapter} has no variants; use {SPECTRAN}")
     kind: Over = "tuned" if arguments.tuned else arguments.over
     return build_cell(Cell(arguments.dataset, arguments.backbone, arguments.adapter, kind, arguments.tuned), params)
 

@@ -19,8 +19,8 @@ from pipeline.runs import Run, preprocess_command, svd_command
 
 CELLS = Path("grid/cells")
 KEYS = ["dataset", "backbone", "adapter"]
-BLOCK = KEYS[:2]  # what the rows of one block of a table have in common
-OURS = "spectran"
+PAIR = KEYS[:2]  # a pair of dataset and backbone has one block of rows in a table
+SPECTRAN = "spectran"
 Over = Literal["seeds", "variants", "dims", "tuned"]
 WEIGHTS = "model.safetensors"
 # The files of a run in a cell, besides its weights and ranks.
@@ -55,7 +55,7 @@ class Cell:
     def stage(self) -> str:
         """The name of the cell's DVC stage."""
         key = self.name.removesuffix(f"-{self.over}")
-        return f"grid/dvc.yaml:{STAGES[self.over]}@{key.removesuffix(f'-{OURS}') if self.over == 'variants' else key}"
+        return f"grid/dvc.yaml:{STAGES[self.over]}@{key.removesuffix(f'-{SPECTRAN}') if self.over == 'variants' else key}"
 
     @property
     def exists(self) -> bool:
@@ -190,7 +190,7 @@ def listed_cells(grid: Grid) -> list[Cell]:
     adapters = grid.adapters
     return [
         *(Cell(d, b, a) for d in grid.datasets for b in grid.backbones for a in grid.adapters),
-        *(Cell(d, b, OURS, "variants") for d in ablations.datasets for b in ablations.backbones),
+        *(Cell(d, b, SPECTRAN, "variants") for d in ablations.datasets for b in ablations.backbones),
         *(Cell(d, b, a, "dims") for d in dimensions.datasets for b in dimensions.backbones for a in dimensions.adapters),
         *(Cell(d, b, a, "tuned", o) for d in tuning.datasets for b in tuning.backbones for o in tuning.losses for a in adapters),
     ]

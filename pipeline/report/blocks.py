@@ -63,7 +63,7 @@ from pipeline.report.users import GROUPED
 
 DOCUMENTS = (Path("README.md"), Path("docs/results.md"), Path("docs/research.md"))
 LISTS = ("results", "ranks", "leaders", "level")  # kinds of blocks whose comment lists columns or folders
-BLOCK = re.compile(rf"^(<!-- ({'|'.join(LISTS)}):([^\n]*)\n(.*?)^-->\n)(.*?)(^<!-- end of \2 -->$)", re.MULTILINE | re.DOTALL)
+PAIR = re.compile(rf"^(<!-- ({'|'.join(LISTS)}):([^\n]*)\n(.*?)^-->\n)(.*?)(^<!-- end of \2 -->$)", re.MULTILINE | re.DOTALL)
 FOLDER = re.compile(r'(?P<folder>[^ /]+) "(?P<heading>[^"|]*)"')
 VERDICT = re.compile(r"^(<!-- verdict: (\S+) -->\n)(.*?)(^<!-- end of verdict -->$)", re.MULTILINE | re.DOTALL)
 OPENING = re.compile(r"# [^\n]+\n\n(?:\*[^\n]+\*\n\n)?([^\n]+)\n")  # heading, what the report is of, verdict
@@ -232,11 +232,11 @@ def verdict(name: str) -> str:
 
 def filled(text: str, where: str) -> str:
     """Return a document's text with every block written anew. Raises UserError for a block that cannot be read."""
-    found = [match[2] for match in BLOCK.finditer(text)] + ["verdict"] * len(VERDICT.findall(text))
+    found = [match[2] for match in PAIR.finditer(text)] + ["verdict"] * len(VERDICT.findall(text))
     for kind in (*LISTS, "verdict"):
         if text.count(f"<!-- {kind}:") != found.count(kind):
             raise UserError(f"{where}: a block of {kind} does not end with <!-- end of {kind} -->")
-    text = BLOCK.sub(lambda match: f"{match[1]}\n{_listed(match[2], match[3].split(), match[4], where)}\n{match[6]}", text)
+    text = PAIR.sub(lambda match: f"{match[1]}\n{_listed(match[2], match[3].split(), match[4], where)}\n{match[6]}", text)
     return VERDICT.sub(lambda match: f"{match[1]}\n{verdict(match[2])}\n{match[4]}", text)
 
 

@@ -12,7 +12,7 @@ import matplotlib
 import polars as pl
 from markupsafe import escape
 
-from pipeline.grid.cells import BLOCK, OURS
+from pipeline.grid.cells import PAIR, SPECTRAN
 from pipeline.report.gains import ALL_PAIRS, BASE
 from pipeline.report.tables import title
 
@@ -23,10 +23,10 @@ COLOURS = {
     "ground": ("#fffffe", "#15171b"),
     "other": ("#6b717b", "#949ba8"),
     "faint": ("#d9dce2", "#363b44"),
-    "ours": ("#c2185b", "#ff79a8"),
+    "spectran": ("#c2185b", "#ff79a8"),
     "leader": ("#1257b8", "#82b4ff"),
 }
-INK, GROUND, OTHER, FAINT, OUR_COLOUR, LEADER = (light for light, _ in COLOURS.values())
+INK, GROUND, OTHER, FAINT, SPECTRAN_COLOUR, LEADER = (light for light, _ in COLOURS.values())
 COLUMNS = 3  # panels in a row
 
 matplotlib.use("Agg")
@@ -71,13 +71,13 @@ class Canvas:
         self._hover: list[str] = []
 
     def colour(self, adapter: str) -> str:
-        if adapter == OURS:
-            return OUR_COLOUR
+        if adapter == SPECTRAN:
+            return SPECTRAN_COLOUR
         return LEADER if adapter == self.leader else INK if adapter == BASE else OTHER
 
     def line(self, adapter: str) -> dict:
         """Return the style of an adapter's line."""
-        strong = adapter in (OURS, self.leader)
+        strong = adapter in (SPECTRAN, self.leader)
         return {
             "color": self.colour(adapter),
             "linewidth": 2.2 if strong else 1.3,
@@ -96,7 +96,7 @@ class Canvas:
             "markerfacecolor": GROUND if hollow else self.colour(adapter),
             "markeredgecolor": self.colour(adapter),
         }
-        (artist,) = axis.plot([x], [y], "o", markersize=6 if adapter in (OURS, self.leader) else 5, zorder=5, **style)
+        (artist,) = axis.plot([x], [y], "o", markersize=6 if adapter in (SPECTRAN, self.leader) else 5, zorder=5, **style)
         self.hover(artist, text)
 
     def interval(self, axis: Axes, low: float | None, high: float | None, at: float, adapter: str, along_x: bool = True) -> None:
@@ -113,7 +113,7 @@ class Canvas:
         axis.tick_params(axis="y", length=0)
         axis.spines["left"].set_visible(False)
         for label, name in zip(axis.get_yticklabels(), adapters, strict=True):
-            if name in (OURS, self.leader):
+            if name in (SPECTRAN, self.leader):
                 label.set(color=self.colour(name), fontweight="bold")
 
     def label_ends(self, axis: Axes, ends: Sequence[tuple[float, float, str]]) -> None:
@@ -133,7 +133,7 @@ class Canvas:
         right = axis.get_yaxis_transform()
         for (x, y, adapter), place in zip(ordered, places, strict=True):
             colour = self.colour(adapter)
-            weight = "bold" if adapter in (OURS, self.leader) else "normal"
+            weight = "bold" if adapter in (SPECTRAN, self.leader) else "normal"
             axis.annotate(
                 title(adapter),
                 xy=(x, y),
@@ -149,7 +149,7 @@ class Canvas:
 
     def panels(self, name: str, data: pl.DataFrame, draw: Draw, height: float = 3.4) -> None:
         """Draw one panel per dataset and backbone, and save the figure as `name`. height: of a panel, in inches."""
-        blocks = data.partition_by(BLOCK, maintain_order=True) if data.height else []
+        blocks = data.partition_by(PAIR, maintain_order=True) if data.height else []
         if not blocks:
             return
         columns = min(COLUMNS, len(blocks))

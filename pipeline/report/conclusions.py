@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 
 from pipeline.artifacts import read_json
-from pipeline.grid.cells import BLOCK, KEYS
+from pipeline.grid.cells import KEYS, PAIR
 from pipeline.grid.tuning import Tuning
 from pipeline.params import Params
 from pipeline.report.results import ResultSet, unusable_runs
@@ -55,7 +55,7 @@ def verdict(summary: pl.DataFrame, compared: pl.DataFrame, unusable: pl.DataFram
     if len(adapters) == 1:
         only = f"Only {title(adapters[0])} was run: there is nothing to compare it with."
         return " ".join([only, *_unusable_adapters(unusable)])
-    pairs = summary.n_unique(BLOCK)
+    pairs = summary.n_unique(PAIR)
     start = f"{_capitalised(configuration(loss))}: " if loss else ""
     if not compared.height:
         return f"{start}No conclusion: no two adapters were run on each of the {pairs} pairs of dataset and backbone."
@@ -119,10 +119,10 @@ def with_full_softmax(tuned: list[ResultSet]) -> str:
     means = {
         loss: found[loss]
         .filter((pl.col("metric") == metric) & pl.col("adapter").is_in(shared))
-        .pivot(on="adapter", index=BLOCK, values="mean")
+        .pivot(on="adapter", index=PAIR, values="mean")
         for loss in ("info_nce", "cross_entropy")
     }
-    both = means["info_nce"].join(means["cross_entropy"], on=BLOCK, how="inner", suffix="_full").drop_nulls()
+    both = means["info_nce"].join(means["cross_entropy"], on=PAIR, how="inner", suffix="_full").drop_nulls()
     others = sorted(shared - {"base"})
     if "base" not in shared or not others or not both.height:
         return ""
@@ -185,11 +185,11 @@ def budget(params: Params, rows: pl.DataFrame) -> str:
 def verdicts(result_set: ResultSet) -> list[str | list[str]]:
     """Return the verdict over all pairs of dataset and backbone and, if there are several pairs, a list with one for each."""
     overall = verdict(result_set.summary, result_set.overall, result_set.unusable, result_set.loss)
-    blocks = result_set.summary.partition_by(BLOCK, maintain_order=True)
+    blocks = result_set.summary.partition_by(PAIR, maintain_order=True)
     lines = []
     for block in blocks if len(blocks) > 1 else []:
         compared, unusable = (
-            part.join(block, on=BLOCK, how="semi") if part.height else part
+            part.join(block, on=PAIR, how="semi") if part.height else part
             for part in (result_set.comparisons, result_set.unusable)
         )
         lines.append(f"{title(block['dataset'][0])}, {title(block['backbone'][0])}: {verdict(block, compared, unusable)}")

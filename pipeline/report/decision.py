@@ -12,7 +12,7 @@ from pipeline.artifacts import atomic_file
 from pipeline.data.findings import plural
 from pipeline.grid.baseline_cells import directory_of
 from pipeline.grid.baselines import TITLES
-from pipeline.grid.cells import BLOCK, Cell
+from pipeline.grid.cells import PAIR, Cell
 from pipeline.grid.published import PUBLISHED, RUNS, read_runs
 from pipeline.params import Params
 from pipeline.report.conclusions import is_tie
@@ -74,7 +74,7 @@ def write_decision(
     unusable: runs from which nothing is concluded; trivial: rows of the baselines; missing: cells that are not in `runs`.
     """
     parts, changes = ["# Which adapter to ship"], []
-    several = runs.n_unique(BLOCK) > 1
+    several = runs.n_unique(PAIR) > 1
     for block in runs.partition_by("dataset", "backbone", maintain_order=True):
         here = (pl.col("dataset") == block["dataset"][0]) & (pl.col("backbone") == block["backbone"][0])
         compared, unfit, baselines = (

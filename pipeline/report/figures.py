@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from pipeline.data.findings import plural
-from pipeline.grid.cells import BLOCK, KEYS, OURS
+from pipeline.grid.cells import KEYS, PAIR, SPECTRAN
 from pipeline.report.canvas import FAINT, INK, Canvas
 from pipeline.report.gains import ALL_PAIRS, BASE
 from pipeline.report.tables import title
@@ -138,7 +138,7 @@ class Figures(Canvas):
                 places = [names.index(group) for group in points["group"]]
                 axis.plot(places, points["gain"], **self.line(name))
                 for x, row in zip(places, points.iter_rows(named=True), strict=True):
-                    if name in (OURS, self.leader):
+                    if name in (SPECTRAN, self.leader):
                         self.interval(axis, row["low"], row["high"], x, name, along_x=False)
                     hover = f"{title(name)}, {row['group']}: {gain_text(row)} over Base, {metric} {row['mean']:.4f}"
                     self.dot(axis, x, row["gain"], name, hover)
@@ -194,7 +194,7 @@ def gain_text(row: dict) -> str:
 
 
 def _most_rows(data: pl.DataFrame) -> int:
-    return int(data.group_by(BLOCK).len()["len"].max() or 1) if data.height else 1  # type: ignore[arg-type]
+    return int(data.group_by(PAIR).len()["len"].max() or 1) if data.height else 1  # type: ignore[arg-type]
 
 
 def _is_in(row: dict, unusable: pl.DataFrame) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from pipeline.grid.cells import BLOCK, KEYS, OURS
+from pipeline.grid.cells import KEYS, PAIR, SPECTRAN
 from pipeline.report.canvas import panel_title
 from pipeline.report.figures import gain_text
 from pipeline.report.gains import ALL_PAIRS, BASE
@@ -24,7 +24,7 @@ def enumeration(names: list[str]) -> str:
 
 def per_block(data: pl.DataFrame, say: Callable[[pl.DataFrame], str]) -> str:
     """Return a sentence for each block, which starts with the block's name if there are several."""
-    blocks = data.partition_by(BLOCK, maintain_order=True) if data.height else []
+    blocks = data.partition_by(PAIR, maintain_order=True) if data.height else []
     several = len(blocks) > 1
     return " ".join(f"{panel_title(block)}: {say(block)}" if several else _capitalised(say(block)) for block in blocks)
 
@@ -59,7 +59,7 @@ def forest(gains: pl.DataFrame, unusable: pl.DataFrame) -> str:
 def without(data: pl.DataFrame, unusable: pl.DataFrame) -> pl.DataFrame:
     """Return the rows of adapters that have no run in the same block that supports no conclusion; for all pairs, in no block."""
     keys = [key for key in KEYS if key in unusable.columns]
-    every = unusable.with_columns(pl.lit(ALL_PAIRS).alias(key) for key in BLOCK)
+    every = unusable.with_columns(pl.lit(ALL_PAIRS).alias(key) for key in PAIR)
     return data.join(unusable, on=keys, how="anti", maintain_order="left").join(every, on=keys, how="anti", maintain_order="left")
 
 
@@ -82,8 +82,8 @@ def groups(grouped: pl.DataFrame, by: str, unusable: pl.DataFrame) -> str:
         for part in block.partition_by("group", maintain_order=True):
             best = part.sort("gain", descending=True).row(0, named=True)
             named = f"{part['group'][0]} {title(best['adapter'])} {100 * best['gain']:+.0f} %"
-            ours = part.filter(pl.col("adapter") == OURS)["gain"].to_list()
-            parts.append(f"{named} ({title(OURS)} {100 * ours[0]:+.0f} %)" if ours and best["adapter"] != OURS else named)
+            ours = part.filter(pl.col("adapter") == SPECTRAN)["gain"].to_list()
+            parts.append(f"{named} ({title(SPECTRAN)} {100 * ours[0]:+.0f} %)" if ours and best["adapter"] != SPECTRAN else named)
         return f"the largest gain over Base is, by group: {'; '.join(parts)}."
 
     return per_block(without(grouped.filter(pl.col("by") == by), unusable), say)
@@ -126,7 +126,7 @@ def spectra(rows: pl.DataFrame) -> str:
             curve = pl.read_csv(Path(row["run_directory"]) / "spectrum.csv", glob=False)["cumulative_share"]
             shares[row["adapter"]] = float(curve[min(LEADING, len(curve)) - 1])
         order = sorted(shares, key=lambda name: shares[name])
-        shown = dict.fromkeys([order[-1], *([OURS] if OURS in shares else []), order[0]])
+        shown = dict.fromkeys([order[-1], *([SPECTRAN] if SPECTRAN in shares else []), order[0]])
         named = ", ".join(f"{title(name)} {100 * shares[name]:.0f} %" for name in shown)
         return f"share of variance in the {LEADING} leading directions, from the highest to the lowest: {named}."
 
@@ -185,7 +185,7 @@ def attention(rows: pl.DataFrame) -> str:
             "which a truncation would drop; the diagonal is the encoding of σ."
         )
 
-    return per_block(rows.filter(pl.col("adapter") == OURS).unique(BLOCK, keep="first", maintain_order=True), say)
+    return per_block(rows.filter(pl.col("adapter") == SPECTRAN).unique(PAIR, keep="first", maintain_order=True), say)
 
 
 def _capitalised(text: str) -> str:

@@ -3,7 +3,7 @@
 import numpy as np
 import polars as pl
 
-from pipeline.grid.cells import BLOCK, KEYS
+from pipeline.grid.cells import KEYS, PAIR
 from pipeline.report.significance import gain_intervals
 from pipeline.report.users import user_groups, user_metrics, user_shares, with_groups
 
@@ -18,13 +18,13 @@ def over_base(rows: pl.DataFrame, cutoff: int) -> pl.DataFrame:
     relative, mean / Base's mean - 1. If there are several blocks, rows of the mean over all blocks come first, whose dataset and
     backbone are `ALL_PAIRS`; these are of the adapters that every block has. Gains are null where Base was not run.
     """
-    blocks = rows.partition_by(BLOCK, maintain_order=True)
+    blocks = rows.partition_by(PAIR, maintain_order=True)
     found = []
     if len(blocks) > 1:
         found.append(_of_blocks(blocks, cutoff).with_columns(dataset=pl.lit(ALL_PAIRS), backbone=pl.lit(ALL_PAIRS)))
     for block in blocks:
-        found.append(_of_blocks([block], cutoff).with_columns(pl.lit(block[key][0]).alias(key) for key in BLOCK))
-    return pl.concat(found).select(*BLOCK, pl.exclude(BLOCK))
+        found.append(_of_blocks([block], cutoff).with_columns(pl.lit(block[key][0]).alias(key) for key in PAIR))
+    return pl.concat(found).select(*PAIR, pl.exclude(PAIR))
 
 
 def _of_blocks(blocks: list[pl.DataFrame], cutoff: int) -> pl.DataFrame:
@@ -64,7 +64,7 @@ def by_group(rows: pl.DataFrame, cutoff: int) -> pl.DataFrame:
     cells of Table 2. Raises UserError if a cell has no ranks.
     """
     tables = []
-    for block in rows.unique(KEYS, keep="first", maintain_order=True).partition_by(BLOCK, maintain_order=True):
+    for block in rows.unique(KEYS, keep="first", maintain_order=True).partition_by(PAIR, maintain_order=True):
         if BASE not in block["adapter"] or block.height == 1:
             continue
         metric = f"NDCG@{cutoff}"
@@ -85,7 +85,7 @@ def by_group(rows: pl.DataFrame, cutoff: int) -> pl.DataFrame:
             tables.append(
                 pl.DataFrame(
                     {
-                        **{key: [block[key][0]] * len(others) for key in BLOCK},
+                        **{key: [block[key][0]] * len(others) for key in PAIR},
                         "adapter": others,
                         **{key: [part[key][0]] * len(others) for key in ("by", "group")},
                         "users": [part.height] * len(others),

@@ -2,7 +2,7 @@
 
 import polars as pl
 
-from pipeline.grid.cells import BLOCK
+from pipeline.grid.cells import PAIR
 from pipeline.grid.held_out import read_figures
 from pipeline.params import Params
 from pipeline.report.formats import Block, Entry, Table, number
@@ -28,7 +28,7 @@ def held_out_table(params: Params, runs: pl.DataFrame, grouped: pl.DataFrame, cu
     ]
     blocks, frames, notes = [], [], []
     by_popularity = grouped.filter(by="popularity", metric=metric)
-    for dataset, backbone, encoder, dim in runs.select(*BLOCK, "encoder", "dim").unique(maintain_order=True).iter_rows():
+    for dataset, backbone, encoder, dim in runs.select(*PAIR, "encoder", "dim").unique(maintain_order=True).iter_rows():
         block = by_popularity.filter(dataset=dataset, backbone=backbone)
         found, why = read_figures(params, dataset, encoder, backbone, dim)
         notes += [f"Held-out items: {why}."] * bool(why)

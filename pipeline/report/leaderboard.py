@@ -3,7 +3,7 @@
 import polars as pl
 
 from pipeline.data.findings import plural
-from pipeline.grid.cells import BLOCK, KEYS
+from pipeline.grid.cells import KEYS, PAIR
 from pipeline.report.canvas import panel_title
 from pipeline.report.formats import ABSENT, Block, Entry, Table, number, percent, plain_lines
 from pipeline.report.gains import ALL_PAIRS
@@ -22,9 +22,9 @@ def leaderboard(gains: pl.DataFrame, result_set: ResultSet, metric: str, hits: s
     others = result_set.summary.filter(pl.col("metric") == hits).select(*KEYS, hits="mean")
     blocks = []
     marked = False
-    for block in gains.partition_by(BLOCK, maintain_order=True):
+    for block in gains.partition_by(PAIR, maintain_order=True):
         overall = block["dataset"][0] == ALL_PAIRS
-        here = {} if overall else {key: block[key][0] for key in BLOCK}
+        here = {} if overall else {key: block[key][0] for key in PAIR}
         compared = result_set.overall if overall else _of(result_set.comparisons, here)
         found = dict(compared.filter(pl.col("metric") == metric).select("other", "p_holm").rows()) if compared.height else {}
         leader = compared["leader"][0] if compared.height else None

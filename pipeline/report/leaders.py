@@ -8,7 +8,7 @@ import polars as pl
 
 from common.errors import UserError
 from models.adapters import ADAPTERS
-from pipeline.grid.cells import BLOCK
+from pipeline.grid.cells import PAIR
 from pipeline.grid.published import PUBLISHED, read_runs, read_table
 from pipeline.params import Train
 from pipeline.report.conclusions import is_tie
@@ -34,7 +34,7 @@ def compared(rows: pl.DataFrame, cutoff: int, train: Train) -> pl.DataFrame:
     metrics = (f"NDCG@{cutoff}", f"HR@{cutoff}")
     others = [name for name in rows.columns if name.endswith(f"_{metrics[0]}") and not name.startswith("validation")]
     prefixes = ["", *(name.removesuffix(metrics[0]) for name in others if not rows[name].has_nulls())]
-    unusable = unusable_runs(rows, train).select(*BLOCK, "adapter").unique()
+    unusable = unusable_runs(rows, train).select(*PAIR, "adapter").unique()
     tables = []
     for among, part in ((EVERY, rows), (PAPER, papers)):
         for prefix in prefixes if part.height else ():
@@ -46,7 +46,7 @@ def compared(rows: pl.DataFrame, cutoff: int, train: Train) -> pl.DataFrame:
                 named = table.with_columns(metric=pl.lit(prefix) + pl.col("metric"))
                 tables.append(named.select(pl.lit(among).alias("among"), pl.all()))
     if not tables:
-        return pl.DataFrame(schema=dict.fromkeys(("among", *BLOCK, "metric"), pl.String))
+        return pl.DataFrame(schema=dict.fromkeys(("among", *PAIR, "metric"), pl.String))
     left_out = [unusable.rename({"adapter": role}) for role in ("leader", "other")]
     table = pl.concat(tables)
     for part in left_out:
@@ -126,7 +126,7 @@ def _rows(folder: str, among: str, metric: str) -> list[dict]:
         raise UserError(f"the leader is sought among {EVERY} or {PAPER}, not {among}")
     file = PUBLISHED / folder / COMPARISONS
     rows = read_table(file).filter(among=among, metric=metric)
-    if rows.n_unique(BLOCK) != 1:
+    if rows.n_unique(PAIR) != 1:
         raise UserError(f"{file}: not one pair of dataset and backbone with {metric} among {among} adapters")
     return rows.sort("mean_other", descending=True, maintain_order=True).to_dicts()
 

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 from scipy.stats import friedmanchisquare, rankdata, studentized_range
 
-from pipeline.grid.cells import BLOCK
+from pipeline.grid.cells import PAIR
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ def mean_ranks(summary: pl.DataFrame, metric: str) -> MeanRanks | None:
     adapters. Two mean ranks differ beyond chance, at 5 % and for all pairs of adapters together, if they differ by more than
     `critical`.
     """
-    means = summary.filter(pl.col("metric") == metric).pivot(on="adapter", index=BLOCK, values="mean").drop(BLOCK)
+    means = summary.filter(pl.col("metric") == metric).pivot(on="adapter", index=PAIR, values="mean").drop(PAIR)
     complete = [name for name in means.columns if means[name].null_count() == 0]
     table = means.select(complete).to_numpy()  # (N, k)
     blocks, k = table.shape

@@ -9,8 +9,8 @@ from matplotlib.colors import to_rgb
 from safetensors.numpy import load_file
 
 from pipeline.artifacts import read_json
-from pipeline.grid.cells import BLOCK, KEYS, OURS, WEIGHTS
-from pipeline.report.canvas import INK, OUR_COLOUR, Canvas
+from pipeline.grid.cells import KEYS, PAIR, SPECTRAN, WEIGHTS
+from pipeline.report.canvas import INK, SPECTRAN_COLOUR, Canvas
 from pipeline.report.gains import ALL_PAIRS
 from pipeline.report.mean_ranks import MeanRanks
 from pipeline.report.results import ResultSet
@@ -70,7 +70,7 @@ def draw_mean_ranks(canvas: Canvas, found: MeanRanks) -> None:
         axis.set_xlim(0.8, max(len(names), best + found.critical) + 0.2)
         axis.set_xlabel("mean rank, 1 is best; bar: critical difference from the first")
 
-    data = found.ranks.with_columns(pl.lit(ALL_PAIRS).alias(key) for key in BLOCK)
+    data = found.ranks.with_columns(pl.lit(ALL_PAIRS).alias(key) for key in PAIR)
     canvas.panels("mean-ranks", data, draw, 1.2 + 0.24 * len(names))
 
 
@@ -97,7 +97,7 @@ def draw_attention(canvas: Canvas, rows: pl.DataFrame) -> None:
 
     rows: the runs of Table 2.
     """
-    runs = rows.filter(pl.col("adapter") == OURS).unique(BLOCK, keep="first", maintain_order=True)
+    runs = rows.filter(pl.col("adapter") == SPECTRAN).unique(PAIR, keep="first", maintain_order=True)
     found = {directory: attention_weights(Path(directory)) for directory in runs["run_directory"]}
     known = [directory for directory, weights in found.items() if weights is not None]
 
@@ -106,7 +106,7 @@ def draw_attention(canvas: Canvas, rows: pl.DataFrame) -> None:
         assert weights is not None
         size = np.abs(tiles(weights))
         picture = np.empty((*size.shape, 4))
-        picture[..., :3] = to_rgb(OUR_COLOUR)
+        picture[..., :3] = to_rgb(SPECTRAN_COLOUR)
         picture[..., 3] = np.minimum(1, size / np.quantile(size, 0.99))
         height, width = weights.shape
         image = axis.imshow(picture, extent=(0.5, width + 0.5, height + 0.5, 0.5), aspect="auto", interpolation="nearest")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from pipeline.grid.cells import BLOCK, KEYS, OURS
+from pipeline.grid.cells import KEYS, PAIR, SPECTRAN
 from pipeline.params import Train
 from pipeline.report.paper import paper_values
 from pipeline.report.table_data import DIMENSION_KEYS
@@ -47,7 +47,7 @@ def result_sets(rows: pl.DataFrame, names: list[str], cutoff: int, train: Train)
     for loss, part in [(None, default), *by_loss]:
         unusable = unusable_runs(part, train)
         by_block = comparisons(part, cutoff, unusable)
-        overall = compare(part, cutoff, unusable) if part.n_unique(BLOCK) > 1 else by_block
+        overall = compare(part, cutoff, unusable) if part.n_unique(PAIR) > 1 else by_block
         sets.append(ResultSet(loss, summarise(part, names), by_block, overall, unusable))
     return sets
 
@@ -90,14 +90,14 @@ def improvements(summary: pl.DataFrame, value: str = "mean") -> pl.DataFrame:
     keys = [name for name in DIMENSION_KEYS[:-1] if name in summary.columns] + ["metric"]
     known = summary.filter(pl.col(value).is_not_null())
     others = (
-        known.filter(pl.col("adapter") != OURS)
+        known.filter(pl.col("adapter") != SPECTRAN)
         .sort(value, descending=True, maintain_order=True)
         .group_by(keys, maintain_order=True)
         .agg(best=pl.col("adapter").first(), best_mean=pl.col(value).first())
         .filter(pl.col("best_mean") > 0)
     )
     return (
-        known.filter(pl.col("adapter") == OURS)
+        known.filter(pl.col("adapter") == SPECTRAN)
         .join(others, on=keys, how="inner", maintain_order="left")
         .select(*keys, "best", improvement=pl.col(value) / pl.col("best_mean") - 1)
     )

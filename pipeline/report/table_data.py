@@ -5,13 +5,13 @@ from pathlib import Path
 import polars as pl
 
 from pipeline.artifacts import read_json
-from pipeline.grid.cells import BLOCK, KEYS, OURS
+from pipeline.grid.cells import KEYS, PAIR, SPECTRAN
 from pipeline.params import Grid
 from pipeline.report.paper import paper_table
 from pipeline.runs import sequences_directory
 
-VARIANT_KEYS = [*BLOCK, "variant"]
-DIMENSION_KEYS = [*BLOCK, "dim", "adapter"]
+VARIANT_KEYS = [*PAIR, "variant"]
+DIMENSION_KEYS = [*PAIR, "dim", "adapter"]
 
 
 def variant_rows(rows: pl.DataFrame, grid: Grid, default_variant: str) -> pl.DataFrame:
@@ -20,12 +20,12 @@ def variant_rows(rows: pl.DataFrame, grid: Grid, default_variant: str) -> pl.Dat
     default_variant: SpecTran's variant in the cells of Table 2, from which Base and SpecTran are taken.
     """
     here = rows.filter(pl.col("dataset").is_in(grid.ablations.datasets) & pl.col("backbone").is_in(grid.ablations.backbones))
-    reference = here.filter((pl.col("over") == "seeds") & pl.col("adapter").is_in(["base", OURS]))
-    variant = pl.when(pl.col("adapter") == OURS).then(pl.lit(default_variant)).otherwise(pl.lit("base"))
+    reference = here.filter((pl.col("over") == "seeds") & pl.col("adapter").is_in(["base", SPECTRAN]))
+    variant = pl.when(pl.col("adapter") == SPECTRAN).then(pl.lit(default_variant)).otherwise(pl.lit("base"))
     both = pl.concat([reference.with_columns(variant=variant), here.filter(pl.col("over") == "variants")], how="diagonal_relaxed")
-    both = both.with_columns(variant=pl.col("variant").replace("full", OURS))
+    both = both.with_columns(variant=pl.col("variant").replace("full", SPECTRAN))
     runs = both.unique([*VARIANT_KEYS, "seed"], keep="first", maintain_order=True)
-    order = {name: i for i, name in enumerate(["base", OURS, *grid.ablations.variants])}
+    order = {name: i for i, name in enumerate(["base", SPECTRAN, *grid.ablations.variants])}
     return _in_order(runs, {"dataset": grid.ablations.datasets, "backbone": grid.ablations.backbones, "variant": list(order)})
 
 
@@ -83,18 +83,18 @@ def weights(rows: pl.DataFrame) -> pl.DataFrame:
     Columns: mean and std over seeds of SpecTran's mean weight, seeds, the paper's mean (for SASRec), and the difference.
     """
     learned = []
-    for row in rows.filter(pl.col("adapter") == OURS).iter_rows(named=True):
+    for row in rows.filter(pl.col("adapter") == SPECTRAN).iter_rows(named=True):
         report = read_json(Path(row["run_directory"]) / "analysis.json", "evaluation")["learned"]
         kinds = {kind: report.get(f"{kind}_weight") for kind in ("principal", "subordinate")}
-        learned += [{k: row[k] for k in (*BLOCK, "seed")} | {"kind": kind, "value": value} for kind, value in kinds.items()]
+        learned += [{k: row[k] for k in (*PAIR, "seed")} | {"kind": kind, "value": value} for kind, value in kinds.items()]
     types = {"dataset": pl.String, "backbone": pl.String, "seed": pl.Int64, "kind": pl.String, "value": pl.Float64}
     paper = paper_table("table6").unpivot(index="dataset", variable_name="kind", value_name="paper")
     return (
         pl.DataFrame(learned, schema=types)
         .drop_nulls("value")
-        .group_by([*BLOCK, "kind"], maintain_order=True)
+        .group_by([*PAIR, "kind"], maintain_order=True)
         .agg(mean=pl.col("value").mean(), std=pl.col("value").std(), seeds=pl.len())
-        .join(paper.with_columns(backbone=pl.lit("sasrec")), on=[*BLOCK, "kind"], how="left", maintain_order="left")
+        .join(paper.with_columns(backbone=pl.lit("sasrec")), on=[*PAIR, "kind"], how="left", maintain_order="left")
         .with_columns(difference=pl.col("mean") - pl.col("paper"))
     )
 

@@ -8,7 +8,7 @@ from models.adapters import ADAPTERS
 from models.backbones import BACKBONES
 from models.losses import LOSSES
 from pipeline.data.findings import plural
-from pipeline.grid.cells import BLOCK, KEYS, OURS, Cell
+from pipeline.grid.cells import KEYS, PAIR, SPECTRAN, Cell
 from pipeline.params import Params
 from pipeline.report.formats import ABSENT, Block, Entry, Table, count, number, percent
 from pipeline.report.paper import paper_values
@@ -90,7 +90,7 @@ def table4(summary: pl.DataFrame, absent: list[str], setting: str = "") -> Table
 def table5(cost: pl.DataFrame) -> Table:
     """Return the table of trainable parameters and seconds. cost: from `table_data.cost`."""
     blocks = []
-    for block in cost.partition_by(BLOCK, maintain_order=True):
+    for block in cost.partition_by(PAIR, maintain_order=True):
         in_paper = block["paper_training_seconds"].is_not_null().any()
         header = ["Adapter", "Trainable parameters", "Training, s", "s per epoch", "Epochs", "Best epoch", "Ranking all users, s"]
         header += ["paper: parameters", "difference", "paper: training, s", "paper: inference, s"] if in_paper else []
@@ -124,7 +124,7 @@ def table6(learned: pl.DataFrame, setting: str = "") -> Table:
     """Return the table of SpecTran's mean principal and subordinate weights. learned: from `table_data.weights`."""
     in_paper = learned["paper"].is_not_null().any()
     rows = []
-    for block in learned.partition_by(BLOCK, maintain_order=True):
+    for block in learned.partition_by(PAIR, maintain_order=True):
         line = [Entry(title(block["dataset"][0])), Entry(title(block["backbone"][0]))]
         by_kind = {row["kind"]: row for row in block.iter_rows(named=True)}
         for kind in ("principal", "subordinate"):
@@ -145,7 +145,7 @@ def table6(learned: pl.DataFrame, setting: str = "") -> Table:
 def significance(comparisons: pl.DataFrame, file: str = "significance", suffix: str = "") -> Table:
     """Return the table that compares the leader of each block with every other adapter. comparisons: from `users.comparisons`."""
     blocks = []
-    for block in comparisons.partition_by(BLOCK, maintain_order=True):
+    for block in comparisons.partition_by(PAIR, maintain_order=True):
         names = block["metric"].unique(maintain_order=True).to_list()
         header = ["Other adapter"]
         for name in names:
@@ -192,7 +192,7 @@ def all_tables(
     grid, names = params.grid, table_metrics(params.evaluate.cutoffs)
     default = rows.filter(pl.col("over") == "seeds")
     setting = f"{default['encoder'][0]}, dim {default['dim'][0]}"
-    default_variant = params.adapters.get(OURS, {}).get("variant", "full")
+    default_variant = params.adapters.get(SPECTRAN, {}).get("variant", "full")
     tables = [table1(sizes(default["dataset"].unique(maintain_order=True).to_list())), table5(cost)]
     for result_set in result_sets:
         suffix = f", tuned, {title(result_set.loss)}" if result_set.loss else ""
@@ -212,8 +212,8 @@ def _absent(missing: list[Cell], over: str, rows: pl.DataFrame) -> list[str]:
     """Return a note on what a table of variants or dims lacks: missing cells, or the rows of Base and SpecTran from Table 2."""
     absent = [cell.name for cell in missing if cell.over == over]
     if over == "variants":
-        for block in rows.partition_by(BLOCK, maintain_order=True):
-            for name in ("base", OURS):
+        for block in rows.partition_by(PAIR, maintain_order=True):
+            for name in ("base", SPECTRAN):
                 if name not in block["variant"]:
                     absent.append(f"{title(name)} on {_heading(block)}, which is not among the grid's cells")
     return [f"Missing: {', '.join(absent)}."] * bool(absent)

@@ -8,7 +8,7 @@ from pipeline.artifacts import SIDECAR, read_signed
 from pipeline.evaluation.beyond import NAMES
 from pipeline.grid.baseline_cells import command, directory_of, read_baselines
 from pipeline.grid.baselines import TITLES
-from pipeline.grid.cells import BLOCK
+from pipeline.grid.cells import PAIR
 from pipeline.params import Params
 from pipeline.report.formats import Block, Entry, Table, number
 from pipeline.report.results import summarise
@@ -90,7 +90,7 @@ def beyond_table(runs: pl.DataFrame, trivial: pl.DataFrame) -> Table | None:
     measured = runs.drop_nulls(NAMES[0])
     summary = summarise(measured, list(NAMES))
     blocks = []
-    for block in summary.partition_by(BLOCK, maintain_order=True):
+    for block in summary.partition_by(PAIR, maintain_order=True):
         values = {(row["adapter"], row["metric"]): row for row in block.iter_rows(named=True)}
         rows = [
             [

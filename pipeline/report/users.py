@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 
 from common.errors import UserError
-from pipeline.grid.cells import BLOCK, KEYS
+from pipeline.grid.cells import KEYS, PAIR
 from pipeline.report.significance import holm, improvement_intervals, sign_flip_p_values
 from pipeline.runs import sequences_directory
 from pipeline.training.metrics import headline
@@ -38,10 +38,10 @@ def rank_metrics(column: str, cutoff: int) -> tuple[pl.Expr, pl.Expr]:
 def comparisons(rows: pl.DataFrame, cutoff: int, unusable: pl.DataFrame) -> pl.DataFrame:
     """Return the result of `compare` for each block, preceded by the block's columns; empty if no block has two adapters."""
     tables = []
-    for block in rows.partition_by(BLOCK, maintain_order=True):
-        compared = compare(block, cutoff, unusable.join(block, on=BLOCK, how="semi"))
+    for block in rows.partition_by(PAIR, maintain_order=True):
+        compared = compare(block, cutoff, unusable.join(block, on=PAIR, how="semi"))
         if compared.height:
-            tables.append(compared.select(*(pl.lit(block[name][0]).alias(name) for name in BLOCK), pl.all()))
+            tables.append(compared.select(*(pl.lit(block[name][0]).alias(name) for name in PAIR), pl.all()))
     return pl.concat(tables) if tables else pl.DataFrame()
 
 
@@ -61,7 +61,7 @@ def compare(rows: pl.DataFrame, cutoff: int, unusable: pl.DataFrame) -> pl.DataF
     dataset hold different users.
     """
     names = [f"NDCG@{cutoff}", f"HR@{cutoff}"]
-    blocks = rows.partition_by(BLOCK, maintain_order=True)
+    blocks = rows.partition_by(PAIR, maintain_order=True)
     adapters = [name for name in rows["adapter"].unique(maintain_order=True) if all(name in b["adapter"] for b in blocks)]
     if len(adapters) < 2:
         return pl.DataFrame()

@@ -15,7 +15,7 @@ def luminance(colour: str) -> float:
 @pytest.mark.parametrize("mode", [0, 1])
 def test_every_colour_of_words_and_lines_can_be_read(mode: int) -> None:
     ground = luminance(COLOURS["ground"][mode])
-    for name in ("ink", "other", "ours", "leader"):
+    for name in ("ink", "other", "spectran", "leader"):
         low, high = sorted([ground, luminance(COLOURS[name][mode])])
         assert (high + 0.05) / (low + 0.05) >= 4.5, name
     assert len({light for light, _ in COLOURS.values()}) == len(COLOURS), "a colour names its variable"
