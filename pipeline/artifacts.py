@@ -1,4 +1,4 @@
-"""Writing artifacts whole or not at all, saying what made them, and fingerprints."""
+"""Atomic writes, sidecars with provenance and checksums, and fingerprints."""
 
 import fcntl
 import hashlib
@@ -292,10 +292,11 @@ def atomic_directory(path: Path, made_from: dict[str, Any] | None = None) -> Ite
             files = {file.relative_to(partial).as_posix(): sha256(file) for file in sorted(_files(partial))}
             write_json(partial / SIDECAR, signed(path / SIDECAR, {**made_from, "files": files}))
         partial.chmod(0o755)
-        with _locked(around), ExitStack() as replaced:  # another process may want to replace it now
-            if path.exists():  # else there is nothing to tidy up, nor a moment in which a kill would leave it untidy
+        with _locked(around), ExitStack() as replaced:  # another process may replace `path` too
+            if path.exists():
+                # The old directory is first moved aside whole, so that a kill never leaves half of it.
                 old = replaced.enter_context(_partial(around, path.name, directory=True))
-                path.replace(old / path.name)  # whole: a kill while it is removed leaves nothing half there
+                path.replace(old / path.name)
             partial.replace(path)
 
 

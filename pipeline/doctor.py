@@ -14,7 +14,7 @@ from common.errors import UserError
 from common.secrets import masked
 from pipeline.artifacts import SIDECAR, main_checkout, read_json
 from pipeline.params import Encoder, Params
-from pipeline.remotes import refuse_secrets, silence
+from pipeline.remotes import refuse_secrets, why_unreachable
 from pipeline.runs import sequences_directory, spectrum_directory
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ class Examination:
         if remote is None:
             silent = "none; `dvc remote add --default team <url>` adds one (docs/teamwork.md)"
         else:
-            reason = silence(remote[0])
+            reason = why_unreachable(remote[0])
             silent = f"{remote[0]} ({remote[1]}) does not answer: {reason}" if reason else ""
         if silent and self.missing and isinstance(self.model, UserError) and self.encoder.model.startswith(("package:", "/")):
             self.problems.append("the run's data is missing, no remote has it, and the encoder to build it cannot be loaded")

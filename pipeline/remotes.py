@@ -33,8 +33,8 @@ def _sections(config: Path) -> list[tuple[str, dict[str, str]]]:
         raise UserError(f"{config} is no DVC configuration: {error}") from None
 
 
-def silence(name: str) -> str:
-    """Why a remote does not answer, in DVC's words without secrets; empty where it does.
+def why_unreachable(name: str) -> str:
+    """Return DVC's reason, without secrets, why the remote is unreachable; "" if it answers.
 
     DVC itself asks, so that credentials, endpoints and keys are those of a push.
     """

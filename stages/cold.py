@@ -27,11 +27,11 @@ def main() -> str:
     import polars as pl
 
     from pipeline.grid.held_out import write_figures
-    from pipeline.serving.cold import chance, hold_out, measure, nearest_text
+    from pipeline.serving.cold import hold_out, measure, nearest_text, popularity_metrics
 
     held = hold_out(params, given.share, given.seed)
     rows = [
-        {"method": "popularity", "ids": "", **chance(held)},
+        {"method": "popularity", "ids": "", **popularity_metrics(held)},
         {"method": "nearest text", "ids": "", **nearest_text(params, held)},
     ]
     for adapter in adapters or [name for name in params.grid.adapters if name != "base"]:

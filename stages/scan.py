@@ -1,7 +1,7 @@
 """Take the checksums of the files of every dataset of kind `files`: `python -m stages.scan`.
 
-DVC downloads such a dataset again where they, or the source's options, have changed. Where the files are not here, as on a
-colleague's machine, what was recorded stays. Files that differ from those recorded are named.
+DVC downloads such a dataset again if its checksums or options changed. If the files are not here, as on a colleague's machine,
+the recorded checksums stay. Files that differ from the recorded ones are named.
 """
 
 from argparse import ArgumentParser

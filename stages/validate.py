@@ -35,7 +35,7 @@ def main() -> str:
 
 
 def with_place(error: UserError, dataset: str) -> UserError:
-    """An error of a user's own files, and where their options are: `-S` adds to what is there."""
+    """Return an error of a user's own files with the place of their options appended; `-S` adds to what is there."""
     return UserError(f"{error} (its options: sources.{dataset} in {PARAMS_FILE}, to which -S adds)")
 
 

@@ -193,7 +193,7 @@ def _ordered(table: pl.DataFrame, ties: Ties, names: dict[str, pl.Series]) -> pl
 
 
 def shuffle_key(user_id: str, item_id: str) -> int:
-    """Where `shuffled` puts an item among a user's others of the same time: the lower of 64 bits first."""
+    """Return the 64-bit hash that orders a user's items of the same time, lowest first, if `ties` is `shuffled`."""
     return int.from_bytes(hashlib.blake2b(f"{user_id}\t{item_id}".encode(), digest_size=8, key=SHUFFLE).digest())
 
 

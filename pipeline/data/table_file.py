@@ -1,4 +1,4 @@
-"""One file of a table: what is wanted of it, how it was read, and its rows that could not be."""
+"""Which columns to read from a file of a table, and how it was read: format, row numbers, unreadable rows."""
 
 import gzip
 from bisect import bisect_right

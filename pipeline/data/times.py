@@ -26,14 +26,13 @@ class Times:
     """Times of every row, null where there is none or it cannot be read.
 
     unit: the coarsest of UNITS that loses nothing; form: how they were written; unreadable: rows (from 0) with a value that is no
-    time; guessed: whether the unit was recognised rather than named.
+    time.
     """
 
     values: pl.Series
     unit: str
     form: str
     unreadable: list[int]
-    guessed: bool = False
 
 
 def check_form(form: str) -> str:
@@ -102,9 +101,9 @@ def _numbers(column: pl.Series, form: str | None, where: str, place: Callable[[i
     whole = column.cast(pl.Int64, strict=False) if column.dtype != pl.String else _whole(column)
     values = whole
     if bool((whole.is_null() & numbers.is_not_null()).any()) or (column.dtype.is_float() and bool((numbers % 1 != 0).any())):
-        return _fractions(numbers, unit, unreadable, form is None)
+        return _fractions(numbers, unit, unreadable)
     said = "named in `time`" if form else "recognised by their size"
-    return _coarsest(values, unit, f"{NAMES[unit]} since 1970 ({said})", unreadable, form is None)
+    return _coarsest(values, unit, f"{NAMES[unit]} since 1970 ({said})", unreadable)
 
 
 def _whole(text: pl.Series) -> pl.Series:
@@ -115,11 +114,11 @@ def _whole(text: pl.Series) -> pl.Series:
     return direct.fill_null(whole)
 
 
-def _fractions(numbers: pl.Series, unit: str, unreadable: list[int], guessed: bool) -> Times:
+def _fractions(numbers: pl.Series, unit: str, unreadable: list[int]) -> Times:
     """Numbers with fractions, to the microsecond, which is what a float holds of a time of today."""
     micro = (numbers * (UNITS["us"] / UNITS[unit])).round(0).cast(pl.Int64, strict=False)
     unreadable = sorted({*unreadable, *(micro.is_null() & numbers.is_not_null()).arg_true()})  # too large
-    return _coarsest(micro, "us", f"{NAMES[unit]} since 1970, with fractions", unreadable, guessed)
+    return _coarsest(micro, "us", f"{NAMES[unit]} since 1970, with fractions", unreadable)
 
 
 def _fitting_unit(numbers: pl.Series, where: str, place: Callable[[int], str]) -> str:
@@ -193,10 +192,10 @@ def _iso(text: pl.Series, where: str) -> Times:
     return _coarsest(values, unit, f"ISO 8601{' with zones' if zones else ', taken as UTC'}", unreadable)
 
 
-def _coarsest(values: pl.Series, unit: str, form: str, unreadable: list[int], guessed: bool = False) -> Times:
+def _coarsest(values: pl.Series, unit: str, form: str, unreadable: list[int]) -> Times:
     """`values` of `unit` in the coarsest unit that loses nothing."""
     for coarser, size in UNITS.items():
         factor = UNITS[unit] // size
         if factor >= 1 and not (values % factor != 0).any():
-            return Times((values // factor).alias("timestamp").cast(pl.Int64), coarser, form, unreadable, guessed)
-    return Times(values.alias("timestamp"), unit, form, unreadable, guessed)
+            return Times((values // factor).alias("timestamp").cast(pl.Int64), coarser, form, unreadable)
+    return Times(values.alias("timestamp"), unit, form, unreadable)

@@ -1,4 +1,4 @@
-"""What lists of recommendations are like beside their accuracy: coverage, novelty and diversity, defined as in RecTools 0.19."""
+"""Beyond-accuracy metrics of recommendation lists: coverage, novelty and diversity, defined as in RecTools 0.19."""
 
 from pathlib import Path
 

@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def covariance_spectrum(table: Tensor) -> Tensor:
-    """Return the singular values, decreasing, of the covariance of a table's columns. (N, d) -> (d,) float64, on the CPU."""
+    """Return the eigenvalues, decreasing, of the covariance of a table's columns. (N, d) -> (d,) float64, on the CPU."""
     centred = table.detach().double()
     centred = centred - centred.mean(dim=0)
     covariance = centred.T @ centred / max(len(centred) - 1, 1)  # (d, d)
@@ -14,12 +14,14 @@ def covariance_spectrum(table: Tensor) -> Tensor:
 
 
 def shares(values: Tensor) -> Tensor:
-    """Return singular values divided by their sum; zeros if all are zero. (d,) -> (d,)"""
+    """Return eigenvalues divided by their sum; zeros if all are zero. (d,) -> (d,)"""
     return values / values.sum().clamp(min=torch.finfo(values.dtype).tiny)
 
 
 def effective_rank(values: Tensor) -> float:
     """Return the exponential of the entropy of the shares: d if all are equal, 1 if one has all, 0 without variance.
+
+    The effective rank of Roy and Vetterli (2007).
 
     >>> round(effective_rank(torch.tensor([2.0, 2.0, 0.0])), 6)
     2.0

@@ -139,8 +139,8 @@ def nearest_text(params: Params, held: Held) -> dict[str, float]:
     return figures(normalised(last.sum(1)), rows, held)
 
 
-def chance(held: Held) -> dict[str, float]:
-    """Popularity, expected: the held-out items have no interactions, so they come last, in no order."""
+def popularity_metrics(held: Held) -> dict[str, float]:
+    """Return the expected metrics of popularity: held-out items have no interactions, so they tie, in random order at the end."""
     count = len(held.embeddings)
     ranks = np.arange(1, count + 1)
     among = metrics_at(ranks, CUTOFFS)

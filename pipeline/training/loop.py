@@ -247,7 +247,7 @@ def evaluate_ranks(
     """Return the rank of every user's target among all items, (U,) int64. The item table is built once.
 
     history: (U, L); targets: (U,). excluded: a function that returns items (B, H) for users (B,); with it the result is (2, U),
-    and the second row has the ranks without these items. beyond: ranks above it may be any above it, which is faster.
+    and the second row has the ranks without these items. beyond: a cutoff. Ranks above it need not be exact, only above it.
     """
     model.eval()
     table = model.adapter.table()

@@ -17,7 +17,7 @@ from common.errors import UserError
 from pipeline.artifacts import atomic_directory, sha256
 from pipeline.params import load_params
 from pipeline.runs import Run
-from pipeline.serving.cold import Held, chance, figures, hold_out, measure, nearest_text
+from pipeline.serving.cold import Held, figures, hold_out, measure, nearest_text, popularity_metrics
 from pipeline.serving.recommender import Recommender
 from pipeline.training.batches import load_sequences
 from pipeline.training.inputs import load_spectrum
@@ -80,7 +80,7 @@ def test_figures_rank_among_all_and_among_the_held_out() -> None:
 def test_chance_is_what_random_orders_give() -> None:
     held = Held("x", torch.empty(40, 2), torch.empty(3, 2), [], torch.empty(0))
     ranks = 1 + np.random.default_rng(0).integers(0, 40, size=200_000)
-    found = chance(held)
+    found = popularity_metrics(held)
     assert found["HR@10"] == 0
     assert found["held_out_HR@10"] == pytest.approx((ranks <= 10).mean(), abs=0.005)
     assert found["held_out_NDCG@20"] == pytest.approx(np.where(ranks <= 20, 1 / np.log2(ranks + 1), 0).mean(), abs=0.005)
