@@ -8,8 +8,9 @@ from argparse import ArgumentParser
 from pathlib import Path
 
 from common.errors import UserError
+from common.words import plural
 from pipeline.artifacts import read_json, write_json
-from pipeline.data.findings import findings, plural
+from pipeline.data.findings import findings
 from pipeline.params import load_params
 from pipeline.runs import preprocess_command, preprocess_report
 from stages import run

@@ -3,8 +3,8 @@
 from argparse import ArgumentParser
 from pathlib import Path
 
+from common.words import plural
 from pipeline.artifacts import atomic_file, sha256, write_json, write_signed
-from pipeline.data.findings import plural
 from pipeline.params import load_params
 from pipeline.runs import CHECKPOINT, EVALUATED, EVALUATION, Run
 from pipeline.training.metrics import headline, metrics_by_ranking

@@ -6,8 +6,8 @@ The folder is compared with the checkpoint in onnxruntime, and kept only if both
 from argparse import ArgumentParser
 from pathlib import Path
 
+from common.words import plural
 from pipeline.artifacts import SIDECAR, read_signed
-from pipeline.data.findings import plural
 from pipeline.runs import CHECKPOINT, preprocess_command
 from stages import run
 

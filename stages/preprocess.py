@@ -3,9 +3,9 @@
 from argparse import ArgumentParser
 from pathlib import Path
 
+from common.words import plural
 from pipeline.artifacts import atomic_directory, verify, write_json
 from pipeline.data.dropped import dropped
-from pipeline.data.findings import plural
 from pipeline.data.interactions import build_sequences
 from pipeline.data.sources import source_module
 from pipeline.params import load_params

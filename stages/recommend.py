@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from common.errors import UserError, first_line
+from common.words import plural
 from pipeline.artifacts import atomic_file
-from pipeline.data.findings import plural
 from pipeline.runs import CHECKPOINT
 from stages import run
 

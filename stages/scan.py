@@ -12,8 +12,8 @@ from typing import Any
 from common.code import code_fingerprint
 from common.dvc_state import has_remote
 from common.errors import UserError
+from common.words import plural
 from pipeline.artifacts import read_json, sha256, write_json
-from pipeline.data.findings import plural
 from pipeline.data.sources.files import CODE, Files
 from pipeline.params import load_params
 from pipeline.runs import ROOT

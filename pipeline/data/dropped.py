@@ -2,8 +2,10 @@
 
 import polars as pl
 
-from pipeline.data.findings import Finding, plural, quoted
+from common.words import plural
+from pipeline.data.findings import Finding, quoted
 from pipeline.data.interactions import KEYS, Dataset, both_sides
+from pipeline.data.repeats import repeated
 from pipeline.data.sources import Raw
 from pipeline.params import Preprocess
 
@@ -43,6 +45,11 @@ def dropped(raw: Raw, made: Dataset, options: Preprocess) -> list[Finding]:
     kept = f"Kept: {plural(capped['users'], 'user')}, {plural(capped['items'], 'item')}, "
     kept += f"{plural(capped['interactions'], 'interaction')}, {100 * share:.1f} % of the log."
     found.append(Finding("kept", kept, capped["interactions"], first["interactions"]))
+    if again := repeated(made.users).height:
+        tested = made.users.height if not split else split["test_users"]
+        text = f"Of {plural(tested, 'user')} with a test item, {again:,} had it before. A server that shows only new items never "
+        text += "shows it; the test ranks it all the same, also if the history is not ranked."
+        found.append(Finding("repeats", text, again, tested))
     if split:
         text = f"Split by time, validation from {options.valid_from}, test from {options.test_from}: a model learns from "
         text += f"{plural(split['training_users'], 'user')}, {plural(split['validation_users'], 'user')} validate it, "

@@ -44,15 +44,6 @@ def findings(records: Iterable[Mapping[str, Any]]) -> list[Finding]:
     return [Finding(**{name: value for name, value in record.items() if name != "warning"}) for record in records]
 
 
-def plural(count: int, noun: str) -> str:
-    """A number and its noun.
-
-    >>> plural(1, "user"), plural(2000, "user")
-    ('1 user', '2,000 users')
-    """
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
 def quoted(ids: Iterable[str], most: int = EXAMPLES) -> str:
     """The first ids in quotes.
 

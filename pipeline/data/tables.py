@@ -14,7 +14,8 @@ from pathlib import Path
 import polars as pl
 
 from common.errors import UserError, first_line
-from pipeline.data.findings import LISTED, plural
+from common.words import plural
+from pipeline.data.findings import LISTED
 from pipeline.data.json_lines import read_json
 from pipeline.data.table_file import FileRead, Wanted
 from pipeline.data.text_tables import read_text

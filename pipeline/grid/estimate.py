@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from common.words import plural
 from pipeline.device import select_device, training_precision
 from pipeline.grid.cells import Cell, listed_cells
 from pipeline.grid.execution import evaluated_directory, threads_per_run
@@ -45,7 +46,7 @@ def estimate(params: Params, jobs: int) -> str:
     for (dataset, backbone, adapter, dim), count in _missing(params).items():
         run = Run.of(params, dataset=dataset, backbone=backbone, adapter=adapter, dim=dim, seed=params.grid.seeds[0])
         shares.append(Share(f"{dataset}-{backbone}-{adapter} dim {dim}", count, epoch_seconds(run, device)))
-        print(f"{shares[-1].name}: {shares[-1].epoch:.2f} s an epoch, {count} run{'s'[: count > 1]}", flush=True)
+        print(f"{shares[-1].name}: {shares[-1].epoch:.2f} s an epoch, {plural(count, 'run')}", flush=True)
     total = sum(share.runs for share in shares)
     if not total:
         return "every run of the grid exists; nothing to train"

@@ -21,6 +21,7 @@ from typing import Protocol
 
 from common.dvc_state import RWLOCK, conflicted_lock_file, default_remote, mend_dvc_lock
 from common.errors import UserError
+from common.words import plural
 from pipeline.artifacts import SIDECAR, scratch
 from pipeline.grid.cells import Cell, listed_cells
 from pipeline.grid.execution import NO_TRAINING, evaluated_directory, threads_per_run
@@ -311,7 +312,7 @@ def complete(params: Params, engine: Engine) -> str:
     check_fit(params)
     source = "OMP_NUM_THREADS" if isinstance(engine, Local) and "OMP_NUM_THREADS" in os.environ else "its share of the cores"
     source = source if isinstance(engine, Local) else "resources.cores"
-    print(f"grid: a run takes {engine.threads} thread{'s' if engine.threads > 1 else ''} ({source})", flush=True)
+    print(f"grid: a run takes {plural(engine.threads, 'thread')} ({source})", flush=True)
     if isinstance(engine, Local) and len(unfinished_tasks(params)) > 1:
         # In a process of its own, because torch would hold memory, on a GPU too, as long as the grid runs.
         subprocess.run([*ESTIMATE, "--jobs", str(engine.jobs)], check=False)

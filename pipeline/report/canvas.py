@@ -14,7 +14,7 @@ from markupsafe import escape
 
 from pipeline.grid.cells import PAIR, SPECTRAN
 from pipeline.report.gains import ALL_PAIRS, BASE
-from pipeline.report.tables import title
+from pipeline.report.titles import pair_title, title
 
 # name of a CSS variable -> its value in light mode, which is unique, and in dark mode. Text has a contrast of at least 4.5 to the
 # ground, and lines of at least 3 (tests/pipeline/report/test_figures.py).
@@ -54,8 +54,7 @@ def variables(mode: int) -> str:
 
 def panel_title(block: pl.DataFrame) -> str:
     """Return the heading of a panel: "Office, SASRec"."""
-    dataset, backbone = block["dataset"][0], block["backbone"][0]
-    return "Mean over all pairs" if dataset == ALL_PAIRS else f"{title(dataset)}, {title(backbone)}"
+    return "Mean over all pairs" if block["dataset"][0] == ALL_PAIRS else pair_title(block)
 
 
 class Canvas:

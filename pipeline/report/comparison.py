@@ -11,12 +11,13 @@ import polars as pl
 import yaml
 
 from common.errors import UserError
+from common.words import plural
 from pipeline.artifacts import atomic_file, read_json, read_signed, sha256
 from pipeline.grid.cells import KEYS, listed_cells, read_cells
 from pipeline.params import Evaluate, Params
 from pipeline.report.formats import markdown_lines, plain_lines
 from pipeline.report.paper import paper_table
-from pipeline.report.tables import seed_count, title
+from pipeline.report.titles import pair_title
 from pipeline.runs import EVALUATED, EVALUATION, Run, sequences_directory
 from pipeline.training.metrics import metric_names
 
@@ -128,7 +129,7 @@ def selected_lines(
         for key, group in here.group_by(["adapter", "dim", "encoder"], maintain_order=True):
             adapter, dim, encoder = map(str, key)
             means = {name: float(group[name].to_numpy().mean()) for name in names if name in group.columns}
-            rows.append((f"grid: {adapter}, {encoder}, dim {dim} ({seed_count(group.height)})", means))
+            rows.append((f"grid: {adapter}, {encoder}, dim {dim} ({plural(group.height, 'seed')})", means))
     rows.sort(key=lambda row: -row[1].get(names[0], 0))
     paper = paper_table().filter(pl.all_horizontal(pl.col(key) == run[key] for key in KEYS))
     rows += [("paper (LLaMA3-8B, dim 128)", row) for row in paper.iter_rows(named=True)]
@@ -141,4 +142,4 @@ def selected_lines(
 
 
 def heading(run: dict[str, str]) -> str:
-    return f"{title(run['dataset'])}, {title(run['backbone'])}, encoder {run['encoder']}"
+    return f"{pair_title(run)}, encoder {run['encoder']}"

@@ -5,12 +5,14 @@ from pathlib import Path
 
 import polars as pl
 
+from common.words import capitalised, enumeration, plural
 from pipeline.artifacts import read_json
 from pipeline.grid.cells import KEYS, PAIR
 from pipeline.grid.tuning import Tuning
-from pipeline.params import Params
-from pipeline.report.results import ResultSet, unusable_runs
-from pipeline.report.tables import SIGNIFICANT, title
+from pipeline.params import Params, Train
+from pipeline.report.results import ResultSet
+from pipeline.report.significance import SIGNIFICANT
+from pipeline.report.titles import interval, pair_title, title
 
 
 def headline_metric(summary: pl.DataFrame) -> str:
@@ -24,15 +26,6 @@ def configuration(loss: str | None) -> str:
     return f"tuned, with the {title(loss)}" if loss else "with the settings of params.yaml"
 
 
-def _capitalised(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-def _enumeration(names: list[str]) -> str:
-    """Return "a, b and c" for ["a", "b", "c"]."""
-    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
-
-
 def is_tie(row: dict) -> bool:
     """Return whether chance, in the users or in training, may explain the leader's difference from another adapter."""
     return row["p_holm"] >= SIGNIFICANT or _within_spread(row)
@@ -43,20 +36,30 @@ def _within_spread(row: dict) -> bool:
     return abs(row["difference"]) <= max(row["std"] or 0.0, row["std_other"] or 0.0)
 
 
+def unusable_above(rows: pl.DataFrame, unusable: set[str]) -> list[str]:
+    """Return the adapters with unusable runs that are above the leader all the same, each with its mean: "RLMRec (0.4309)".
+
+    rows: from `users.compare`, of one metric, the highest first.
+    """
+    above = rows.filter(pl.col("other").is_in(list(unusable)) & (pl.col("mean_other") > pl.col("mean")))
+    return [f"{title(row['other'])} ({row['mean_other']:.4f})" for row in above.iter_rows(named=True)]
+
+
 def verdict(summary: pl.DataFrame, compared: pl.DataFrame, unusable: pl.DataFrame, loss: str | None = None) -> str:
     """Return one paragraph that names the best adapter, or the adapters that are level.
 
     summary: from `results.summarise`; compared: from `users.compare`, of the same cells; unusable: from `results.unusable_runs`.
 
     An adapter is called best only if the test over users, adjusted for multiple comparisons, separates it from every other
-    adapter, and the difference exceeds the standard deviation over seeds. Adapters with unusable runs are left out.
+    adapter, and the difference exceeds the standard deviation over seeds. Adapters with unusable runs are left out; if one of
+    them is above the leader all the same, there is no conclusion.
     """
     adapters = summary["adapter"].unique(maintain_order=True).to_list()
     if len(adapters) == 1:
         only = f"Only {title(adapters[0])} was run: there is nothing to compare it with."
         return " ".join([only, *_unusable_adapters(unusable)])
     pairs = summary.n_unique(PAIR)
-    start = f"{_capitalised(configuration(loss))}: " if loss else ""
+    start = f"{capitalised(configuration(loss))}: " if loss else ""
     if not compared.height:
         return f"{start}No conclusion: no two adapters were run on each of the {pairs} pairs of dataset and backbone."
     metric = headline_metric(summary)
@@ -65,20 +68,21 @@ def verdict(summary: pl.DataFrame, compared: pl.DataFrame, unusable: pl.DataFram
     others = [row for row in rows.iter_rows(named=True) if row["other"] not in excluded]
     absent = [title(name) for name in adapters if name != leader and name not in rows["other"]]
     remarks = _unusable_adapters(unusable)
-    remarks += [f"Not run on every pair, so not compared here: {_enumeration(absent)}."] if absent else []
+    remarks += [f"Not run on every pair, so not compared here: {enumeration(absent)}."] if absent else []
     if leader in excluded or not others:
         return " ".join([f"{start}No conclusion: fewer than two adapters have runs that learned and stopped early.", *remarks])
+    if ahead := unusable_above(rows, excluded):
+        best = f"{title(leader)} ({rows['mean'][0]:.4f}), the best adapter whose runs learned and stopped early"
+        return " ".join([f"{start}No conclusion: by {metric}, {enumeration(ahead)} scored above {best}.", *remarks])
     second = others[0]
     ties = [title(row["other"]) for row in others if is_tie(row)]
     below = [title(row["other"]) for row in others if not is_tie(row)]
     over = f", averaged over {pairs} pairs of dataset and backbone" if pairs > 1 else ""
     gain = f"{100 * second['improvement']:.1f} % above" if second["improvement"] is not None else "above"
-    interval = (
-        f"95 % interval {100 * second['low']:+.1f} to {100 * second['high']:+.1f} %, " if math.isfinite(second["low"]) else ""
-    )
+    shown = f"95 % interval {interval(second)}, " if math.isfinite(second["low"]) else ""
     seeds = f"{second['seeds']} seeds" if second["seeds"] > 1 else "one seed, so chance in training is unknown"
     highest = f"{metric}, {second['mean']:.4f}{over}, {gain} {title(second['other'])}"
-    tested = f"({interval}p = {second['p_holm']:.4f} over users, Holm-adjusted; {seeds})"
+    tested = f"({shown}p = {second['p_holm']:.4f} over users, Holm-adjusted; {seeds})"
     if not ties:
         sentences = [f"{start}{title(leader)} is best: it has the highest {highest} {tested}."]
     else:
@@ -89,7 +93,7 @@ def verdict(summary: pl.DataFrame, compared: pl.DataFrame, unusable: pl.DataFram
                 f"The difference from {title(second['other'])}, {second['difference']:.4f}, is within the standard deviation "
                 f"over seeds, {spread:.4f}."
             )
-        sentences += [f"Significantly below {title(leader)}: {_enumeration(below)}."] if below else []
+        sentences += [f"Significantly below {title(leader)}: {enumeration(below)}."] if below else []
     return " ".join([*sentences, *remarks])
 
 
@@ -102,7 +106,7 @@ def _unusable_adapters(unusable: pl.DataFrame) -> list[str]:
     parts = []
     for why, reason in reasons.items():
         names = unusable.filter(pl.col("why") == why)["adapter"].unique(maintain_order=True).to_list()
-        parts += [f"{_enumeration([title(name) for name in names])} ({reason})"] if names else []
+        parts += [f"{enumeration([title(name) for name in names])} ({reason})"] if names else []
     return [f"No conclusion about {'; '.join(parts)}."] if parts else []
 
 
@@ -134,7 +138,7 @@ def with_full_softmax(tuned: list[ResultSet]) -> str:
         name = max(others, key=lambda name: mean(name, full))
         return f"{title(name)}, {100 * (mean(name, full) / mean('base', full) - 1):+.1f} %"
 
-    pairs = f"{both.height} pair{'s' if both.height > 1 else ''}"
+    pairs = plural(both.height, "pair")
     return (
         f"Against the whole catalogue instead of drawn negatives, tuned Base goes from an {metric} of {mean('base', False):.4f} "
         f"to {mean('base', True):.4f} (average over {pairs}). The best adapter that uses text, relative to Base: "
@@ -192,36 +196,37 @@ def verdicts(result_set: ResultSet) -> list[str | list[str]]:
             part.join(block, on=PAIR, how="semi") if part.height else part
             for part in (result_set.comparisons, result_set.unusable)
         )
-        lines.append(f"{title(block['dataset'][0])}, {title(block['backbone'][0])}: {verdict(block, compared, unusable)}")
+        lines.append(f"{pair_title(block)}: {verdict(block, compared, unusable)}")
     return [overall, lines] if lines else [overall]
 
 
-def unusable_sentences(rows: pl.DataFrame, params: Params) -> str:
-    """Return sentences that name the runs that support no conclusion, with the reason; "" if there is none."""
-    unusable = unusable_runs(rows, params.train)
+def unusable_sentences(unusable: pl.DataFrame, runs: int, train: Train) -> str:
+    """Return sentences that name the runs that support no conclusion, of so many runs, with the reason; "" if there is none."""
     if not unusable.height:
         return ""
     reasons = {
         "never learned": "never improved on the validation of the first epoch; `train.patience` may have stopped them before "
         "they learned",
-        "not finished": f"reached the last epoch, {params.train.epochs}, less than {params.train.patience} epochs after their "
+        "not finished": f"reached the last epoch, {train.epochs}, less than {train.patience} epochs after their "
         "best; `train.epochs` may have stopped them before they converged",
     }
     sentences = []
     for why, reason in reasons.items():
-        runs = unusable.filter(pl.col("why") == why)
+        found = unusable.filter(pl.col("why") == why)
         names = [
             f"{run_name(part.row(0, named=True))}, dim {part['dim'][0]} (seed{'s' if part.height > 1 else ''} "
             f"{', '.join(map(str, part['seed']))})"
-            for part in runs.partition_by("dataset", "backbone", "adapter", "over", "variant", "loss", "dim", maintain_order=True)
+            for part in found.partition_by(
+                "dataset", "backbone", "adapter", "over", "variant", "loss", "dim", maintain_order=True
+            )
         ]
-        sentences += [f"Of {rows.height} runs, {runs.height} {reason}: {'; '.join(names)}."] if names else []
+        sentences += [f"Of {runs} runs, {found.height} {reason}: {'; '.join(names)}."] if names else []
     return " ".join([*sentences, "Their results may reflect the budget rather than the adapter."])
 
 
 def run_name(row: dict) -> str:
     """Return the name of a run without dim and seed. row: of the run, as `read_cells` returns it."""
-    name = f"{title(row['dataset'])}, {title(row['backbone'])}, {title(row['adapter'])}"
+    name = f"{pair_title(row)}, {title(row['adapter'])}"
     if row["over"] == "variants":
         name += f", {title(row['variant'])}"
     if row["over"] == "tuned":

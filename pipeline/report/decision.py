@@ -8,17 +8,19 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from common.words import enumeration, plural
 from pipeline.artifacts import atomic_file
-from pipeline.data.findings import plural
+from pipeline.data.repeats import repeated
 from pipeline.grid.baseline_cells import directory_of
 from pipeline.grid.baselines import TITLES
 from pipeline.grid.cells import PAIR, Cell
 from pipeline.grid.published import PUBLISHED, RUNS, read_runs
 from pipeline.params import Params
-from pipeline.report.conclusions import is_tie
+from pipeline.report.conclusions import is_tie, unusable_above
 from pipeline.report.formats import markdown_lines, markdown_text
-from pipeline.report.significance import improvement_intervals, sign_flip_p_values
-from pipeline.report.tables import SIGNIFICANT, title
+from pipeline.report.measured import Measured
+from pipeline.report.significance import SIGNIFICANT, improvement_intervals, sign_flip_p_values
+from pipeline.report.titles import interval, pair_title, title
 from pipeline.report.trivial import best_trivial
 from pipeline.report.users import rank_metrics
 from pipeline.runs import sequences_directory
@@ -60,30 +62,27 @@ class Candidate:
         return ranks.group_by("user_id").agg(rank_metrics(column, cutoff)[0].mean().alias("gain")).sort("user_id")
 
 
-def write_decision(
-    params: Params,
-    runs: pl.DataFrame,
-    comparisons: pl.DataFrame,
-    unusable: pl.DataFrame,
-    trivial: pl.DataFrame,
-    missing: list[Cell],
-) -> list[str]:
+def write_decision(params: Params, measured: Measured, missing: list[Cell]) -> list[str]:
     """Write metrics/decision.md; return the sentences that say what would change the verdict.
 
-    runs: a row per run of the cells as params.yaml sets them; comparisons: the leader of each block against every other adapter;
-    unusable: runs from which nothing is concluded; trivial: rows of the baselines; missing: cells that are not in `runs`.
+    missing: listed cells that are not in the report.
     """
+    runs, first, trivial = measured.default, measured.first, measured.trivial
     parts, changes = ["# Which adapter to ship"], []
     several = runs.n_unique(PAIR) > 1
     for block in runs.partition_by("dataset", "backbone", maintain_order=True):
         here = (pl.col("dataset") == block["dataset"][0]) & (pl.col("backbone") == block["backbone"][0])
         compared, unfit, baselines = (
             frame.filter(condition) if frame.height else frame
-            for frame, condition in ((comparisons, here), (unusable, here), (trivial, pl.col("dataset") == block["dataset"][0]))
+            for frame, condition in (
+                (first.comparisons, here),
+                (first.unusable, here),
+                (trivial, pl.col("dataset") == block["dataset"][0]),
+            )
         )
         said, change = _block(params, block, compared, unfit, baselines)
         parts += said
-        name = f"{title(block['dataset'][0])}, {title(block['backbone'][0])}: " if several else ""
+        name = f"{pair_title(block)}: " if several else ""
         changes += [f"{name}{sentence}" for sentence in change]
     if names := ", ".join(cell.name for cell in missing if cell.over == "seeds"):
         parts.append(f"Not trained: {names}. This page says nothing of them; `python -m stages.grid` trains them.")
@@ -122,12 +121,12 @@ def _block(
     size = leader.mean("trainable_parameters")
     lines.append(["size", f"{size:,.0f} trained parameters, {4 * size / MIB:.1f} MiB"])
     lines.append(["training, a run", f"{leader.mean('training_seconds') / 60:.1f} minutes ({runs['device'][0]})"])
-    pair = f"{title(runs['dataset'][0])}, {title(runs['backbone'][0])}"
+    pair = pair_title(runs)
     heading = f"## {pair}: {plural(users, 'user')}, {plural(leader.runs.height, 'seed')}"
     changes = what_would_change(params, leader, candidates, others, level, unusable, beaten, users)
     parts = [
         markdown_text(heading),
-        f"**{verdict(leader, candidates, level, beaten, unfit)}**",
+        f"**{verdict(leader, candidates, level, beaten, unfit, unusable_above(rows, unfit) if rows.height else [])}**",
         markdown_lines([[markdown_text(entry) for entry in line] for line in lines]),
         f"To serve {title(leader.adapter)}: `dvc exp run evaluate -S dataset={runs['dataset'][0]} "
         f"-S backbone={runs['backbone'][0]} -S adapter={leader.adapter} -S dim={runs['dim'][0]}`, then "
@@ -173,12 +172,22 @@ def against_trivial(gains: pl.DataFrame, trivial: pl.DataFrame, metric: str, col
 
 
 def verdict(
-    leader: Candidate, candidates: dict[str, Candidate], level: list[dict], beaten: Beaten | None, unfit: set[str]
+    leader: Candidate,
+    candidates: dict[str, Candidate],
+    level: list[dict],
+    beaten: Beaten | None,
+    unfit: set[str],
+    ahead: list[str],
 ) -> str:
-    """The one sentence to act on."""
+    """The one sentence to act on. ahead: adapters of `unfit` that are above the leader, with their means."""
     name = title(leader.adapter)
     if leader.adapter in unfit:
         return "No verdict yet: the runs were ended by `train.epochs`, or never learned; raise it, or `train.patience`."
+    if ahead:
+        return (
+            f"No verdict yet: {enumeration(ahead)} scored above {name}, but with runs that were ended by `train.epochs`, or "
+            "never learned; raise it, or `train.patience`."
+        )
     if beaten and not beaten.surely:
         how = "is not beyond chance above" if beaten.improvement > 0 else "does not beat"
         return f"Ship none yet: {name}, the best adapter, {how} {beaten.name}, which needs no training."
@@ -210,8 +219,8 @@ def _level_named(level: list[dict], others: list[dict]) -> str:
 
 def _figures(row: dict) -> str:
     gain = f"{100 * row['improvement']:+.1f} %" if row["improvement"] is not None else "above 0"
-    interval = f" ({100 * row['low']:+.1f} to {100 * row['high']:+.1f} %)" if math.isfinite(row["low"]) else ""
-    return f"{gain}{interval}, p = {row['p_holm']:.4f}"
+    shown = f" ({interval(row)})" if math.isfinite(row["low"]) else ""
+    return f"{gain}{shown}, p = {row['p_holm']:.4f}"
 
 
 def _trivial_named(beaten: Beaten | None) -> str:
@@ -260,7 +269,8 @@ def what_would_change(
         found.append("Tuning: no adapter was tuned; `grid.tuning` gives each the same number of trials.")
     unfit = set(unusable["adapter"]) if unusable.height else set()
     usable = {adapter: one for adapter, one in candidates.items() if adapter not in unfit or one is leader}
-    found += other_protocol(leader, usable, params.evaluate.exclude_history, cutoff)
+    again = repeated(read_sequences(sequences_directory(leader.runs["dataset"][0]))[0])
+    found += other_protocol(leader, usable, again, params.evaluate.exclude_history, cutoff)
     found += other_split(leader, usable, cutoff)
     if beaten and beaten.surely:
         gain = f"at least {100 * beaten.low:.1f} %, the lower end of the interval"
@@ -283,18 +293,33 @@ def more_users(leader: str, row: dict, users: int) -> list[str]:
     return [f"More users: if {ahead}, about {needed:,.0f} users would tell them apart; these are {users:,}."]
 
 
-def other_protocol(leader: Candidate, candidates: dict[str, Candidate], exclude_history: bool, cutoff: int) -> list[str]:
-    """Whether another adapter leads where the history is ranked (or not); nothing for cells that were published without it."""
+def other_protocol(
+    leader: Candidate, candidates: dict[str, Candidate], again: pl.DataFrame, exclude_history: bool, cutoff: int
+) -> list[str]:
+    """Whether another adapter leads where the history is ranked (or not); nothing for cells that were published without it.
+
+    again: user_id of those who had their test item before; a ranking of new items leaves them out, for it never shows that item.
+    """
     column = ALL_ITEMS if exclude_history else NEW_ITEMS
     if not all(one.has(column) for one in candidates.values()):
         return []
-    best = max(candidates.values(), key=lambda one: _mean_gain(one, column, cutoff))
+    users = {name: one.gains(column, cutoff) for name, one in candidates.items()}
+    if column == NEW_ITEMS:
+        users = {name: gains.join(again, on="user_id", how="anti") for name, gains in users.items()}
+    left = users[leader.adapter].height
+    if not left:
+        return ["Another protocol: none, for every user had the test item before; a ranking of new items has no right answer."]
+    means = {name: float(gains["gain"].to_numpy().mean()) for name, gains in users.items()}
+    best = max(means, key=lambda name: means[name])
     how = "all items are ranked" if exclude_history else "only items that the user has not had are ranked"
+    which = (
+        f" (over the {plural(left, 'user')} to whom the test item is new)" if left < leader.gains(column, cutoff).height else ""
+    )
     name = title(leader.adapter)
-    says = f"{name} is best too" if best.adapter == leader.adapter else f"{title(best.adapter)} is best instead of {name}"
+    says = f"{name} is best too" if best == leader.adapter else f"{title(best)} is best instead of {name}"
     return [
         f"Another protocol: if {how} (`evaluate.exclude_history={str(not exclude_history).lower()}`), {says}, with "
-        f"NDCG@{cutoff} {_mean_gain(best, column, cutoff):.4f}. Choose the protocol that your shop uses."
+        f"NDCG@{cutoff} {means[best]:.4f}{which}. Choose the protocol that your shop uses."
     ]
 
 
@@ -324,7 +349,3 @@ def other_split(leader: Candidate, candidates: dict[str, Candidate], cutoff: int
             f"of {len(pairs)} pairs of adapters change their order."
         )
     return found
-
-
-def _mean_gain(candidate: Candidate, column: str, cutoff: int) -> float:
-    return float(candidate.gains(column, cutoff)["gain"].to_numpy().mean())

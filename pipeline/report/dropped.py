@@ -4,7 +4,7 @@ from typing import Any
 
 from pipeline.artifacts import read_json
 from pipeline.data.findings import findings
-from pipeline.report.tables import title
+from pipeline.report.titles import title
 from pipeline.runs import preprocess_command, preprocess_report
 
 

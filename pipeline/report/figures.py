@@ -6,11 +6,11 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from pipeline.data.findings import plural
+from common.words import plural
 from pipeline.grid.cells import KEYS, PAIR, SPECTRAN
 from pipeline.report.canvas import FAINT, INK, Canvas
 from pipeline.report.gains import ALL_PAIRS, BASE
-from pipeline.report.tables import title
+from pipeline.report.titles import title
 
 
 class Figures(Canvas):

@@ -6,27 +6,24 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from common.words import capitalised, enumeration
 from pipeline.grid.cells import KEYS, PAIR, SPECTRAN
 from pipeline.report.canvas import panel_title
 from pipeline.report.figures import gain_text
 from pipeline.report.gains import ALL_PAIRS, BASE
 from pipeline.report.mean_ranks import MeanRanks
 from pipeline.report.overviews import attention_weights
-from pipeline.report.tables import SIGNIFICANT, title
+from pipeline.report.significance import SIGNIFICANT
+from pipeline.report.titles import title
 
 LEADING = 10  # directions whose share of variance the sentence on Figure 1 gives
-
-
-def enumeration(names: list[str]) -> str:
-    """Return "a, b and c" for ["a", "b", "c"]."""
-    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
 def per_block(data: pl.DataFrame, say: Callable[[pl.DataFrame], str]) -> str:
     """Return a sentence for each block, which starts with the block's name if there are several."""
     blocks = data.partition_by(PAIR, maintain_order=True) if data.height else []
     several = len(blocks) > 1
-    return " ".join(f"{panel_title(block)}: {say(block)}" if several else _capitalised(say(block)) for block in blocks)
+    return " ".join(f"{panel_title(block)}: {say(block)}" if several else capitalised(say(block)) for block in blocks)
 
 
 def forest(gains: pl.DataFrame, unusable: pl.DataFrame) -> str:
@@ -186,7 +183,3 @@ def attention(rows: pl.DataFrame) -> str:
         )
 
     return per_block(rows.filter(pl.col("adapter") == SPECTRAN).unique(PAIR, keep="first", maintain_order=True), say)
-
-
-def _capitalised(text: str) -> str:
-    return text[:1].upper() + text[1:]

@@ -4,9 +4,9 @@ import subprocess
 
 import polars as pl
 
-from pipeline.data.findings import plural
+from common.words import plural
 from pipeline.report.table_data import sizes
-from pipeline.report.tables import seed_count, title
+from pipeline.report.titles import title
 
 CODE = ("common", "models", "pipeline", "stages")
 
@@ -23,7 +23,7 @@ def about(rows: pl.DataFrame) -> list[tuple[str, str]]:
         "Backbone": ", ".join(title(name) for name in rows["backbone"].unique(maintain_order=True)),
         "Encoder": ", ".join(map(str, rows["encoder"].unique(maintain_order=True))),
         "Dim": ", ".join(map(str, rows["dim"].unique(maintain_order=True))),
-        "Runs": f"{seed_count(rows['seed'].n_unique())} of {rows['adapter'].n_unique()} adapters",
+        "Runs": f"{plural(rows['seed'].n_unique(), 'seed')} of {rows['adapter'].n_unique()} adapters",
         "Report written by": code_version(),
     }
     return [(name, value) for name, value in values.items() if value]

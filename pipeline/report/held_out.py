@@ -6,7 +6,7 @@ from pipeline.grid.cells import PAIR
 from pipeline.grid.held_out import read_figures
 from pipeline.params import Params
 from pipeline.report.formats import Block, Entry, Table, number
-from pipeline.report.tables import title
+from pipeline.report.titles import title
 
 METHODS = {"popularity": "Popularity", "nearest text": "Nearest text"}
 GROUPS = ("head", "mid", "tail")

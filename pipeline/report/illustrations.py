@@ -1,6 +1,5 @@
 """All figures of the report: drawn into metrics/figures, each with a sentence that says what it shows."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
@@ -8,35 +7,17 @@ import polars as pl
 from pipeline.grid.baselines import TITLES
 from pipeline.report import findings
 from pipeline.report.figures import Figures
+from pipeline.report.formats import Table
 from pipeline.report.mean_ranks import mean_ranks
+from pipeline.report.measured import Measured
 from pipeline.report.overviews import draw_attention, draw_mean_ranks, draw_slopes, slopes
-from pipeline.report.results import ResultSet
-from pipeline.report.tables import Table
 from pipeline.report.trivial import best_trivial
 
 
-@dataclass(frozen=True)
-class Measured:
-    """What the figures are drawn from.
-
-    rows: a row per run of all cells; result_sets: the first is for the settings of params.yaml; gains, grouped: from
-    `gains.over_base` and `gains.by_group`; cost: from `table_data.cost`; unusable: runs that support no conclusion.
-    """
-
-    rows: pl.DataFrame
-    result_sets: list[ResultSet]
-    gains: pl.DataFrame
-    grouped: pl.DataFrame
-    cost: pl.DataFrame
-    trivial: pl.DataFrame
-    unusable: pl.DataFrame
-
-
-def illustrate(directory: Path, measured: Measured, tables: dict[str, Table], metric: str) -> dict[str, str]:
+def illustrate(directory: Path, measured: Measured, tables: dict[str, Table]) -> dict[str, str]:
     """Draw the figures that the results allow; return, by name, what each shows."""
-    rows, summary = measured.rows, measured.result_sets[0].summary
-    default = rows.filter(pl.col("over") == "seeds")
-    first = measured.result_sets[0]
+    first, metric, default = measured.first, measured.metric, measured.default
+    summary = first.summary
     leader = first.overall["leader"][0] if first.overall.height else measured.gains["adapter"][0]
     figures = Figures(directory, leader)
     without = best_trivial(measured.trivial, metric).with_columns(pl.col("trivial").replace(TITLES))
@@ -45,8 +26,8 @@ def illustrate(directory: Path, measured: Measured, tables: dict[str, Table], me
     figures.learning_curves(default)
     figures.spectra(default)
     figures.cost(measured.cost, summary, metric)
-    figures.groups(measured.grouped, "popularity", "popularity of the test item", metric)
-    figures.groups(measured.grouped, "history", "training items of the user", metric)
+    figures.groups(measured.group_gains, "popularity", "popularity of the test item", metric)
+    figures.groups(measured.group_gains, "history", "training items of the user", metric)
     changed = slopes(measured.result_sets, metric)
     draw_slopes(figures, changed, metric)
     draw_attention(figures, default)
@@ -56,8 +37,8 @@ def illustrate(directory: Path, measured: Measured, tables: dict[str, Table], me
         "learning-curves": lambda: findings.learning_curves(default),
         "figure1": lambda: findings.spectra(default),
         "cost": lambda: findings.cost(measured.cost, summary, metric, first.unusable),
-        "popularity": lambda: findings.groups(measured.grouped, "popularity", first.unusable),
-        "history": lambda: findings.groups(measured.grouped, "history", first.unusable),
+        "popularity": lambda: findings.groups(measured.group_gains, "popularity", first.unusable),
+        "history": lambda: findings.groups(measured.group_gains, "history", first.unusable),
         "tuning": lambda: findings.tuning(changed, metric),
         "attention": lambda: findings.attention(default),
     }

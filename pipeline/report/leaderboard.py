@@ -2,13 +2,14 @@
 
 import polars as pl
 
-from pipeline.data.findings import plural
+from common.words import plural
 from pipeline.grid.cells import KEYS, PAIR
 from pipeline.report.canvas import panel_title
 from pipeline.report.formats import ABSENT, Block, Entry, Table, number, percent, plain_lines
 from pipeline.report.gains import ALL_PAIRS
 from pipeline.report.results import ResultSet
-from pipeline.report.tables import SIGNIFICANT, seed_count, title
+from pipeline.report.significance import SIGNIFICANT
+from pipeline.report.titles import interval, title
 
 CUT = "‡"
 
@@ -34,20 +35,18 @@ def leaderboard(gains: pl.DataFrame, result_set: ResultSet, metric: str, hits: s
         for row in block.iter_rows(named=True):
             name = row["adapter"]
             marked |= name in unfit
-            interval = (
-                Entry(f"{100 * row['low']:+.1f} to {100 * row['high']:+.1f} %", row["low"]) if row["low"] is not None else ABSENT
-            )
+            shown = Entry(interval(row), row["low"]) if row["low"] is not None else ABSENT
             rows.append(
                 [
                     Entry(f"{title(name)}{f' {CUT}' if name in unfit else ''}"),
                     number(row["mean"], mark="best" if name == leader else ""),
-                    *((percent(row["gain"], 1), interval) if name != "base" else (ABSENT, ABSENT)),
+                    *((percent(row["gain"], 1), shown) if name != "base" else (ABSENT, ABSENT)),
                     number(hit_rates.get(name)),
                     number(None if name in unfit else found.get(name)),
                 ]
             )
         header = ["Adapter", metric, "over Base", "95 % interval", hits, "p vs. leader"]
-        heading = f"{panel_title(block)} ({plural(block['users'][0], 'user')}, {seed_count(min(block['seeds'].to_list()))})"
+        heading = f"{panel_title(block)} ({plural(block['users'][0], 'user')}, {plural(min(block['seeds'].to_list()), 'seed')})"
         blocks.append(Block(heading, header, rows, sorted_by=1))
     notes = [
         "Bold: the leader. The third and fourth columns hold the relative gain over Base and its bootstrap interval over "

@@ -14,7 +14,7 @@ from pipeline.params import Train
 from pipeline.report.conclusions import is_tie
 from pipeline.report.paper import paper_table
 from pipeline.report.results import unusable_runs
-from pipeline.report.tables import title
+from pipeline.report.titles import title
 from pipeline.report.users import comparisons
 from pipeline.training.metrics import ALL_ITEMS
 

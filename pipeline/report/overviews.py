@@ -14,7 +14,7 @@ from pipeline.report.canvas import INK, SPECTRAN_COLOUR, Canvas
 from pipeline.report.gains import ALL_PAIRS
 from pipeline.report.mean_ranks import MeanRanks
 from pipeline.report.results import ResultSet
-from pipeline.report.tables import title
+from pipeline.report.titles import title
 
 SETTINGS = {None: "as in\nparams.yaml", "info_nce": "tuned,\nInfoNCE", "cross_entropy": "tuned,\nfull softmax"}
 TILES = (32, 64)  # of the picture of W: tiles along the output dimensions and along the directions of the text

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import polars as pl
 
+from common.words import plural
 from pipeline.artifacts import SIDECAR, fingerprint, read_json
 from pipeline.grid.cells import STAGES, Cell
 from pipeline.params import Params
 from pipeline.report.conclusions import (
     budget,
     configuration,
-    headline_metric,
     run_name,
     unusable_sentences,
     verdicts,
@@ -21,9 +21,9 @@ from pipeline.report.conclusions import (
 from pipeline.report.dropped import dropped_parts
 from pipeline.report.formats import ABSENT, Block, Entry, Table, count, markdown, markdown_text, number
 from pipeline.report.header import about
-from pipeline.report.results import ResultSet
-from pipeline.report.tables import title
+from pipeline.report.measured import Measured
 from pipeline.report.ties import ties_of
+from pipeline.report.titles import title
 from pipeline.runs import sequences_directory, spectrum_directory
 from pipeline.training.sequences import split_of
 
@@ -83,23 +83,20 @@ class Section:
 
 def sections(
     params: Params,
-    rows: pl.DataFrame,
-    result_sets: list[ResultSet],
+    measured: Measured,
     tables: dict[str, Table],
     shown: dict[str, str],
     missing: list[Cell],
-    trivial: list[str],
+    notes: list[str],
     changes: list[str],
 ) -> list[Section]:
     """Return the report's sections.
 
-    rows: a row per run, as `read_cells` returns them. result_sets: the first is for the settings of params.yaml. tables: by name.
-    shown: by name of each figure that exists, what it shows. missing: cells that are listed but not in the report.
-    trivial: sentences that compare the adapters with rankings without training. changes: what would change the verdict.
+    tables: by name. shown: by name of each figure that exists, what it shows. missing: cells that are listed but not in the
+    report. notes: sentences that compare the adapters with rankings without training. changes: what would change the verdict.
     """
-    first, *tuned = result_sets
-    metric = headline_metric(first.summary)
-    default = rows.filter(pl.col("over") == "seeds")
+    first, *tuned = measured.result_sets
+    rows, default, metric = measured.rows, measured.default, measured.metric
 
     def picture(name: str, caption: str) -> Figure | None:
         return Figure(name, shown[name], caption) if name in shown else None
@@ -112,11 +109,11 @@ def sections(
 
     opening: list[Part] = [*verdicts(first)]
     opening += [forest] if (forest := picture("forest", FOREST)) else []
-    opening += [trivial]
+    opening += [notes]
     for result_set in tuned:
         opening += verdicts(result_set)
     opening += [softmax] if (softmax := with_full_softmax(tuned)) else []
-    opening += [unusable] if (unusable := unusable_sentences(rows, params)) else []
+    opening += [unusable] if (unusable := unusable_sentences(measured.unusable, rows.height, params.train)) else []
     if missing:
         names = ", ".join(cell.name for cell in missing)
         opening.append(f"Missing cells, left out of this report: {names}. `dvc repro -k grid/dvc.yaml` trains them.")
@@ -172,7 +169,7 @@ def settings(params: Params, rows: pl.DataFrame) -> str:
     several = " and ".join(f"{split} ({', '.join(datasets)})" for split, datasets in splits.items())
     split = several if len(splits) > 1 else next(iter(splits))
     return (
-        f"Encoder {rows['encoder'][0]}, dim {rows['dim'][0]}, {seeds} seed{'s' if seeds > 1 else ''}. Every method has the same "
+        f"Encoder {rows['encoder'][0]}, dim {rows['dim'][0]}, {plural(seeds, 'seed')}. Every method has the same "
         f"budget: {optimiser}, learning rate {train.learning_rate:g}, weight decay {train.weight_decay:g}, batches of "
         f"{train.batch_size} users, {against} temperature {train.temperature:g}, at most {train.epochs} epochs, stopped after "
         f"{train.patience} without a better validation NDCG@20. Evaluation is {split}, with full ranking over {ranked}; the "

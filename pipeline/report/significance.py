@@ -2,6 +2,7 @@
 
 import numpy as np
 
+SIGNIFICANT = 0.05  # p below this is called significant
 PERMUTATIONS = 10_000
 RESAMPLES = 2_000
 CHUNK = 4_000_000  # random signs in memory at a time

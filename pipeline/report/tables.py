@@ -4,33 +4,16 @@ import math
 
 import polars as pl
 
-from models.adapters import ADAPTERS
-from models.backbones import BACKBONES
-from models.losses import LOSSES
-from pipeline.data.findings import plural
+from common.words import plural
 from pipeline.grid.cells import KEYS, PAIR, SPECTRAN, Cell
 from pipeline.params import Params
 from pipeline.report.formats import ABSENT, Block, Entry, Table, count, number, percent
+from pipeline.report.measured import Measured
 from pipeline.report.paper import paper_values
-from pipeline.report.results import ResultSet, average, improvements, summarise, table_metrics
+from pipeline.report.results import average, improvements, summarise, table_metrics
+from pipeline.report.significance import SIGNIFICANT
 from pipeline.report.table_data import DIMENSION_KEYS, VARIANT_KEYS, dimension_rows, sizes, variant_rows, weights
-
-TITLES = {
-    **ADAPTERS,
-    **BACKBONES,
-    **LOSSES,
-    "without_attention": "without φ(QKᵀ)",
-    "principal_sigma": "D = Σ, not learned",
-    "principal_identity": "D = I, not learned",
-    "without_encoding": "without D",
-}
-SIGNIFICANT = 0.05
-
-
-def title(name: str) -> str:
-    """Return the name of an adapter, backbone, loss, variant or dataset as the paper prints it."""
-    return TITLES.get(name, name.capitalize())
-
+from pipeline.report.titles import interval, pair_title, title
 
 # ---------------------------------------------------------------------------------------------------------------- the six tables
 
@@ -110,9 +93,7 @@ def table5(cost: pl.DataFrame) -> Table:
                 line += [number(row[f"paper_{kind}_seconds"], ".2f") for kind in ("training", "inference")]
             rows.append(line)
         blocks.append(Block(_heading(block), header, rows))
-    machines = sorted(
-        {f"{row['device']}, {row['threads']} thread{'s'[: row['threads'] > 1]}" for row in cost.iter_rows(named=True)}
-    )
+    machines = sorted({f"{row['device']}, {plural(row['threads'], 'thread')}" for row in cost.iter_rows(named=True)})
     notes = [
         f"Seconds per run on {' and '.join(machines)}, with several runs in parallel. Compare them within this table only; the "
         "paper's were measured on another machine."
@@ -157,11 +138,10 @@ def significance(comparisons: pl.DataFrame, file: str = "significance", suffix: 
             for name in names:
                 row = pairs[other, name]
                 bold = "best" if row["p_holm"] < SIGNIFICANT else ""
-                interval = f"{100 * row['low']:+.1f} to {100 * row['high']:+.1f} %"
                 line += [
                     number(row["mean_other"], std=row["std_other"]),
                     percent(row["improvement"], 1),
-                    Entry(interval, row["low"]) if math.isfinite(row["low"]) else ABSENT,
+                    Entry(interval(row), row["low"]) if math.isfinite(row["low"]) else ABSENT,
                     number(row["p_holm"], mark=bold),
                 ]
             rows.append(line)
@@ -178,23 +158,14 @@ def significance(comparisons: pl.DataFrame, file: str = "significance", suffix: 
     return Table(file, f"The leader against each other adapter{suffix}", blocks, notes, comparisons)
 
 
-def all_tables(
-    params: Params,
-    rows: pl.DataFrame,
-    missing: list[Cell],
-    result_sets: list[ResultSet],
-    cost: pl.DataFrame,
-) -> dict[str, Table]:
-    """Return, by name, the tables that have cells.
-
-    rows: a row per run, from `read_cells`; missing: listed cells that are not in `rows`; cost: from `table_data.cost`.
-    """
+def all_tables(params: Params, measured: Measured, missing: list[Cell]) -> dict[str, Table]:
+    """Return, by name, the tables that have cells. missing: listed cells that are not in the report."""
     grid, names = params.grid, table_metrics(params.evaluate.cutoffs)
-    default = rows.filter(pl.col("over") == "seeds")
+    rows, default = measured.rows, measured.default
     setting = f"{default['encoder'][0]}, dim {default['dim'][0]}"
     default_variant = params.adapters.get(SPECTRAN, {}).get("variant", "full")
-    tables = [table1(sizes(default["dataset"].unique(maintain_order=True).to_list())), table5(cost)]
-    for result_set in result_sets:
+    tables = [table1(sizes(default["dataset"].unique(maintain_order=True).to_list())), table5(measured.cost)]
+    for result_set in measured.result_sets:
         suffix = f", tuned, {title(result_set.loss)}" if result_set.loss else ""
         tables.append(table2(result_set.summary, setting, result_set.file_name("table2"), suffix))
         if result_set.comparisons.height:
@@ -229,9 +200,7 @@ def _paper_note(summary: pl.DataFrame, setting: str) -> list[str]:
 
 def _heading(block: pl.DataFrame) -> str:
     """Return "Office, SASRec", or "Office, SASRec, dim 64" if the block has a dim."""
-    first = block.row(0, named=True)
-    dim = f", dim {first['dim']}" if "dim" in first else ""
-    return f"{title(first['dataset'])}, {title(first['backbone'])}{dim}"
+    return pair_title(block) + (f", dim {block['dim'][0]}" if "dim" in block.columns else "")
 
 
 def _average(improvement: pl.DataFrame) -> str:
@@ -268,7 +237,7 @@ def _result_blocks(summary: pl.DataFrame, keys: list[str]) -> list[Block]:
             rows.append([Entry(title(entry)), *(number(row["mean"], std=row["std"], mark=mark) for row, mark in cells)])
         footer = _improvement_rows(block, names) if key == "adapter" else []
         header = [key.capitalize(), *names]
-        blocks.append(Block(f"{heading} ({seed_count(block['seeds'][0])})", header, rows, footer))
+        blocks.append(Block(f"{heading} ({plural(block['seeds'][0], 'seed')})", header, rows, footer))
         if block["paper"].is_not_null().any():
             wide = [header[0], *(part for name in names for part in (name, "paper", "diff."))]
             compared = [
@@ -301,8 +270,3 @@ def _improvement_rows(block: pl.DataFrame, names: list[str]) -> list[list[Entry]
             by_metric = dict(zip(gain["metric"], gain["improvement"], strict=True))
             rows.append([Entry(label), *(percent(by_metric.get(name)) for name in names)])
     return rows
-
-
-def seed_count(count: int) -> str:
-    """Return "1 seed", "2 seeds" and so on."""
-    return f"{count} seed{'s' if count > 1 else ''}"

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import polars as pl
 
+from common.words import plural
 from pipeline.artifacts import SIDECAR, read_signed
 from pipeline.evaluation.beyond import NAMES
 from pipeline.grid.baseline_cells import command, directory_of, read_baselines
@@ -12,7 +13,7 @@ from pipeline.grid.cells import PAIR
 from pipeline.params import Params
 from pipeline.report.formats import Block, Entry, Table, number
 from pipeline.report.results import summarise
-from pipeline.report.tables import seed_count, title
+from pipeline.report.titles import pair_title, title
 from pipeline.runs import preprocess_command, sequences_directory, spectrum_directory, svd_command
 
 BELOW = "†"
@@ -104,7 +105,7 @@ def beyond_table(runs: pl.DataFrame, trivial: pl.DataFrame) -> Table | None:
             [Entry(TITLES[row["adapter"]]), *(_figure(name, row.get(name)) for name in NAMES)]
             for row in here.iter_rows(named=True)
         ]
-        heading = f"{title(block['dataset'][0])}, {title(block['backbone'][0])} ({seed_count(block['seeds'][0])})"
+        heading = f"{pair_title(block)} ({plural(block['seeds'][0], 'seed')})"
         blocks.append(Block(heading, ["Adapter", *(name.capitalize() for name in NAMES)], rows, footer))
     note = (
         "Of the 20 items that each test user would be shown. Coverage: the share of the catalogue that is in somebody's list. "

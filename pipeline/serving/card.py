@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from common.words import plural
 from pipeline.artifacts import SIDECAR, read_json, read_signed, verify
-from pipeline.data.findings import plural
+from pipeline.data.repeats import repeated
 from pipeline.params import load_params
 from pipeline.runs import EVALUATED, preprocess_command, svd_command
 from pipeline.serving.new_items import recorded_source
@@ -106,6 +107,7 @@ def _test(recommender: Recommender) -> list[str]:
     tested = recommender.users.filter(pl.col("test").is_not_null())["user_id"]
     if evaluated != choice or ranks["user_id"].sort().to_list() != sorted(tested):
         return ["No test of this run was found: `dvc repro` evaluates it."]
+    new = ranks.join(repeated(recommender.users), on="user_id", how="anti")
     split = split_of(run.sequences)
     target = "every user's last item" if split == LEAVE_ONE_OUT else "every user's first item of the test"
     cutoffs = load_params().evaluate.cutoffs
@@ -118,8 +120,11 @@ def _test(recommender: Recommender) -> list[str]:
     ]
     for name in ("HR", "NDCG"):
         for cutoff in cutoffs:
-            cells = [_interval(_per_user(ranks[column].to_numpy(), name, cutoff)) for column in (ALL_ITEMS, NEW_ITEMS)]
+            columns = (ranks[ALL_ITEMS], new[NEW_ITEMS])
+            cells = [_interval(_per_user(column.to_numpy(), name, cutoff)) if len(column) else "–" for column in columns]
             lines.append(f"| {name}@{cutoff} | {' | '.join(cells)} |")
+    if new.height < ranks.height:
+        lines += ["", f"The last column is over the {plural(new.height, 'user')} to whom the test item is new."]
     return lines
 
 

@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.func import functional_call
 
 from common.errors import UserError
+from common.words import plural
 from models.core.adapter import Adapter, Spectrum
 from pipeline.artifacts import SIDECAR, read_signed
-from pipeline.data.findings import Finding, plural
+from pipeline.data.findings import Finding
 from pipeline.data.sources.files import Files, read_items
 from pipeline.embedding.spectrum import coordinates
 from pipeline.params import Encoder

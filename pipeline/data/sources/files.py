@@ -10,9 +10,10 @@ import polars as pl
 from pydantic import Field, field_validator
 
 from common.errors import UserError
+from common.words import plural
 from pipeline.artifacts import main_checkout, read_json, write_json
 from pipeline.data import Source, Ties
-from pipeline.data.findings import Finding, findings, plural, quoted
+from pipeline.data.findings import Finding, findings, quoted
 from pipeline.data.sources import Raw, read_parquet_pair, write_parquet_pair
 from pipeline.data.table_file import Columns, Wanted
 from pipeline.data.tables import TableRead, matching_files, read_tables, refuse_many

@@ -45,3 +45,20 @@ def test_a_users_single_event_is_dropped_and_said(load: Load) -> None:
     assert "1 interaction of 1 user with fewer than 3" in next(
         note.text for note in dropped(raw, made, options) if note.name == "core"
     )
+
+
+def test_test_items_that_their_users_had_before_are_counted(load: Load) -> None:
+    log = pl.concat(
+        [
+            dense(["a", "b", "c"]),
+            pl.DataFrame({"user_id": ["again"] * 3, "item_id": ["a", "b", "a"], "timestamp": [START + i for i in range(3)]}),
+        ]
+    )
+    raw = load(log, items_of(*"abc"))
+    options = Preprocess(core=3)
+    made = build_sequences(raw, options)
+    (note,) = [note for note in dropped(raw, made, options) if note.name == "repeats"]
+    assert (note.count, note.total) == (1, made.users.height)
+    assert note.text.startswith(f"Of {made.users.height} users with a test item, 1 had it before. A server that shows only new")
+    once = load(dense(["a", "b", "c"]), items_of(*"abc"))
+    assert "repeats" not in [note.name for note in dropped(once, build_sequences(once, options), options)]

@@ -14,6 +14,7 @@ from pipeline.grid.execution import build_cell
 from pipeline.params import Params, load_params
 from pipeline.report import formats, results, table_data, tables
 from pipeline.report.figures import Figures
+from pipeline.report.measured import Measured
 from pipeline.report.sections import Section, sections
 from pipeline.report.write import write_report
 from tests.pipeline.report.values import NAMES, report_rows
@@ -58,7 +59,19 @@ def tiny_report() -> tuple[list[Section], dict[str, formats.Table]]:
     summed = results.summarise(found, NAMES)
     cost = table_data.cost(found)
     result_sets = [results.ResultSet(None, summed, NOTHING, NOTHING, NO_RUNS)]
-    shown = tables.all_tables(params, found, [], result_sets, cost)
+    measured = Measured(
+        rows=found,
+        cutoff=20,
+        result_sets=result_sets,
+        gains=NOTHING,
+        group_gains=NOTHING,
+        grouped=NOTHING,
+        cost=cost,
+        trivial=NOTHING,
+        without_trivial=["tiny"],
+        unusable=NO_RUNS,
+    )
+    shown = tables.all_tables(params, measured, [])
     Path("figures").mkdir()
     figures = Figures(Path("figures"), "spectran")
     figures.comparison(summed, "NDCG@20", pl.DataFrame(schema={"dataset": pl.String}), NO_RUNS)
@@ -66,8 +79,7 @@ def tiny_report() -> tuple[list[Section], dict[str, formats.Table]]:
     figures.cost(cost, summed, "NDCG@20")
     return sections(
         params,
-        found,
-        result_sets,
+        measured,
         shown,
         dict.fromkeys(("comparison", "learning-curves", "cost"), "SpecTran and Base are level."),
         [],

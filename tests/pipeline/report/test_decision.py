@@ -19,20 +19,24 @@ def test_the_sentence_to_act_on() -> None:
     leader = everyone["spectran"]
     sure = Beaten("ItemKNN", 0.1, 0.5, 0.3, 0.7, 0.001)
     close = {"other": "base"}, {"other": "morec"}
-    assert verdict(leader, everyone, [], sure, set()) == "Ship SpecTran: it is beyond chance above every other adapter."
-    assert verdict(leader, everyone, list(close), sure, set()) == (
+    assert verdict(leader, everyone, [], sure, set(), []) == "Ship SpecTran: it is beyond chance above every other adapter."
+    assert verdict(leader, everyone, list(close), sure, set(), []) == (
         "Ship SpecTran, or any of those level with it: Base (ID only), MoRec. Base (ID only) is the fastest of them to train, "
         "MoRec the smallest."
     )
     for improvement, p, how in ((0.02, 0.4, "is not beyond chance above"), (-0.2, 0.001, "does not beat")):
         beaten = Beaten("ItemKNN", 0.1, improvement, 0.0, 0.0, p)
-        said = verdict(leader, everyone, [], beaten, set())
+        said = verdict(leader, everyone, [], beaten, set(), [])
         assert said == f"Ship none yet: SpecTran, the best adapter, {how} ItemKNN, which needs no training."
-    assert verdict(leader, everyone, [], sure, {"spectran"}).startswith("No verdict yet: the runs were ended by ")
-    assert verdict(leader, everyone, [], sure, {"base", "morec"}).startswith(
+    assert verdict(leader, everyone, [], sure, {"spectran"}, []).startswith("No verdict yet: the runs were ended by ")
+    assert verdict(leader, everyone, [], sure, {"base", "morec"}, []).startswith(
         "No verdict yet: only SpecTran has runs that support"
     )
-    assert verdict(leader, everyone, [], sure, {"base"}).endswith("every other adapter with runs that support a conclusion.")
+    assert verdict(leader, everyone, [], sure, {"base"}, []).endswith("every other adapter with runs that support a conclusion.")
+    assert verdict(leader, everyone, [], sure, {"base"}, ["Base (ID only) (0.5000)"]) == (
+        "No verdict yet: Base (ID only) (0.5000) scored above SpecTran, but with runs that were ended by `train.epochs`, or "
+        "never learned; raise it, or `train.patience`."
+    )
 
 
 def test_how_many_users_would_tell_two_adapters_apart() -> None:
@@ -66,13 +70,21 @@ def test_another_leader_under_the_other_protocol_is_named(tmp_path: Path) -> Non
         frame = pl.DataFrame({"user_id": ["a", "b"], "rank": ranks, "rank_without_history": without})
         frame.write_parquet(folder / "ranks.parquet")
         candidates[adapter] = Candidate(pl.DataFrame({"adapter": [adapter], "run_directory": [str(folder / "seed-0")]}))
-    (said,) = other_protocol(candidates["base"], candidates, exclude_history=False, cutoff=20)
+    nobody = pl.DataFrame(schema={"user_id": pl.String})
+    (said,) = other_protocol(candidates["base"], candidates, nobody, exclude_history=False, cutoff=20)
     assert "(`evaluate.exclude_history=true`), SpecTran is best instead of Base (ID only), with NDCG@20 0.8155." in said
     assert (1 + 1 / np.log2(3)) / 2 == pytest.approx(0.8155, abs=1e-4)
-    (said,) = other_protocol(candidates["base"], candidates, exclude_history=True, cutoff=20)
+    # The first user had the test item before: a shop that shows new items only never shows it.
+    had = pl.DataFrame({"user_id": ["a"]})
+    (said,) = other_protocol(candidates["base"], candidates, had, exclude_history=False, cutoff=20)
+    assert "with NDCG@20 0.6309 (over the 1 user to whom the test item is new)." in said
+    assert 1 / np.log2(3) == pytest.approx(0.6309, abs=1e-4)
+    (said,) = other_protocol(candidates["base"], candidates, pl.DataFrame({"user_id": ["a", "b"]}), False, 20)
+    assert said.startswith("Another protocol: none, for every user had the test item before")
+    (said,) = other_protocol(candidates["base"], candidates, had, exclude_history=True, cutoff=20)
     assert "(`evaluate.exclude_history=false`), Base (ID only) is best too" in said
     frame.drop("rank_without_history").write_parquet(folder / "ranks.parquet")
-    assert other_protocol(candidates["base"], candidates, exclude_history=False, cutoff=20) == []
+    assert other_protocol(candidates["base"], candidates, nobody, exclude_history=False, cutoff=20) == []
 
 
 def test_the_order_under_another_published_split_is_compared_by_pairs(project: Path) -> None:

@@ -7,10 +7,11 @@ from typing import Any
 
 import polars as pl
 
-from pipeline.report import formats, tables
+from pipeline.report import formats
 from pipeline.report.canvas import COLOURS
 from pipeline.report.html import report_html
 from pipeline.report.sections import Figure, Folded, Section, report_markdown
+from pipeline.report.titles import title
 
 NOTHING = pl.DataFrame()
 
@@ -83,7 +84,7 @@ def test_the_pages_tables_are_those_of_the_csv(report: tuple[list[Section], dict
     data = report[1]["table2"].data
     assert data.height == 8
     for row in data.iter_rows(named=True):
-        assert shown[tables.title(row["adapter"]), row["metric"]] == f"{row['mean']:.4f} ± {row['std']:.4f}"
+        assert shown[title(row["adapter"]), row["metric"]] == f"{row['mean']:.4f} ± {row['std']:.4f}"
     headings = re.findall(r"<thead>.*?</thead>", text)
     assert len(headings) == len(page.tables)
     assert all(heading.count("<th ") == heading.count("<button") for heading in headings), "every column sorts, by keyboard too"

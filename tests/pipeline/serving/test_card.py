@@ -52,6 +52,20 @@ def test_one_test_user_has_no_interval(trained: Path) -> None:
     assert "±" not in card
 
 
+def test_users_who_had_the_test_item_before_are_left_out_where_only_new_items_are_ranked(trained: Path) -> None:
+    recommender = Recommender.load()
+    users = recommender.users.head(2)
+    first = users["items"][0].to_list()
+    again = pl.Series("items", [[*first[:-1], first[0]], users["items"][1].to_list()])
+    recommender.users = users.with_columns(again)
+    ranks = Path("data/ranks/selected.parquet")
+    kept = pl.DataFrame({"user_id": users["user_id"], "rank": [1, 1], "rank_without_history": [50, 1]})
+    kept.write_parquet(ranks)
+    card = model_card(recommender)
+    assert "| HR@10 | 1.0000 ± 0.0000 | 1.0000 |" in card
+    assert "The last column is over the 1 user to whom the test item is new." in card
+
+
 def test_the_card_of_a_run_that_was_not_tested_says_so(trained: Path) -> None:
     recommender = Recommender.load()
     other = Path("data/runs/evaluate-selected.json")
