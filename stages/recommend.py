@@ -48,14 +48,17 @@ def main() -> str:
     recommender = Recommender.load(given.checkpoint)
     if given.new_items:
         recommender = recommender.with_new_items(given.new_items)
-    if requests is None:
-        histories = [recommender.history_of(given.user) if given.user is not None else given.history]
-    elif "history" in requests.columns:
+    had = None
+    if requests is not None and "history" in requests.columns:
         histories = requests["history"].to_list()
+    elif given.history is not None:
+        histories = [given.history]
     else:
-        histories = [recommender.history_of(user) for user in requests["user_id"]]
+        users = [given.user] if requests is None else requests["user_id"].to_list()
+        histories = [recommender.history_of(user) for user in users]
+        had = None if given.keep_history else items_had(recommender, users)
     try:
-        found = recommender.recommend(histories, given.k, not given.keep_history, given.allow, given.deny)
+        found = recommender.recommend(histories, given.k, not given.keep_history, given.allow, given.deny, had)
     except UserError as error:
         raise UserError(
             f"{given.requests}: {error}" if given.requests else str(error).replace("history 0", "--history")
@@ -70,6 +73,15 @@ def main() -> str:
         return f"{plural(found.height, 'item')} by {source}"
     write_answers(found, requests, given, recommender)
     return f"{plural(found.height, 'item')} for {plural(len(histories), 'request')} in {given.out}"
+
+
+def items_had(recommender: "Recommender", users: list[str]) -> list[list[str]] | None:
+    """All items that each user had; None, with a line that says so, where the log is needed for this and is not here."""
+    try:
+        return [recommender.had_by(user) for user in users]
+    except UserError as error:
+        print(f"recommend: {error}; without it, items that `cap` or `min_rating` left out may come again", file=sys.stderr)
+        return None
 
 
 def check_out(out: Path, read: list[Path]) -> None:

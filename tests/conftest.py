@@ -1,17 +1,19 @@
 """A tiny project that every test may change: parameters, sequences and spectrum of a generated dataset, built once."""
 
 import contextlib
-import copy
 import os
 import shutil
 import sys
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+from tests.params import change_params
 
 ROOT = Path(__file__).parents[1]
 os.environ["TQDM_DISABLE"] = "1"
@@ -78,19 +80,7 @@ def project(tiny_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.fixture
 def set_params(project: Path) -> Callable[..., None]:
     """Change values of the project's params.yaml: `set_params({"train.epochs": 1})`."""
-
-    def change(values: dict[str, Any]) -> None:
-        file = project / "params.yaml"
-        params = yaml.safe_load(file.read_text(encoding="utf-8"))
-        for name, value in values.items():
-            section = params
-            *path, last = name.split(".")
-            for part in path:
-                section = section[part]
-            section[last] = copy.deepcopy(value)
-        file.write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
-
-    return change
+    return partial(change_params, project / "params.yaml")
 
 
 @pytest.fixture

@@ -121,13 +121,11 @@ def shortened(rows: Tensor, known: Tensor) -> Tensor:
 
 
 def read_new_items(path: Path, run: Run) -> pl.DataFrame:
-    """Return new items as item_id, title and text. path: a catalogue in any format, with the template's columns.
+    """Return new items as item_id, title and text. path: a catalogue in any format, or a glob of its files.
 
-    Its columns have our names, or those that the dataset's `item_columns` gave them. As in training, rows without an id or a
-    title are dropped and repeated ones are taken once; a line on stderr says so.
+    It has the template's columns, with our names, or those that the dataset's `item_columns` gave them. As in training, rows
+    without an id or a title are dropped and repeated ones are taken once; a line on stderr says so.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
     items, findings = _read_catalogue(path, run)
     for finding in findings:
         if finding.count:

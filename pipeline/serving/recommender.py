@@ -1,6 +1,7 @@
 """Recommendations from a trained checkpoint, in Python: `Recommender.load().recommend([["B001", "B002"]], k=10)`."""
 
 import copy
+import sys
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import fields
 from functools import cached_property
@@ -16,10 +17,11 @@ from torch import Tensor
 from common.errors import UserError
 from models.core.recommender import Recommender as Model
 from pipeline.artifacts import SIDECAR, read_json, read_signed, verify
+from pipeline.data import Source
 from pipeline.data.interactions import shuffle_key
 from pipeline.data.sources import source_module
 from pipeline.evaluation.best import Catalogue, best_items
-from pipeline.params import Similarity, load_params
+from pipeline.params import Preprocess, Similarity, load_params
 from pipeline.runs import CHECKPOINT, Run, preprocess_command
 from pipeline.serving.encoder import UserEncoder
 from pipeline.serving.new_items import Ids, embed, new_rows, read_new_items
@@ -72,7 +74,7 @@ class Recommender:
         options = self.run.settings["adapter"]
         rows = new_rows(self.model.adapter, options, load_spectrum(self.run.spectrum), embeddings, ids)
         wider = copy.copy(self)
-        of_catalogue = ("_catalogue", "_ids_and_titles", "_dropped")
+        of_catalogue = ("_catalogue", "_ids_and_titles", "_dropped", "_had")
         wider.__dict__ = {name: value for name, value in vars(self).items() if name not in of_catalogue}
         wider.item_ids = [*self.item_ids, *items["item_id"]]
         wider.titles = [*self.titles, *items["title"]]
@@ -84,12 +86,13 @@ class Recommender:
     def with_new_items(self, path: Path) -> "Recommender":
         """`with_items` for a CSV or Parquet file of item_id, title and the template's fields, embedded by the run's encoder.
 
-        The file may be the whole catalogue: items that the training knew keep their rows. Raises UserError if no item is new.
+        The file may be the whole catalogue: items that the training knew keep their rows. If no item is new, a line says so.
         """
         items = read_new_items(path, self.run)
         new = items.filter(~pl.col("item_id").is_in(self.item_ids))
         if new.is_empty():
-            raise UserError(f"{path}: no item is new; the training knew all {items.height:,}")
+            print(f"new items: {path} has none; the training knew all {items.height:,}", file=sys.stderr)
+            return self
         return self.with_items(new, embed(new["text"].to_list(), self.run))
 
     @classmethod
@@ -125,11 +128,13 @@ class Recommender:
         exclude_history: bool = True,
         allow: Collection[str] | None = None,
         deny: Collection[str] = (),
+        had: Sequence[Collection[str]] | None = None,
     ) -> pl.DataFrame:
         """Return the k best items after every history, as described above.
 
         histories: item ids, oldest first; the last `max_history` decide, and all are left out by `exclude_history`. allow: the
-        only items that are recommended; deny: items that are not. A request has fewer rows than k if no more items are left.
+        only items that are recommended; deny: items that are not; had: for each history, items that are left out with it, as
+        `had_by` returns them. A request has fewer rows than k if no more items are left.
         Order is that of float64 scores; ties go to the item that comes first in items.parquet.
 
         Raises UserError for an item that the catalogue has not, and for a k that is not between 1 and the number of items.
@@ -138,16 +143,22 @@ class Recommender:
             raise UserError(f"k is {k!r}; choose a whole number from 1 to {len(self.item_ids)}, the number of items")
         given = [self.indices(history, f"history {i}") for i, history in enumerate(histories)]
         shown = self._shown(allow, deny)
-        had = [history if exclude_history else history[:0] for history in given]
+        left_out = [history if exclude_history else history[:0] for history in given]
+        if had is not None:
+            more = [self.indices(items, f"had {i}") for i, items in enumerate(had)]
+            left_out = [np.union1d(history, items) for history, items in zip(left_out, more, strict=True)]
         empty = np.array([not len(history) for history in given], dtype=bool)
         items = np.full((len(given), k), -1)
         scores = np.full((len(given), k), -np.inf)
         if len(shown):
             known = (~empty).nonzero()[0]
-            items[known], scores[known] = self._by_model([given[i] for i in known], k, shown, [had[i] for i in known])
-            popular = shown[np.argsort(-self.interactions[shown], kind="stable")][:k]
-            items[empty, : len(popular)] = popular
-            scores[empty, : len(popular)] = self.interactions[popular]
+            items[known], scores[known] = self._by_model([given[i] for i in known], k, shown, [left_out[i] for i in known])
+            popular = shown[np.argsort(-self.interactions[shown], kind="stable")]
+            for row in empty.nonzero()[0]:
+                first = popular[: k + len(left_out[row])]
+                best = first[~np.isin(first, left_out[row])][:k]
+                items[row, : len(best)] = best
+                scores[row, : len(best)] = self.interactions[best]
         return self._frame(items, scores, empty)
 
     def history_of(self, user_id: str) -> list[str]:
@@ -159,6 +170,15 @@ class Recommender:
         if row is not None:
             return [self.item_ids[i] for i in self.users["items"][row]]
         return self._dropped.get(user_id, [])
+
+    def had_by(self, user_id: str) -> list[str]:
+        """All items of the catalogue that the user had, in no order: the history, and what `min_rating` or `cap` left out of it.
+
+        Raises UserError if the log is needed for this and is not here.
+        """
+        history, (source, _, options) = self.history_of(user_id), self._origin
+        whole = getattr(source, "min_rating", None) is None and len(history) < options.cap
+        return history if whole else [*history, *self._had.get(user_id, [])]
 
     def indices(self, items: Iterable[str], where: str) -> np.ndarray:
         """Row numbers of items, (n,) int64. Raises UserError, which starts with `where`, for an unknown one."""
@@ -230,23 +250,38 @@ class Recommender:
         return {user: row for row, user in enumerate(self.users["user_id"])}
 
     @cached_property
+    def _origin(self) -> tuple[Source, Path, Preprocess]:
+        """The source of the log, also of a retrained run; the log's folder, which may be missing; and how it is preprocessed."""
+        params = load_params()
+        dataset = read_signed(self.run.sequences / SIDECAR, preprocess_command(self.run.dataset))["dataset"]
+        return params.sources[dataset], Path("data/raw") / dataset, params.preprocessing(dataset)
+
+    def _log(self, source: Source) -> pl.DataFrame:
+        """The rows of the log with an item of the catalogue: user_id, item_id, timestamp. Raises UserError if it is not here."""
+        _, raw, _ = self._origin
+        verify(raw, f"`dvc repro data/dvc.yaml:download@{raw.name}`")
+        log = source_module(source.kind).read(source, raw).interactions.drop_nulls()
+        return log.filter(pl.col("item_id").is_in(self.item_ids))
+
+    @cached_property
+    def _had(self) -> dict[str, list[str]]:
+        """The items of every user of the log, whatever their rating."""
+        source, _, _ = self._origin
+        every = source.model_copy(update={"min_rating": None}) if hasattr(source, "min_rating") else source
+        return dict(self._log(every).group_by("user_id").agg(pl.col("item_id").unique()).iter_rows())
+
+    @cached_property
     def _dropped(self) -> dict[str, list[str]]:
         """Histories of the users whom the core filter dropped, read from the log at first use."""
-        params = load_params()
-        command = preprocess_command(self.run.dataset)
-        dataset = read_signed(self.run.sequences / SIDECAR, command)["dataset"]  # that of the log, also of a retrained run
-        ties = params.preprocessing(dataset).ties
-        raw = Path("data/raw") / dataset
-        verify(raw, f"`dvc repro data/dvc.yaml:download@{dataset}`")
-        log = source_module(params.sources[dataset].kind).read(params.sources[dataset], raw).interactions.drop_nulls()
-        log = log.filter(~pl.col("user_id").is_in(self.users["user_id"].implode()) & pl.col("item_id").is_in(self.item_ids))
+        source, _, options = self._origin
+        log = self._log(source).filter(~pl.col("user_id").is_in(self.users["user_id"].implode()))
         # As the preprocess stage does: an exact duplicate counts once, equal times are ordered by `ties`.
         log = log.unique(["user_id", "item_id", "timestamp"], keep="first", maintain_order=True).with_row_index("row")
         key: dict[str, Any] = {"file": pl.col("row"), "item": pl.col("item_id")}
-        if ties == "shuffled":
+        if options.ties == "shuffled":
             keys = [shuffle_key(user, item) for user, item in log.select("user_id", "item_id").iter_rows()]
             key["shuffled"] = pl.Series(keys, dtype=pl.UInt64)
-        log = log.with_columns(tie=key[ties]).sort("user_id", "timestamp", "tie")
+        log = log.with_columns(tie=key[options.ties]).sort("user_id", "timestamp", "tie")
         return dict(log.group_by("user_id", maintain_order=True).agg("item_id").iter_rows())
 
 

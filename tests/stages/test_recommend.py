@@ -1,6 +1,7 @@
 """`python -m stages.recommend` as a user types it."""
 
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from common.errors import UserError
 from pipeline.serving.recommender import Recommender
 from stages import recommend
+from tests.params import change_params
 
 pytestmark = pytest.mark.xdist_group("serving")
 
@@ -55,6 +57,19 @@ def test_a_user_whom_the_core_filter_dropped_is_served_from_their_history(
     by_user = capsys.readouterr().out
     typed("--history", ids[3], ids[7], "-k", "4")
     assert by_user == capsys.readouterr().out
+
+
+def test_without_the_log_a_line_says_what_may_come_again(typed: Typed, capsys: pytest.CaptureFixture[str]) -> None:
+    """The users of the sequences are served without it; only what `cap` left out of their histories is in the log."""
+    change_params(Path("params.yaml"), {"preprocess.cap": 4})
+    shutil.rmtree("data/raw/tiny")
+    user = Recommender.load().users["user_id"][4]
+    assert typed("--user", user).startswith("10 items by tiny-")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("recommend: data/raw/tiny/sidecar.json is missing")
+    assert line.endswith("; without it, items that `cap` or `min_rating` left out may come again")
+    typed("--user", user, "--keep-history")
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("by", ["user_id", "history"])

@@ -266,10 +266,23 @@ def test_of_a_whole_catalogue_the_known_items_keep_their_rows(trained: Path, mon
     torch.testing.assert_close(wider.table[:-1], plain.table)
 
 
-def test_a_catalogue_without_a_new_item_is_refused(extended: Callable[..., Recommender]) -> None:
+def test_a_catalogue_without_a_new_item_changes_nothing_and_says_so(
+    extended: Callable[..., Recommender], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As on a day without a new product."""
     wider = extended()
-    with pytest.raises(UserError, match=r"new\.csv: no item is new; the training knew all 2"):
-        wider.with_new_items(Path("new.csv"))
+    assert wider.with_new_items(Path("new.csv")) is wider
+    assert capsys.readouterr().err == "new items: new.csv has none; the training knew all 2\n"
+
+
+def test_a_glob_names_the_parts_of_a_catalogue(trained: Path) -> None:
+    Path("parts").mkdir()
+    for item in "ab":
+        Path(f"parts/{item}.csv").write_text(f"item_id,title\n{item},Pot {item}\n")
+    run = Recommender.load().run
+    assert read_new_items(Path("parts/*.csv"), run)["item_id"].to_list() == ["a", "b"]
+    with pytest.raises(UserError, match=r"none/\*\.csv: no file matches"):
+        read_new_items(Path("none/*.csv"), run)
 
 
 def test_an_item_that_is_there_already_is_refused(trained: Path) -> None:

@@ -12,6 +12,7 @@ from common.errors import UserError
 from pipeline.artifacts import atomic_directory
 from pipeline.runs import CHECKPOINT
 from pipeline.serving.recommender import Recommender
+from tests.params import change_params
 
 pytestmark = pytest.mark.xdist_group("serving")
 
@@ -87,6 +88,33 @@ def test_a_user_of_the_log_is_known_whether_or_not_the_core_filter_kept_them(rec
     assert recommender.history_of("rare") == [ids[3], ids[7]], "oldest first, less the item that was dropped"
     assert recommender.history_of("gone") == []
     assert recommender.history_of("never seen") == []
+
+
+def test_what_cap_or_min_rating_left_out_of_a_history_is_not_recommended(trained: Path) -> None:
+    change_params(Path("params.yaml"), {"preprocess.cap": 1000})
+    plain = Recommender.load()
+    user, everything = plain.users["user_id"][4], len(plain.item_ids)
+    history = plain.history_of(user)
+    other = next(item for item in plain.item_ids if item not in history)
+    raw = {name: pl.read_parquet(f"data/raw/tiny/{name}.parquet") for name in ("interactions", "items")}
+    row = pl.DataFrame([(user, other, 0)], raw["interactions"].schema, orient="row")
+    log = pl.concat([raw["interactions"], row]).with_columns(rating=pl.when(item_id=pl.lit(other)).then(1.0).otherwise(5.0))
+    with atomic_directory(Path("data/raw/tiny"), {"source": "tiny"}) as directory:
+        log.write_parquet(directory / "interactions.parquet")
+        raw["items"].write_parquet(directory / "items.parquet")
+        (directory / "understood.json").write_text('{"time_unit": "s", "findings": []}')
+    assert plain.had_by(user) == history, "a sequence shorter than the cap is whole"
+    files = {"kind": "files", "interactions": "log.csv", "items": "items.csv", "min_rating": 3}
+    for change in ({"preprocess.cap": len(history)}, {"preprocess.cap": 1000, "sources.tiny": files}):
+        change_params(Path("params.yaml"), change)
+        knowing = Recommender.load()
+        assert set(knowing.had_by(user)) == {*history, other}
+        for k in (5, everything):
+            found = knowing.recommend([history, []], k, had=[knowing.had_by(user), [other]])
+            assert other not in found["item_id"]
+        assert found.filter(request=0).height == everything - len(set(history)) - 1
+        assert found.filter(request=1).height == everything - 1, "of somebody without history, the most popular others"
+    assert other in knowing.recommend([history], everything)["item_id"]
 
 
 def test_ten_thousand_items_are_no_trouble(recommender: Recommender) -> None:
