@@ -17,11 +17,10 @@ from torch import Tensor
 from common.errors import UserError
 from models.core.recommender import Recommender as Model
 from pipeline.artifacts import SIDECAR, read_json, read_signed, verify
-from pipeline.data import Source
 from pipeline.data.interactions import shuffle_key
 from pipeline.data.sources import source_module
 from pipeline.evaluation.best import Catalogue, best_items
-from pipeline.params import Preprocess, Similarity, load_params
+from pipeline.params import Params, Similarity, load_params
 from pipeline.runs import CHECKPOINT, Run, preprocess_command
 from pipeline.serving.encoder import UserEncoder
 from pipeline.serving.new_items import Ids, embed, new_rows, read_new_items
@@ -176,8 +175,9 @@ class Recommender:
 
         Raises UserError if the log is needed for this and is not here.
         """
-        history, (source, _, options) = self.history_of(user_id), self._origin
-        whole = getattr(source, "min_rating", None) is None and len(history) < options.cap
+        history, (params, dataset) = self.history_of(user_id), self._origin
+        every_rating = getattr(params.sources[dataset], "min_rating", None) is None
+        whole = every_rating and len(history) < params.preprocessing(dataset).cap
         return history if whole else [*history, *self._had.get(user_id, [])]
 
     def indices(self, items: Iterable[str], where: str) -> np.ndarray:
@@ -250,38 +250,39 @@ class Recommender:
         return {user: row for row, user in enumerate(self.users["user_id"])}
 
     @cached_property
-    def _origin(self) -> tuple[Source, Path, Preprocess]:
-        """The source of the log, also of a retrained run; the log's folder, which may be missing; and how it is preprocessed."""
-        params = load_params()
-        dataset = read_signed(self.run.sequences / SIDECAR, preprocess_command(self.run.dataset))["dataset"]
-        return params.sources[dataset], Path("data/raw") / dataset, params.preprocessing(dataset)
+    def _origin(self) -> tuple[Params, str]:
+        """Today's parameters, and the dataset of the log, also of a retrained run."""
+        sidecar = read_signed(self.run.sequences / SIDECAR, preprocess_command(self.run.dataset))
+        return load_params(), sidecar["dataset"]
 
-    def _log(self, source: Source) -> pl.DataFrame:
+    def _log(self, every_rating: bool = False) -> pl.DataFrame:
         """The rows of the log with an item of the catalogue: user_id, item_id, timestamp. Raises UserError if it is not here."""
-        _, raw, _ = self._origin
-        verify(raw, f"`dvc repro data/dvc.yaml:download@{raw.name}`")
+        params, dataset = self._origin
+        source, raw = params.sources[dataset], Path("data/raw") / dataset
+        if every_rating and hasattr(source, "min_rating"):
+            source = source.model_copy(update={"min_rating": None})
+        verify(raw, f"`dvc repro data/dvc.yaml:download@{dataset}`")
         log = source_module(source.kind).read(source, raw).interactions.drop_nulls()
         return log.filter(pl.col("item_id").is_in(self.item_ids))
 
     @cached_property
     def _had(self) -> dict[str, list[str]]:
         """The items of every user of the log, whatever their rating."""
-        source, _, _ = self._origin
-        every = source.model_copy(update={"min_rating": None}) if hasattr(source, "min_rating") else source
-        return dict(self._log(every).group_by("user_id").agg(pl.col("item_id").unique()).iter_rows())
+        return dict(self._log(every_rating=True).group_by("user_id").agg(pl.col("item_id").unique()).iter_rows())
 
     @cached_property
     def _dropped(self) -> dict[str, list[str]]:
         """Histories of the users whom the core filter dropped, read from the log at first use."""
-        source, _, options = self._origin
-        log = self._log(source).filter(~pl.col("user_id").is_in(self.users["user_id"].implode()))
+        params, dataset = self._origin
+        ties = params.preprocessing(dataset).ties
+        log = self._log().filter(~pl.col("user_id").is_in(self.users["user_id"].implode()))
         # As the preprocess stage does: an exact duplicate counts once, equal times are ordered by `ties`.
         log = log.unique(["user_id", "item_id", "timestamp"], keep="first", maintain_order=True).with_row_index("row")
         key: dict[str, Any] = {"file": pl.col("row"), "item": pl.col("item_id")}
-        if options.ties == "shuffled":
+        if ties == "shuffled":
             keys = [shuffle_key(user, item) for user, item in log.select("user_id", "item_id").iter_rows()]
             key["shuffled"] = pl.Series(keys, dtype=pl.UInt64)
-        log = log.with_columns(tie=key[options.ties]).sort("user_id", "timestamp", "tie")
+        log = log.with_columns(tie=key[ties]).sort("user_id", "timestamp", "tie")
         return dict(log.group_by("user_id", maintain_order=True).agg("item_id").iter_rows())
 
 

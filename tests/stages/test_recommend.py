@@ -118,22 +118,6 @@ def test_a_wrong_file_of_requests_is_one_line_and_nothing_is_written(
     assert list(tmp_path.glob("*answers*")) == []
 
 
-@pytest.mark.parametrize("kind", [pl.Int64, pl.UInt32, pl.Categorical, pl.Enum(["7", "8"])])
-def test_ids_of_requests_are_text_as_in_the_log(tmp_path: Path, kind: pl.DataType) -> None:
-    given = pl.Series(["7", "8"]).cast(pl.Int64 if kind in (pl.Int64, pl.UInt32) else pl.String).cast(kind)
-    pl.DataFrame({"user_id": given}).write_parquet(tmp_path / "users.parquet")
-    pl.DataFrame({"history": pl.Series([given, given[:0]])}).write_parquet(tmp_path / "histories.parquet")
-    assert recommend.read_requests(tmp_path / "users.parquet")["user_id"].to_list() == ["7", "8"]
-    assert recommend.read_requests(tmp_path / "histories.parquet")["history"].to_list() == [["7", "8"], []]
-
-
-def test_a_request_of_one_file_is_not_answered_from_another(tmp_path: Path) -> None:
-    """Polars would take the brackets for a glob, and read `requests 1.parquet`."""
-    for name in ("requests [1]", "requests 1"):
-        pl.DataFrame({"user_id": [name]}).write_parquet(tmp_path / f"{name}.parquet")
-    assert recommend.read_requests(tmp_path / "requests [1].parquet")["user_id"].to_list() == ["requests [1]"]
-
-
 def test_the_answers_never_replace_what_is_read(typed: Typed, tmp_path: Path) -> None:
     requests, folder = tmp_path / "requests.parquet", tmp_path / "folder"
     folder.mkdir()

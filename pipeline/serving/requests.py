@@ -1,0 +1,63 @@
+"""Files of requests for recommendations, and of answers: Parquet."""
+
+from pathlib import Path
+
+import polars as pl
+
+from common.errors import UserError, first_line
+from pipeline.artifacts import atomic_file
+
+IDS = (pl.String, pl.Categorical, pl.Enum, pl.Null)  # types of ids, with the integers
+
+
+def check_out(out: Path, read: list[Path]) -> None:
+    """Raise UserError unless the answers can go to `out`, which must be none of the files that are read."""
+    if out.is_dir():
+        raise UserError(f"--out {out} is a folder; name a file in it, such as {out / 'answers.parquet'}")
+    if out.suffix.lower() != ".parquet":
+        raise UserError(f"--out {out}: the answers are Parquet; choose a name that ends in .parquet")
+    if same := next((file for file in read if file.exists() and out.exists() and out.samefile(file)), None):
+        raise UserError(f"--out {out} would replace {same}, which is read; choose another name")
+
+
+def read_requests(path: Path) -> pl.DataFrame:
+    """The requests: a column `user_id` or `history` (lists). Whole numbers and categories become text, as in the log.
+
+    Raises UserError for any other file.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        table = pl.read_parquet(path, glob=False)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise UserError(f"{path}: not a readable Parquet file ({first_line(error)})") from None
+    named = [name for name in ("history", "user_id") if name in table.columns]
+    if not named:
+        found = ", ".join(table.columns) or "no column"
+        raise UserError(f"{path}: found {found}; name the column with the users user_id, or that with lists of items history")
+    if len(named) == 2:
+        raise UserError(f"{path}: found both user_id and history; remove one of them")
+    column = table[named[0]]
+    lists = named[0] == "history"
+    kind = column.dtype.inner if lists and isinstance(column.dtype, pl.List) else column.dtype
+    # A list of nothing has no type of its own.
+    if (lists and column.dtype not in (pl.List, pl.Null)) or not (kind in IDS or kind.is_integer()):
+        wanted = "lists of item ids, each text or a whole number" if lists else "ids as text or whole numbers"
+        raise UserError(f"{path}: column {named[0]} holds {column.dtype}; write {wanted}")
+    column = column.cast(pl.List(pl.String) if lists else pl.String)
+    missing = column.null_count()
+    if lists:
+        missing += int(column.list.eval(pl.element().is_null()).list.sum().sum() or 0)
+    if missing:
+        raise UserError(f"{path}: column {named[0]} has {missing} missing values; write an empty list for no history")
+    return column.to_frame()
+
+
+def write_answers(found: pl.DataFrame, requests: pl.DataFrame, out: Path) -> None:
+    """Write the answers of `Recommender.recommend`, with the user's id where requests name users."""
+    if "user_id" in requests.columns:
+        users = requests.with_row_index("request").cast({"request": pl.UInt32})
+        found = users.join(found, on="request", maintain_order="right")
+        found = found.select("request", "user_id", "rank", "item_id", "title", "score", "source")
+    with atomic_file(out) as partial:
+        found.write_parquet(partial)

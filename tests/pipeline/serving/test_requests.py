@@ -1,0 +1,45 @@
+"""Files of requests and of answers."""
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from pipeline.serving.requests import read_requests, write_answers
+
+
+@pytest.mark.parametrize("kind", [pl.Int64, pl.UInt32, pl.Categorical, pl.Enum(["7", "8"])])
+def test_ids_of_requests_are_text_as_in_the_log(tmp_path: Path, kind: pl.DataType) -> None:
+    given = pl.Series(["7", "8"]).cast(pl.Int64 if kind in (pl.Int64, pl.UInt32) else pl.String).cast(kind)
+    pl.DataFrame({"user_id": given}).write_parquet(tmp_path / "users.parquet")
+    pl.DataFrame({"history": pl.Series([given, given[:0]])}).write_parquet(tmp_path / "histories.parquet")
+    assert read_requests(tmp_path / "users.parquet")["user_id"].to_list() == ["7", "8"]
+    assert read_requests(tmp_path / "histories.parquet")["history"].to_list() == [["7", "8"], []]
+
+
+def test_a_request_of_one_file_is_not_answered_from_another(tmp_path: Path) -> None:
+    """Polars would take the brackets for a glob, and read `requests 1.parquet`."""
+    for name in ("requests [1]", "requests 1"):
+        pl.DataFrame({"user_id": [name]}).write_parquet(tmp_path / f"{name}.parquet")
+    assert read_requests(tmp_path / "requests [1].parquet")["user_id"].to_list() == ["requests [1]"]
+
+
+def test_answers_name_the_users_of_the_requests(tmp_path: Path) -> None:
+    """The second user has no answer, as if every item were denied."""
+    answers = pl.DataFrame(
+        {
+            "request": [0, 2],
+            "rank": [1, 1],
+            "item_id": ["x", "y"],
+            "title": ["X", "Y"],
+            "score": [0.5, 0.4],
+            "source": ["model"] * 2,
+        },
+        schema_overrides={"request": pl.UInt32},
+    )
+    write_answers(answers, pl.DataFrame({"user_id": ["a", "b", "c"]}), tmp_path / "by_user.parquet")
+    write_answers(answers, pl.DataFrame({"history": [["x"], [], ["z"]]}), tmp_path / "by_history.parquet")
+    written = pl.read_parquet(tmp_path / "by_user.parquet")
+    assert written.columns == ["request", "user_id", "rank", "item_id", "title", "score", "source"]
+    assert written.select("user_id", "item_id").rows() == [("a", "x"), ("c", "y")]
+    assert pl.read_parquet(tmp_path / "by_history.parquet").equals(answers)
