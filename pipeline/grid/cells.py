@@ -54,8 +54,9 @@ class Cell:
     @property
     def stage(self) -> str:
         """The name of the cell's DVC stage."""
-        key = self.name.removesuffix(f"-{self.over}")
-        return f"grid/dvc.yaml:{STAGES[self.over]}@{key.removesuffix(f'-{SPECTRAN}') if self.over == 'variants' else key}"
+        adapter = [] if self.over == "variants" else [self.adapter]  # variants are SpecTran's alone
+        key = "-".join([self.dataset, self.backbone, *adapter, *([self.loss] if self.loss else [])])
+        return f"grid/dvc.yaml:{STAGES[self.over]}@{key}"
 
     @property
     def exists(self) -> bool:

@@ -139,7 +139,7 @@ def tuning_task(tuning: Tuning) -> Task:
     """Return the task that runs the missing trials and second runs of a tuning."""
     run = tuning.run({})
     inputs = [run.sequences, run.spectrum, SPACE, *([tuning.scratch] if tuning.scratch.is_dir() else [])]
-    return Task(f"{tuning.name} tuning", tuple(tuning.command.split()[2:]), tuple(inputs), tuning.scratch)
+    return Task(f"{tuning.name} tuning", tuning.arguments, tuple(inputs), tuning.scratch)
 
 
 def unfinished_tasks(params: Params) -> list[Task]:

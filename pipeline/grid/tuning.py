@@ -58,9 +58,14 @@ class Tuning:
         return TUNED / f"{self.name}.yaml"
 
     @property
+    def arguments(self) -> tuple[str, ...]:
+        """What runs this tuning after `python -m`."""
+        return ("stages.tune", self.dataset, self.backbone, self.adapter, self.loss)
+
+    @property
     def command(self) -> str:
         """The command that runs this tuning, for messages."""
-        return f"python -m stages.tune {self.dataset} {self.backbone} {self.adapter} {self.loss}"
+        return f"python -m {' '.join(self.arguments)}"
 
     @property
     def seeds(self) -> tuple[int, int]:
