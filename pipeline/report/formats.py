@@ -22,7 +22,8 @@ class Entry:
 class Block:
     """One grid of rows under a heading. Footer rows stay at the bottom when the reader sorts the rows.
 
-    sorted_by: the column by which the rows are sorted, the highest first; None if they have another order.
+    sorted_by: the column by which the rows are sorted, the highest first; None if they have another order. pair: the dataset and
+    backbone of a block with a row of means per adapter; None for another block.
     """
 
     heading: str
@@ -30,6 +31,7 @@ class Block:
     rows: list[list[Entry]]
     footer: list[list[Entry]] = field(default_factory=list)
     sorted_by: int | None = None
+    pair: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)

@@ -237,7 +237,8 @@ def _result_blocks(summary: pl.DataFrame, keys: list[str]) -> list[Block]:
             rows.append([Entry(title(entry)), *(number(row["mean"], std=row["std"], mark=mark) for row, mark in cells)])
         footer = _improvement_rows(block, names) if key == "adapter" else []
         header = [key.capitalize(), *names]
-        blocks.append(Block(f"{heading} ({plural(block['seeds'][0], 'seed')})", header, rows, footer))
+        pair = (block["dataset"][0], block["backbone"][0]) if key == "adapter" else None
+        blocks.append(Block(f"{heading} ({plural(block['seeds'][0], 'seed')})", header, rows, footer, pair=pair))
         if block["paper"].is_not_null().any():
             wide = [header[0], *(part for name in names for part in (name, "paper", "diff."))]
             compared = [

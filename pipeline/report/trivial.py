@@ -63,14 +63,13 @@ def with_trivial(table: Table, summary: pl.DataFrame, trivial: pl.DataFrame, met
     marked = below(summary, trivial, metric)
     blocks = []
     for block in table.blocks:
-        owner = _owner(block, summary)
-        if owner is None:
+        if block.pair is None:
             blocks.append(block)
             continue
-        names = set(marked.filter(pl.all_horizontal(pl.col(key) == value for key, value in owner.items()))["adapter"])
-        lower = {title(name) for name in names}
+        dataset, backbone = block.pair
+        lower = {title(name) for name in marked.filter(dataset=dataset, backbone=backbone)["adapter"]}
         rows = [[replace(row[0], text=f"{row[0].text} {BELOW}"), *row[1:]] if row[0].text in lower else row for row in block.rows]
-        here = trivial.filter(pl.col("dataset") == owner["dataset"])
+        here = trivial.filter(dataset=dataset)
         added = [
             [Entry(TITLES[row["adapter"]]), *(number(row.get(name)) for name in block.header[1:])]
             for row in here.iter_rows(named=True)
@@ -121,14 +120,6 @@ def _figure(name: str, value: float | None, std: float | None = None) -> Entry:
     if name == NAMES[0] and value is not None:
         return number(100 * value, ".1f", None if std is None else 100 * std, unit=" %")
     return number(value, ".3f", std)
-
-
-def _owner(block: Block, summary: pl.DataFrame) -> dict[str, str] | None:
-    """Dataset and backbone of a block of means; None for another block."""
-    for dataset, backbone in summary.select("dataset", "backbone").unique(maintain_order=True).rows():
-        if block.heading.startswith(f"{title(dataset)}, {title(backbone)} ("):
-            return {"dataset": dataset, "backbone": backbone}
-    return None
 
 
 def _with_rows(data: pl.DataFrame, summary: pl.DataFrame, trivial: pl.DataFrame) -> pl.DataFrame:

@@ -30,7 +30,7 @@ def test_an_adapter_is_below_where_its_mean_is_lower_and_not_where_it_is_equal()
 def test_rows_stand_at_the_foot_of_the_means_and_a_lower_adapter_is_marked() -> None:
     lines = [[Entry(name), Entry("x")] for name in ("Base (ID only)", "AlphaFuse", "SpecTran")]
     blocks = [
-        Block("Office, SASRec (2 seeds)", ["Adapter", METRIC], lines),
+        Block("Office, SASRec (2 seeds)", ["Adapter", METRIC], lines, pair=("office", "sasrec")),
         Block("Office, SASRec, beside the paper", ["Adapter", METRIC], lines),
     ]
     made = with_trivial(Table("table2", "Adapters", blocks, ["A note."], SUMMARY), SUMMARY, TRIVIAL, METRIC)
