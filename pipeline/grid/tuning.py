@@ -5,7 +5,7 @@ Importing this module does not import torch.
 
 from dataclasses import dataclass
 from functools import cached_property
-from math import prod
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import yaml
 from common.errors import UserError
 from pipeline.artifacts import SIDECAR, atomic_file, fingerprint, read_json, scratch, verify, write_json
 from pipeline.grid.fit import misfit
-from pipeline.grid.sampler import next_choice
+from pipeline.grid.sampler import models, next_choice, values_of
 from pipeline.params import Params, read_yaml
 from pipeline.runs import Run
 
@@ -100,8 +100,8 @@ class Tuning:
 
     @property
     def n_trials(self) -> int:
-        """The number of trials: `grid.tuning.trials`, or the number of settings if that is smaller."""
-        return min(self.params.grid.tuning.trials, prod(map(len, self.space.values())))
+        """The number of trials: `grid.tuning.trials`, or the number of models in the space if that is smaller."""
+        return sum(1 for _ in islice(models(self.space), self.params.grid.tuning.trials))
 
     @property
     def conditions(self) -> dict[str, Any]:
@@ -199,7 +199,7 @@ def tune(tuning: Tuning) -> None:
     trials = tuning.trials()
     for number in range(len(trials), tuning.n_trials):
         choice = next_choice(tuning.space, trials, tuning.seeds[0])
-        setting = {name: tuning.space[name][position] for name, position in choice.items()}
+        setting = values_of(tuning.space, choice)
         trials.append({"choice": choice, "setting": setting} | _validation(tuning.run(setting)))
         write_json(tuning.scratch / f"trial-{number}.json", trials[-1])
     for number in finalists(trials):

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -308,3 +309,27 @@ def test_params_yaml_documents_every_default(section: str) -> None:
     assert set(params) == set(registry)
     for name in registry:
         assert params[name] == registry.load(name).Config().model_dump()
+
+
+@pytest.mark.parametrize(
+    ("adapter", "options", "idle"),
+    [
+        *((name, {"fusion": "none"}, {"id_std": 0.7}) for name in ("morec", "unisrec", "whitenrec", "spectran")),
+        ("whitenrec", {"head": "linear"}, {"dropout": 0.5}),
+        ("llm_esr", {"cross_attention": False}, {"dropout": 0.5}),
+    ],
+)
+def test_an_option_that_tuning_ignores_has_no_effect(
+    make: Make, sequences: torch.Tensor, adapter: str, options: dict[str, Any], idle: dict[str, Any]
+) -> None:
+    """As `pipeline.grid.sampler.NO_EFFECT` says: the same loss in training, to the last bit. With the opposite it has one."""
+
+    def loss(**given: Any) -> float:
+        model = make(adapter, backbone_options={"dropout": 0.0}, **given).train()
+        torch.manual_seed(1)
+        return model.loss(sequences, torch.Generator().manual_seed(1))[0].item()
+
+    assert loss(**options) == loss(**options, **idle)
+    opposite = {"none": "add", "linear": "mlp", False: True}
+    used = {name: opposite[value] for name, value in options.items()}
+    assert loss(**used) != loss(**used, **idle)
