@@ -143,7 +143,8 @@ class Train(Section):
     negatives: int = Field(64, ge=1, description="sampled items per target, for info_nce")
     temperature: float = Field(0.07, gt=0)
     precision: Literal["float32", "tf32", "bfloat16"] = Field(
-        "float32", description="precision of matrix products in training; parameters, losses and rankings are always float32"
+        "float32",
+        description="of matrix products in training (tf32: in validation too); parameters and test ranks are always float32",
     )
     max_history: int = Field(10, ge=1, description="most recent items that a backbone sees")
     optimiser: Literal["adam", "sparse_adam"] = Field(

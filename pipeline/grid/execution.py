@@ -65,8 +65,11 @@ def evaluated(run: Run) -> Path:
             directory = evaluated_directory(run)  # of the process that this one may have waited for
             if directory is None:
                 directory = _trained(run)
+                from torch.backends import cuda
+
                 from pipeline.evaluation.evaluate import evaluate_run
 
+                cuda.matmul.allow_tf32 = False  # which a training with tf32 leaves on; `stages.evaluate` ranks in float32
                 evaluate_run(run)
     verify(directory, RERUN)
     return directory

@@ -13,6 +13,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+import torch
 
 import common.code
 import pipeline.runs
@@ -189,6 +190,17 @@ def test_a_finished_run_is_evaluated_once(selected: Callable[..., Run], monkeypa
     monkeypatch.setattr(evaluation, "evaluate_run", lambda run: pytest.fail("evaluated again"))
     monkeypatch.setattr(training, "train_run", lambda run: pytest.fail("trained again"))
     evaluated(run)
+
+
+def test_a_training_with_tf32_is_tested_in_float32(selected: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `stages.evaluate` ranks, in another process."""
+    run = selected()
+    trained(run)
+    allowed = []
+    monkeypatch.setattr(evaluation, "evaluate_run", lambda run: allowed.append(torch.backends.cuda.matmul.allow_tf32))
+    torch.backends.cuda.matmul.allow_tf32 = True
+    evaluated(run)
+    assert allowed == [False]
 
 
 def test_ranks_of_older_evaluation_code_are_made_again(selected: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
