@@ -51,12 +51,25 @@ class Wanted:
         return lazy.select(*(pl.col(theirs).alias(ours) for ours, theirs in wanted.items()), *rest)
 
 
+@dataclass(frozen=True)
+class LongTexts:
+    """How many rows hold texts of several lines; the lines of the longest such row, and the line where it begins.
+
+    swallowed: lines within texts that look like rows, as they do if a quote that opens by mistake is closed by a later one.
+    """
+
+    rows: int
+    longest: int
+    line: int
+    swallowed: int
+
+
 @dataclass
 class FileRead:
     """One file of a table: how it was read, and its rows that could not be, by number and reason.
 
     first_row: the number of the first row, as a spreadsheet counts, 2 below a header; blank: finds the numbers of blank rows,
-    sorted, which are no rows of the table.
+    sorted, which are no rows of the table; long: texts of several lines, None where there are none.
     """
 
     path: Path
@@ -66,6 +79,7 @@ class FileRead:
     first_row: int = 1
     bad: dict[int, str] = field(default_factory=dict)
     blank: Callable[[], list[int]] = list
+    long: LongTexts | None = None
 
     def open(self) -> Any:
         """The file's bytes, unpacked."""

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import polars as pl
@@ -16,12 +16,13 @@ import pyarrow.csv
 
 from common.errors import UserError, first_line
 from pipeline.data.findings import LISTED
-from pipeline.data.table_file import Columns, FileRead, Wanted, nth
+from pipeline.data.table_file import Columns, FileRead, LongTexts, Wanted, nth
 
 BLOCK, LARGEST_BLOCK = 1 << 20, 1 << 30  # bytes that are read at a time
 LOOKED_AT = 10  # lines that tell the separator
 SEPARATORS = ("::", "\t", ";", ",", "|")
 SEPARATOR_NAMES = {"\t": "tabs", ",": "commas", ";": "semicolons", "|": "bars", "::": "'::'"}
+END = "\0end"  # a line below the last one, which a quote that is still open takes in
 UNIT_SEPARATOR = "\x1f"  # stands for '::', since a reader wants a single character
 EXCEL_SEPARATOR = re.compile(r"sep=.")  # a line above the header, which tells Excel the separator
 WINDOWS_ONLY = re.compile(rb"[\x80-\x9f]")  # letters and marks in Windows-1252, control characters in Latin-1
@@ -105,8 +106,8 @@ def _read_separated(file: FileRead, wanted: Wanted, ending: str, encoding: str) 
     if not placed and len(lines) == 1:
         return wanted.choose(pl.LazyFrame(schema=dict.fromkeys(layout.names, pl.String)), file.path, layout.names).collect()
     frame = pl.DataFrame(pl.from_arrow(_table(file, layout, chosen)))
-    if layout.quote and frame.height and any("\n" in value for value in frame.row(-1)):
-        _refuse_open_quote(file, layout)
+    if layout.quote and _rows_span_lines(file, layout, frame.height + len(file.bad)):
+        _note_long_texts(file, layout)
     return wanted.choose(frame.lazy(), file.path, frame.columns).collect()
 
 
@@ -188,7 +189,7 @@ def _table(file: FileRead, layout: Layout, chosen: list[str]) -> pa.Table:
             if "straddling" not in str(error) or block == LARGEST_BLOCK:
                 raise
             if layout.quote:
-                _refuse_open_quote(file, layout)
+                _note_long_texts(file, layout)
             block *= 32
     if bad:
         table = read(threads=False, block=block)  # only then are rows numbered
@@ -203,9 +204,13 @@ def _as_names(columns: Columns) -> Columns:
 
 def _lines(opened: Any, encoding: str) -> Iterator[tuple[int, str]]:
     """Lines that hold something, without the mark of UTF-8, and their numbers from 1."""
-    for number, line in enumerate(io.TextIOWrapper(opened, encoding="utf-8-sig" if encoding == "UTF-8" else encoding), start=1):
+    for number, line in enumerate(io.TextIOWrapper(opened, encoding=_codec(encoding)), start=1):
         if line.strip():
             yield number, line.rstrip("\r\n")
+
+
+def _codec(encoding: str) -> str:
+    return "utf-8-sig" if encoding == "UTF-8" else encoding
 
 
 def _separator(lines: list[str]) -> str:
@@ -233,22 +238,46 @@ def _blank_rows(file: FileRead, layout: Layout) -> list[int]:
         return [number for number, row in enumerate(rows, start=1) if not row and number >= file.first_row]
 
 
-def _refuse_open_quote(file: FileRead, layout: Layout) -> None:
-    """Raise UserError that names the line where a quote opens that is never closed."""
+def _rows_span_lines(file: FileRead, layout: Layout, rows: int) -> bool:
+    """Whether there are more lines than `rows`, or the last line leaves a quote open.
+
+    Lines are counted, rather than line breaks looked for in the values, because the quote may open in a column that is not read.
+    """
     with file.open() as opened:
-        text = io.TextIOWrapper(opened, encoding=layout.encoding, newline="")
-        reader = csv.reader(text, delimiter=layout.delimiter, strict=True)
-        line = 1
-        csv.field_size_limit(2**31 - 1)
-        while True:
-            line = reader.line_num + 1
-            try:
-                next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                if "unexpected end" not in str(error):
-                    continue
-                raise UserError(
-                    f'{file.path}: line {line:,}: a quote opens and is never closed; close it, or write "" for a quote in a text'
-                ) from None
+        if not any(b'"' in block for block in iter(lambda: opened.read(BLOCK), b"")):
+            return False
+        opened.seek(0)
+        below, last = 0, ""
+        for line in islice(io.TextIOWrapper(opened, encoding=layout.encoding), file.first_row - 1, None):
+            if line != "\n":
+                below, last = below + 1, line
+    return below != rows or len(list(csv.reader([last, END], delimiter=layout.delimiter))) < 2
+
+
+def _note_long_texts(file: FileRead, layout: Layout) -> None:
+    """Note the texts of several lines in `file.long`. Raises UserError that names the line where a quote opens that stays open.
+
+    A quote that opens by mistake may be closed by the next one, and the rows between are then lines of one text. The inner lines
+    of a text that have as many fields as a row are counted as such.
+    """
+    csv.field_size_limit(2**31 - 1)
+    rows = longest = where = swallowed = 0
+    with file.open() as opened:
+        reader = csv.reader(
+            chain(io.TextIOWrapper(opened, encoding=_codec(layout.encoding), newline=""), [END]), delimiter=layout.delimiter
+        )
+        row, line, following = [END], 1, 1
+        for row in reader:
+            line, following = following, reader.line_num + 1
+            if (lines := following - line) > 1:
+                rows += 1
+                inner = (one for value in row for one in value.splitlines()[1:-1])
+                swallowed += sum(one.count(layout.delimiter) == len(layout.names) - 1 > 0 for one in inner)
+                if lines > longest:
+                    longest, where = lines, line
+    if row != [END]:
+        line += sum(max(value.count("\n"), value.count("\r")) for value in row[:-1])
+        raise UserError(
+            f'{file.path}: line {line:,}: a quote opens and is never closed; close it, or write "" for a quote in a text'
+        )
+    file.long = LongTexts(rows, longest, where, swallowed) if rows else None

@@ -245,6 +245,24 @@ def _describe(table: TableRead, what: str, notes: list[Finding]) -> None:
         raise UserError(f"{first.path}: no row was found below the header")
     if table.bad:
         notes.append(_named(f"{what}_unreadable", table.bad, table.frame.height + len(table.bad)))
+    _describe_long_texts(table, what, notes)
+
+
+def _describe_long_texts(table: TableRead, what: str, notes: list[Finding]) -> None:
+    long = [(file.long, file.path.name) for file in table.files if file.long]
+    if not long:
+        return
+    longest, name = max(long, key=lambda pair: pair[0].longest)
+    where = f"the longest row, of {longest.longest:,} lines, begins in {name} line {longest.line:,}"
+    swallowed = sum(texts.swallowed for texts, _ in long)
+    if swallowed:
+        text = (
+            f"Read as part of a quoted text, though they look like rows: {plural(swallowed, 'line')}; {where}; check its quotes."
+        )
+    else:
+        text = f"Texts of several lines: {plural(sum(texts.rows for texts, _ in long), 'row')}; {where}."
+    total = table.frame.height + swallowed
+    notes.append(Finding(f"{what}_long_texts", text, swallowed, total, lost=bool(swallowed)))
 
 
 def _describe_times(values: pl.Series, unit: str, form: str, notes: list[Finding]) -> None:

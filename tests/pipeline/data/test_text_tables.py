@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from common.errors import UserError
-from pipeline.data.table_file import Wanted
+from pipeline.data import text_tables
+from pipeline.data.table_file import LongTexts, Wanted
 from pipeline.data.tables import read_tables
 
 COLUMNS = {"id": "id", "name": "name", "at": "at"}
@@ -65,6 +66,46 @@ def test_a_quote_that_is_never_closed_is_refused_with_its_line(tmp_path: Path) -
         read_tables([tmp_path / "a.csv"], Wanted({"id": "id", "name": "name"}, {}))
     (tmp_path / "a.csv").write_text('id,name\n1,"two\nlines"\n')
     assert read_tables([tmp_path / "a.csv"], Wanted({"id": "id", "name": "name"}, {})).frame.height == 1
+
+
+@pytest.mark.parametrize("header", [True, False])
+@pytest.mark.parametrize(
+    ("line", "last"),
+    [('u,7,"55 inch', "u,8,tea"), ('u,"7,55 inch', "u,8,tea"), ('u,7,"55 inch', "u,8,tea\n"), ("u,7,x", 'u,8,"tea')],
+)
+def test_a_quote_that_stays_open_in_a_column_that_is_not_read_is_refused(
+    tmp_path: Path, header: bool, line: str, last: str
+) -> None:
+    """The rows below it would be gone without a word."""
+    rows = ['u,1,"one\n\ntwo"', *(f"u,{i},tea" for i in range(200)), line, *(f"u,{i},tea" for i in range(99)), last]
+    (tmp_path / "a.csv").write_text("\n".join(["id,at,query"] * header + rows))
+    number = header + (304 if '"' in last else 204)
+    with pytest.raises(UserError, match=f"a.csv: line {number}: a quote opens and is never closed"):
+        read_tables([tmp_path / "a.csv"], Wanted({"id": "id", "at": "at"} if header else {"id": 1, "at": 2}, {}))
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_rows_between_a_stray_quote_and_the_next_are_counted(tmp_path: Path, end: str) -> None:
+    """Of 300 rows, the quote of row 101 is closed in row 200: 98 rows between them are in one text."""
+    lines = [f"u{i},{i},tea" for i in range(300)]
+    lines[100], lines[199] = 'u,7,"55 inch', 'u,8,32"'
+    (tmp_path / "a.csv").write_text(end.join(["id,at,query", *lines]), newline="")
+    table = read_tables([tmp_path / "a.csv"], Wanted({"id": "id", "at": "at"}, {}))
+    assert table.frame.height == 201
+    assert table.files[0].long == LongTexts(rows=1, longest=100, line=102, swallowed=98)
+
+
+def test_texts_of_several_lines_are_counted_and_single_lines_are_not_looked_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.csv").write_text('id,name\n\n1,"one\ntwo, and\nthree"\n2,"a\n\nb\nc"\n3,"d, e"\n')
+    table = read_tables([tmp_path / "a.csv"], Wanted({"id": "id"}, {}))
+    assert table.frame["id"].to_list() == ["1", "2", "3"]
+    assert table.files[0].long == LongTexts(rows=2, longest=4, line=6, swallowed=1)
+    monkeypatch.setattr(text_tables, "_note_long_texts", None)
+    for encoding in ("utf-8", "utf-16", "latin-1"):
+        (tmp_path / "a.csv").write_text('id,name\n\n1,"one, é"\r\n2,7" disc\n\n', encoding=encoding)
+        assert read_tables([tmp_path / "a.csv"], Wanted({"id": "id"}, {})).files[0].long is None
 
 
 def test_unreadable_rows_are_numbered_as_a_spreadsheet_numbers_them(tmp_path: Path) -> None:

@@ -132,6 +132,20 @@ def test_unreadable_rows_are_refused_together_and_few_of_many_dropped_by_number(
     assert "\n" not in str(caught.value)
 
 
+def test_a_text_that_encloses_rows_is_a_warning_and_one_of_several_lines_is_not(load: Load) -> None:
+    rows = [f"u{i},a,{START + i},tea" for i in range(100)]
+    rows[10], rows[40] = f'u,a,{START},"55 inch', f'u,a,{START},"lamp"'
+    log = "\n".join(["user_id,item_id,timestamp,query", *rows]).encode()
+    notes = found(load(log, b'item_id,title\na,"Tea\ngreen"\nb,Cup\n'))
+    assert notes["interactions_long_texts"].line() == (
+        "WARNING (29.3 %): Read as part of a quoted text, though they look like rows: 29 lines; the longest row, of 31 lines, "
+        "begins in log.csv line 12; check its quotes."
+    )
+    assert notes["items_long_texts"].line() == (
+        "Texts of several lines: 1 row; the longest row, of 2 lines, begins in items.csv line 2."
+    )
+
+
 def test_times_within_a_second_keep_their_order(load: Load) -> None:
     """By item id, or cut to seconds, the order would be a, b, c."""
     times = [START * 1000 + 30, START * 1000 + 10, START * 1000 + 20]
