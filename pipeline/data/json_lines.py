@@ -84,11 +84,11 @@ def _record(line: bytes) -> dict[str, Any]:
 
 
 def _as_text(value: Any) -> str | None:
-    """A scalar as it is written, a list of scalars joined by commas; None for what is neither."""
+    """A scalar as it is written, a list of scalars joined by commas; None for what is neither, and for NaN."""
     if isinstance(value, list):
         texts = [text for one in value if not isinstance(one, list | dict) and (text := _as_text(one)) is not None]
         return ", ".join(texts) if texts else None
-    if value is None or isinstance(value, dict):
+    if value is None or isinstance(value, dict) or value != value:
         return None
     text = value if isinstance(value, str) else json.dumps(value) if isinstance(value, bool) else str(value)
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
+import polars.selectors as cs
 
 from common.errors import UserError, first_line
 from common.words import plural
@@ -72,12 +73,14 @@ def matching_files(folder: Path, pattern: str) -> list[Path]:
 def read_tables(paths: Sequence[Path], wanted: Wanted) -> TableRead:
     """Read files that are parts of one table. Text columns keep every character; Parquet and JSON keep their types.
 
+    A number that is NaN becomes a missing one, which is what pandas means by it.
+
     Raises UserError for a file that cannot be read, a missing column, and where more than BAD_SHARE of the rows are unreadable.
     """
     parts, files = [], []
     for path in paths:
         file = FileRead(path)
-        parts.append(_read(file, wanted))
+        parts.append(_read(file, wanted).with_columns(cs.float().fill_nan(None)))
         file.rows = parts[-1].height
         files.append(file)
     try:

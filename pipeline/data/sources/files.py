@@ -32,6 +32,7 @@ CODE = (
     "pipeline/data/times.py",
 )  # that reads the files, beside this module
 ENTITY = re.compile(r"&#?\w+;")  # with its semicolon: "R&D" and "&copy2020" are what they are
+MISSING = r"^(?i:nan|nat|none|null|<na>|undefined)$"
 SCIENTIFIC = r"^[+-]?\d+(\.\d+)?[eE][+-]?\d+$"
 DECIMAL = r"^\d+\.0$"
 
@@ -155,7 +156,7 @@ def read_log(source: Files, notes: list[Finding]) -> tuple[pl.DataFrame, str]:
         rating = frame[RATING].cast(pl.String).str.strip_chars()
         made[RATING] = rating.cast(pl.Float64, strict=False)
         wrong = (made[RATING].is_null() & rating.is_not_null() & (rating != "")).arg_true().to_list()
-        made[RATING] = made[RATING].fill_nan(None)  # no rating, as pandas writes it; no comparison would drop it
+        made[RATING] = made[RATING].fill_nan(None)  # of a text 'nan', which no comparison would drop
         if wanted:
             problems += [f"{table.place(row)}: {RATING} {rating[row]!r} is no number" for row in wrong]
     refuse_many(table, problems, frame.height)
@@ -288,6 +289,7 @@ def _describe_ids(column: pl.Series, what: str, notes: list[Finding]) -> None:
     known = column.drop_nulls().unique().sort()
     for name, pattern, says in (
         ("spaces", r"^\s|\s$", "With a space at an end, which is part of the id"),
+        ("missing", MISSING, "Perhaps a missing value that a program has written as text, but taken as an id"),
         (
             "scientific",
             SCIENTIFIC,

@@ -153,3 +153,24 @@ def test_points_in_time_of_several_zones_are_one_table(tmp_path: Path) -> None:
         pl.DataFrame({"id": [name], "at": at}).write_parquet(tmp_path / f"{name}.parquet")
     table = read_tables(matching_files(tmp_path, "*.parquet"), Wanted({"id": "id", "at": "at"}, {}))
     assert table.frame.rows() == [(name, moment) for name in zones]
+
+
+@pytest.mark.parametrize("name", ["nan.parquet", "nan.jsonl"])
+@pytest.mark.parametrize("beside", [None, "text"])
+def test_a_number_that_is_nan_is_missing(tmp_path: Path, name: str, beside: str | None) -> None:
+    """As pandas writes a column with gaps; also beside another file whose ids are text."""
+    nan = float("nan")
+    rows = [{"id": 1.5, "at": nan}, {"id": nan, "at": 2.5}, {"id": None, "at": 3.5}]
+    if name.endswith("parquet"):
+        pl.DataFrame(rows).write_parquet(tmp_path / name)
+    else:
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if beside:
+        (tmp_path / "text.csv").write_text("id,at\nnan,4\n")
+    table = read_tables(matching_files(tmp_path, "*.*"), Wanted({"id": "id", "at": "at"}, {}))
+    assert table.frame.cast(pl.String).rows() == [
+        ("1.5", None),
+        (None, "2.5"),
+        (None, "3.5"),
+        *([("nan", "4")] if beside else []),
+    ]

@@ -1,6 +1,7 @@
 """A user's own files, and the built-in dataset."""
 
 import datetime
+import json
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,32 @@ def test_a_rating_that_is_no_number_is_none(load: Load, suffix: str) -> None:
     raw = load(log, pl.DataFrame(ITEMS), (f"log.{suffix}", "items.csv"), time="s", min_rating=4)
     assert raw.interactions["item_id"].to_list() == ["i2"]
     assert found(raw)["min_rating"].text == "Dropped 2 interactions rated below 4, or not rated."
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
+def test_nan_is_no_user_no_item_no_time_and_no_title(load: Load, suffix: str) -> None:
+    """As pandas writes missing values of a column of numbers."""
+    nan = float("nan")
+    log = [(1.0, 5.0, START + 0.5), (nan, 5.0, START + 1.0), (nan, 6.0, START + 2.0), (2.0, nan, START + 3.0), (2.0, 6.0, nan)]
+    items = [(5.0, 50.0, 1.5), (nan, 60.0, 2.5), (6.0, nan, nan)]
+    tables = []
+    for rows, names in ((log, ["user_id", "item_id", "timestamp"]), (items, ["item_id", "title", "price"])):
+        table = pl.DataFrame(rows, schema=names, orient="row")
+        lines = "".join(json.dumps(row) + "\n" for row in table.iter_rows(named=True)).encode()
+        tables.append(table if suffix == "parquet" else lines)
+    raw = load(*tables, (f"log.{suffix}", f"items.{suffix}"))
+    notes = found(raw)
+    assert [notes[f"no_{name}"].count for name in files.INTERACTIONS] == [2, 1, 1]
+    assert (raw.interactions.drop_nulls().rows(), raw.time_unit) == ([("1.0", "5.0", START * 1000 + 500)], "ms")
+    assert raw.items.rows() == [("5.0", "50.0", "1.5"), ("6.0", None, None)]
+    assert notes["catalogue_without_id"].count == notes["untitled_items"].count == 1
+
+
+def test_an_id_that_reads_like_a_missing_value_is_named(load: Load) -> None:
+    log = pl.DataFrame({"user_id": ["nan", "None", "Nancy"], "item_id": ["a"] * 3, "timestamp": [START] * 3})
+    assert found(load(log, items_of("a")))["missing_user"].text == (
+        "Perhaps a missing value that a program has written as text, but taken as an id: 2 user ids ('None', 'nan')."
+    )
 
 
 def test_a_smallest_rating_needs_ratings(load: Load) -> None:
