@@ -1,13 +1,19 @@
-"""What the filters of preprocessing drop, a sentence and a count for each."""
+"""What the filters of preprocessing drop, a sentence and a count for each; and how much of the order is arbitrary."""
 
 import polars as pl
 
 from common.words import plural
-from pipeline.data.findings import Finding, quoted
+from pipeline.data.findings import WARNING, Finding, quoted
 from pipeline.data.interactions import KEYS, Dataset, both_sides
 from pipeline.data.repeats import repeated
 from pipeline.data.sources import Raw
 from pipeline.params import Preprocess
+
+ORDERED = {
+    "file": "their order is that of the log's rows (ties: file); if that is arbitrary, write `ties: shuffled`",
+    "item": "their order is that of the item ids (ties: item), which a model learns; write `ties: shuffled`",
+    "shuffled": "their order is arbitrary (ties: shuffled)",
+}
 
 
 def dropped(raw: Raw, made: Dataset, options: Preprocess) -> list[Finding]:
@@ -55,7 +61,16 @@ def dropped(raw: Raw, made: Dataset, options: Preprocess) -> list[Finding]:
         text += f"{plural(split['training_users'], 'user')}, {plural(split['validation_users'], 'user')} validate it, "
         text += f"{plural(split['test_users'], 'user')} test it."
         found.append(Finding("split", text))
-    return found
+    return found + _tied(made.statistics["tied"], options)
+
+
+def _tied(shares: dict[str, float], options: Preprocess) -> list[Finding]:
+    """Say which shares of the items have the time of the item before them, where that is much."""
+    if max(shares["steps"], shares["test"]) <= WARNING:
+        return []
+    text = f"At the same time as the item before: {100 * shares['steps']:.1f} % of the training items, "
+    text += f"{100 * shares['test']:.1f} % of the test items; {ORDERED[options.ties]}."
+    return [Finding("tied", text)]
 
 
 def _unknown_items(raw: Raw, total: int) -> list[Finding]:

@@ -3,7 +3,7 @@
 import datetime
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import polars as pl
 
@@ -26,13 +26,14 @@ class Times:
     """Times of every row, null where there is none or it cannot be read.
 
     unit: the coarsest of UNITS that loses nothing; form: how they were written; unreadable: rows (from 0) with a value that is no
-    time.
+    time; scientific: how many are in scientific notation.
     """
 
     values: pl.Series
     unit: str
     form: str
     unreadable: list[int]
+    scientific: int = 0
 
 
 def check_form(form: str) -> str:
@@ -84,7 +85,7 @@ def read_times(column: pl.Series, form: str | None, where: str, place: Callable[
         return _by_format(text, form, where)
     is_number = text.str.contains(NUMBER).fill_null(True)
     if is_number.all() or form in UNITS or _share(is_number) > _share(text.str.contains(ISO).fill_null(True)):
-        return _numbers(text, form, where, place)
+        return replace(_numbers(text, form, where, place), scientific=int((text.str.contains("[eE]") & is_number).sum()))
     return _iso(text, where)
 
 

@@ -17,7 +17,7 @@ from pipeline.data.findings import Finding, findings, quoted
 from pipeline.data.sources import Raw, read_parquet_pair, write_parquet_pair
 from pipeline.data.table_file import Columns, Wanted
 from pipeline.data.tables import TableRead, matching_files, read_tables, refuse_many
-from pipeline.data.times import NAMES, as_date, check_form, read_times
+from pipeline.data.times import NAMES, Times, as_date, check_form, read_times
 
 INTERACTIONS = {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}
 ITEMS = {"item_id": pl.String, "title": pl.String}
@@ -165,7 +165,7 @@ def read_log(source: Files, notes: list[Finding]) -> tuple[pl.DataFrame, str]:
         log = log.filter(~pl.int_range(log.height).is_in(times.unreadable))
     if problems:
         notes.append(_named("unreadable", problems, frame.height))
-    _describe_times(log["timestamp"], times.unit, times.form, notes)
+    _describe_times(log["timestamp"], times, notes)
     _describe_missing(log, notes)
     for name in ("user_id", "item_id"):
         _describe_ids(log[name], name.removesuffix("_id"), notes)
@@ -266,12 +266,16 @@ def _describe_long_texts(table: TableRead, what: str, notes: list[Finding]) -> N
     notes.append(Finding(f"{what}_long_texts", text, swallowed, total, lost=bool(swallowed)))
 
 
-def _describe_times(values: pl.Series, unit: str, form: str, notes: list[Finding]) -> None:
+def _describe_times(values: pl.Series, times: Times, notes: list[Finding]) -> None:
     known = values.drop_nulls()
     if known.len():
-        span = " to ".join(as_date(int(end), unit) for end in (known.min(), known.max()))  # type: ignore[arg-type]
-        kept = f"; kept to the {NAMES[unit].removesuffix('s')}"
-        notes.append(Finding("times", f"Times: {form}{kept}; {span}."))
+        span = " to ".join(as_date(int(end), times.unit) for end in (known.min(), known.max()))  # type: ignore[arg-type]
+        kept = f"; kept to the {NAMES[times.unit].removesuffix('s')}"
+        notes.append(Finding("times", f"Times: {times.form}{kept}; {span}."))
+    if times.scientific:
+        text = "In scientific notation, as spreadsheets write long numbers, so that different times may have become one: "
+        text += f"{plural(times.scientific, 'time')}; the log has {known.n_unique():,} different ones; write them in full."
+        notes.append(Finding("scientific_times", text, times.scientific, values.len()))
     if early := int((known <= 0).sum()):
         text = f"Zero or negative, which is 1970 or before: {plural(early, 'time')}; a missing time may have been written as 0."
         notes.append(Finding("early_times", text, early, values.len()))

@@ -62,3 +62,20 @@ def test_test_items_that_their_users_had_before_are_counted(load: Load) -> None:
     assert note.text.startswith(f"Of {made.users.height} users with a test item, 1 had it before. A server that shows only new")
     once = load(dense(["a", "b", "c"]), items_of(*"abc"))
     assert "repeats" not in [note.name for note in dropped(once, build_sequences(once, options), options)]
+
+
+def test_much_order_that_the_times_do_not_tell_is_said(load: Load) -> None:
+    """Times to the day: each of 4 users has 3 items a day, so 2 of 3 have the time of the item before."""
+    log = dense(list("abcdefghi")).with_columns(pl.col("timestamp") // 3 * 3)
+    for ties, says in (
+        ("file", "if that is arbitrary, write `ties: shuffled`."),
+        ("shuffled", "order is arbitrary (ties: shuffled)."),
+    ):
+        raw, options = load(log, items_of(*"abcdefghi")), Preprocess(core=3, ties=ties)
+        (tied,) = (note for note in dropped(raw, build_sequences(raw, options), options) if note.name == "tied")
+        assert tied.text.startswith(
+            "At the same time as the item before: 66.7 % of the training items, 100.0 % of the test items; "
+        )
+        assert tied.text.endswith(says)
+    raw, options = load(dense(list("abc")), items_of(*"abc")), Preprocess(core=3)
+    assert not [note for note in dropped(raw, build_sequences(raw, options), options) if note.name == "tied"]

@@ -43,6 +43,13 @@ def test_whole_seconds_however_they_are_written(text: str) -> None:
     assert read([text]) == [1_500_000_000]
 
 
+@pytest.mark.parametrize("form", [None, "ms"])
+def test_times_in_scientific_notation_are_counted(form: str | None) -> None:
+    times = read_times(pl.Series(["1.68E+12", "1680000000123", None, "1.7e12"]), form, WHERE)
+    assert (times.values.to_list(), times.scientific) == ([1_680_000_000_000, 1_680_000_000_123, None, 1_700_000_000_000], 2)
+    assert read_times(pl.Series(["2023-01-01", "2023-12-01", "1.7e9"]), None, WHERE).scientific == 0
+
+
 def test_fractions_of_a_second_are_kept_to_the_microsecond() -> None:
     for kind in (pl.String, pl.Float64):
         times = read_times(pl.Series(["1500000000.123456", "1500000000.5"]).cast(kind), None, WHERE)

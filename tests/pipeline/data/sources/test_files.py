@@ -188,6 +188,14 @@ def test_times_within_a_second_keep_their_order(load: Load) -> None:
         assert made.statistics["time_unit"] == "ms"
 
 
+def test_times_that_a_spreadsheet_has_rounded_are_named(load: Load) -> None:
+    log = pl.DataFrame({"user_id": ["u"] * 3, "item_id": list("abc"), "timestamp": ["1.68E+12", "1.68E+12", "1.69E+12"]})
+    assert found(load(log, items_of("a")))["scientific_times"].text == (
+        "In scientific notation, as spreadsheets write long numbers, so that different times may have become one: 3 times; the "
+        "log has 2 different ones; write them in full."
+    )
+
+
 def test_titles_are_what_people_read(load: Load) -> None:
     titles = ["Tom &amp; Jerry&#39;s", "  padded ", "&nbsp;", "   ", "", "x", "R&D &copy2020 &amp;lt;"]
     items = pl.DataFrame({"item_id": list("abcdefg"), "title": titles})
