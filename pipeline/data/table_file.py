@@ -1,6 +1,7 @@
 """Which columns to read from a file of a table, and how it was read: format, row numbers, unreadable rows."""
 
 import gzip
+import io
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -69,7 +70,8 @@ class FileRead:
     """One file of a table: how it was read, and its rows that could not be, by number and reason.
 
     first_row: the number of the first row, as a spreadsheet counts, 2 below a header; blank: finds the numbers of blank rows,
-    sorted, which are no rows of the table; long: texts of several lines, None where there are none.
+    sorted, which are no rows of the table; long: texts of several lines, None where there are none; content: what is read instead
+    of the file's bytes, if it had to be changed.
     """
 
     path: Path
@@ -80,9 +82,12 @@ class FileRead:
     bad: dict[int, str] = field(default_factory=dict)
     blank: Callable[[], list[int]] = list
     long: LongTexts | None = None
+    content: bytes | None = None
 
     def open(self) -> Any:
         """The file's bytes, unpacked."""
+        if self.content is not None:
+            return io.BytesIO(self.content)
         return gzip.open(self.path) if self.packed else self.path.open("rb")
 
     def number(self, index: int) -> int:

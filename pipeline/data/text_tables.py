@@ -27,6 +27,7 @@ UNIT_SEPARATOR = "\x1f"  # stands for '::', since a reader wants a single charac
 EXCEL_SEPARATOR = re.compile(r"sep=.")  # a line above the header, which tells Excel the separator
 WINDOWS_ONLY = re.compile(rb"[\x80-\x9f]")  # letters and marks in Windows-1252, control characters in Latin-1
 UNDEFINED = re.compile(rb"[\x81\x8d\x8f\x90\x9d]")  # no character of Windows-1252
+ESCAPED_QUOTE = re.compile(r'((?<!\\)(?:\\\\)*)\\"')  # after an even number of backslashes, which are themselves escaped
 RECBOLE_TYPE = re.compile(r":(token|float)(_seq)?$")
 
 
@@ -103,6 +104,11 @@ def _read_separated(file: FileRead, wanted: Wanted, ending: str, encoding: str) 
     file.first_row = lines[0][0] + (not placed)
     file.blank = lambda: _blank_rows(file, layout)
     file.how = layout.how
+    if layout.quote and _escapes_quotes(file, layout):
+        with file.open() as opened:
+            text = opened.read().decode(encoding)
+        file.content = ESCAPED_QUOTE.sub(r'\1""', text).encode(encoding)
+        file.how += r", quotes written as \""
     if not placed and len(lines) == 1:
         return wanted.choose(pl.LazyFrame(schema=dict.fromkeys(layout.names, pl.String)), file.path, layout.names).collect()
     frame = pl.DataFrame(pl.from_arrow(_table(file, layout, chosen)))
@@ -236,6 +242,36 @@ def _blank_rows(file: FileRead, layout: Layout) -> list[int]:
         text = io.TextIOWrapper(opened, encoding=layout.encoding, newline="")
         rows = csv.reader(text, delimiter=layout.delimiter, quoting=_quoting(layout.quote))
         return [number for number, row in enumerate(rows, start=1) if not row and number >= file.first_row]
+
+
+def _escapes_quotes(file: FileRead, layout: Layout) -> bool:
+    r"""Whether quotes in texts are written as \", as Spark does, rather than doubled.
+
+    It is told by lines with \" that are a whole row in one reading alone: `"7\" disc"` has an escaped quote, `"C:\dir\"` has not.
+    Raises UserError if lines of both kinds are in the file.
+    """
+    found: dict[bool, int] = {}
+    with file.open() as opened:
+        if not any(b"\\" in block for block in iter(lambda: opened.read(BLOCK), b"")):
+            return False
+        opened.seek(0)
+        for number, line in _lines(opened, layout.encoding):
+            if '\\"' in line:
+                fits = [_is_row(text, layout) for text in (line, ESCAPED_QUOTE.sub(r'\1""', line))]
+                if fits[0] != fits[1]:
+                    found.setdefault(fits[1], number)
+    if len(found) == 2:
+        raise UserError(
+            f'{file.path}: a quote in a text is written as \\" in line {found[True]:,}, but a backslash ends a text in line '
+            f'{found[False]:,}; write every quote in a text as ""'
+        )
+    return True in found
+
+
+def _is_row(line: str, layout: Layout) -> bool:
+    with suppress(csv.Error):
+        return len(next(csv.reader([line], delimiter=layout.delimiter, strict=True))) == len(layout.names)
+    return False
 
 
 def _rows_span_lines(file: FileRead, layout: Layout, rows: int) -> bool:

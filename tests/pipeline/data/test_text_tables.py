@@ -108,6 +108,36 @@ def test_texts_of_several_lines_are_counted_and_single_lines_are_not_looked_thro
         assert read_tables([tmp_path / "a.csv"], Wanted({"id": "id"}, {})).files[0].long is None
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "windows-1252"])
+def test_quotes_escaped_by_backslashes_are_quotes(tmp_path: Path, encoding: str) -> None:
+    r"""As Spark writes them, and a backslash at the end of a text as \\\\. Other backslashes stay."""
+    rows = [
+        (r'"Tisch 30\" x 40\", Größe"', 'Tisch 30" x 40", Größe'),
+        (r'"27\""', '27"'),
+        (r'"C:\temp, \"x\""', r'C:\temp, "x"'),
+        (r'"end, \\"', r"end, \\"),
+        (r"D:\new", r"D:\new"),
+        ('"two ""and"" more"', 'two "and" more'),
+        ('"two\nlines \\"here\\""', 'two\nlines "here"'),
+    ]
+    text = "".join(f"{number},{written}\n" for number, (written, _) in enumerate(rows))
+    (tmp_path / "a.csv").write_bytes(f"id,name\n{text}".encode(encoding))
+    table = read_tables([tmp_path / "a.csv"], Wanted({"id": "id", "name": "name"}, {}))
+    assert table.frame["name"].to_list() == [name for _, name in rows]
+    assert table.files[0].how.endswith(r", quotes written as \"")
+
+
+def test_a_backslash_before_the_quote_that_ends_a_text_stays(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('id,name\n1,"C:\\dir\\"\n2,"a \\""b"\n3,7\\" disc\n')
+    table = read_tables([tmp_path / "a.csv"], Wanted({"id": "id", "name": "name"}, {}))
+    assert table.frame["name"].to_list() == ["C:\\dir\\", 'a \\"b', '7\\" disc']
+    (tmp_path / "a.csv").write_text('id,name\n1,"C:\\dir\\"\n2,"7\\" disc"\n')
+    with pytest.raises(
+        UserError, match=r'a quote in a text is written as \\" in line 3, but a backslash ends a text in line 2; write'
+    ):
+        read_tables([tmp_path / "a.csv"], Wanted({"id": "id", "name": "name"}, {}))
+
+
 def test_unreadable_rows_are_numbered_as_a_spreadsheet_numbers_them(tmp_path: Path) -> None:
     lines = ["id,name", *(f"{i},n{i}" for i in range(300))]
     lines[10], lines[20] = "9", "19,a,b"
