@@ -189,8 +189,10 @@ def _iso(text: pl.Series, where: str) -> Times:
             f"{where} cannot be read as times, e.g. {text[unreadable[0]]!r}; write seconds since 1970 or ISO 8601, or give their "
             "format: `time: '%d/%m/%Y %H:%M'`"
         )
-    zones = parts["zone"].null_count() < text.len() - text.null_count()
-    return _coarsest(values, unit, f"ISO 8601{' with zones' if zones else ', taken as UTC'}", unreadable)
+    readable = values.is_not_null()
+    without = int((parts["zone"].is_null() & readable).sum())
+    mixed = f" with zones; {without:,} times without one, taken as UTC" if without else " with zones"
+    return _coarsest(values, unit, f"ISO 8601{', taken as UTC' if without == readable.sum() else mixed}", unreadable)
 
 
 def _coarsest(values: pl.Series, unit: str, form: str, unreadable: list[int]) -> Times:

@@ -50,6 +50,13 @@ def test_times_in_scientific_notation_are_counted(form: str | None) -> None:
     assert read_times(pl.Series(["2023-01-01", "2023-12-01", "1.7e9"]), None, WHERE).scientific == 0
 
 
+def test_times_with_and_without_zones_in_one_column_are_counted() -> None:
+    texts = ["2023-01-01T12:00:00+02:00", "2023-01-01 12:00:00", "2023-01-01", "tomorrow", None]
+    assert read_times(pl.Series(texts), None, WHERE).form == "ISO 8601 with zones; 2 times without one, taken as UTC"
+    for some, form in ((texts[:1], "ISO 8601 with zones"), (texts[1:], "ISO 8601, taken as UTC")):
+        assert read_times(pl.Series(some), None, WHERE).form == form
+
+
 def test_fractions_of_a_second_are_kept_to_the_microsecond() -> None:
     for kind in (pl.String, pl.Float64):
         times = read_times(pl.Series(["1500000000.123456", "1500000000.5"]).cast(kind), None, WHERE)
