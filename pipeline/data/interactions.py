@@ -152,19 +152,16 @@ def both_sides(log: pl.Series, catalogue: pl.Series, otherwise: str = "") -> str
     unknown = log.drop_nulls().unique().sort()
     unknown = unknown.filter(~unknown.is_in(catalogue.implode()))
     text = f"the log has {quoted(unknown)}, the catalogue {quoted(catalogue.unique().sort())}"
-    for changed, advice in (
-        (
-            unknown.str.replace(r"\.0$", ""),
-            "the log's ids end in .0; in pandas, astype('Int64') before writing leaves them whole",
-        ),
-        (unknown + ".0", "the catalogue's ids end in .0; in pandas, astype('Int64') before writing leaves them whole"),
-        (unknown.str.strip_chars(), "the log's ids have spaces around them; remove these"),
-        (unknown.str.strip_chars_start("0"), "the log's ids start with zeros that the catalogue's lack; write both as text"),
-        (unknown.str.to_lowercase(), "the log's ids have capitals that the catalogue's lack; write both alike"),
-        (unknown.str.to_uppercase(), "the catalogue's ids have capitals that the log's lack; write both alike"),
+    ids = pl.col("id")
+    for changed, says in (
+        (ids.str.replace(r"\.0$", ""), "end in .0; in pandas, astype('Int64') before writing leaves them whole"),
+        (ids.str.strip_chars(), "have spaces around them; remove these"),
+        (ids.str.strip_chars_start("0"), "start with zeros that the {other}'s lack; write both as text"),
+        (ids.str.to_lowercase(), "have capitals that the {other}'s lack; write both alike"),
     ):
-        if changed.is_in(catalogue.implode()).any():
-            return f"{text}; {advice}"
+        for side, other, theirs, others in (("log", "catalogue", unknown, catalogue), ("catalogue", "log", catalogue, unknown)):
+            if theirs.to_frame("id").select(changed).to_series().is_in(others.implode()).any():
+                return f"{text}; the {side}'s ids {says.format(other=other)}"
     return text + otherwise
 
 

@@ -311,6 +311,7 @@ def test_a_field_that_the_source_lacks_is_one_line_with_those_it_has() -> None:
         ),
         ([" a", "b "], ["a", "c"], "; the log's ids have spaces around them; remove these"),
         (["08", "07"], ["8", "9"], "; the log's ids start with zeros that the catalogue's lack; write both as text"),
+        (["8", "7"], ["08", "09"], "; the catalogue's ids start with zeros that the log's lack; write both as text"),
         (["A1", "B1"], ["a1", "c1"], "; the log's ids have capitals that the catalogue's lack; write both alike"),
         (["a1", "b1"], ["A1", "C1"], "; the catalogue's ids have capitals that the log's lack; write both alike"),
         (["a", "b"], ["c", "d"], "; look"),

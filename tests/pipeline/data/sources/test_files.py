@@ -227,7 +227,14 @@ def test_ids_that_a_program_has_changed_are_named(load: Load) -> None:
         (["818", "7", "9"], ["818.0", "7.0", "9.0"], "the catalogue's ids end in .0"),
         (["a ", "b ", "c "], ["a", "b", "c"], "the log's ids have spaces around them; remove these"),
         (["007", "008", "009"], ["7", "8", "9"], "the log's ids start with zeros"),
-        (["A", "B", "C"], ["a", "b", "c"], "the log's ids have capitals"),
+        (
+            ["7", "8", "9"],
+            ["007", "008", "009"],
+            "the catalogue's ids start with zeros that the log's lack; write both as",
+        ),
+        (["a", "b", "c"], [" a", "b ", "c "], "the catalogue's ids have spaces around them; remove these"),
+        (["A", "B", "C"], ["a", "b", "c"], "the log's ids have capitals that the catalogue's lack"),
+        (["abc", "abd", "abe"], ["Abc", "ABD", "Abe"], "the catalogue's ids have capitals that the log's lack"),
         (["a", "b", "c"], ["x", "y", "z"], "check which columns hold the ids"),
     ],
 )
