@@ -33,11 +33,13 @@ def _read_objects(file: FileRead, content: bytes, wanted: Wanted) -> pl.DataFram
     def read(as_text: list[str]) -> pl.DataFrame:
         texts = dict.fromkeys(as_text, pl.String)
         lazy = pl.scan_ndjson(io.BytesIO(content), infer_schema_length=None, schema_overrides=texts)
-        return wanted.choose(lazy, file.path, lazy.collect_schema().names()).collect()
+        return wanted.choose(lazy, file.path).collect()
 
     frame = read([])
     found = {ours: str(theirs) for ours, theirs in (wanted.columns | wanted.optional).items() if ours in frame.columns}
     inexact = [found[ours] for ours in found if frame[ours].dtype.is_float() and (frame[ours].abs() >= EXACT).any()]
+    if any("." in name for name in inexact):  # perhaps a field of an object
+        return _read_lines(file, content, wanted)
     return read(inexact) if inexact else frame
 
 
@@ -45,6 +47,7 @@ def _read_lines(file: FileRead, content: bytes, wanted: Wanted) -> pl.DataFrame:
     """Line by line; every value as text. Bad lines are noted."""
     needed = set(wanted.columns.values())
     chosen = None if wanted.others else {*needed, *wanted.optional.values()}
+    dotted = [str(name) for name in (*needed, *wanted.optional.values()) if "." in str(name)]
     records: list[dict[str, str | None]] = []
     names: dict[str, None] = {}
     for number, line in enumerate(content.splitlines(), start=1):
@@ -52,6 +55,7 @@ def _read_lines(file: FileRead, content: bytes, wanted: Wanted) -> pl.DataFrame:
             continue
         try:
             record = _record(line)
+            record |= {name: value for name in dotted if name not in record and (value := _field(record, name)) is not None}
             names |= dict.fromkeys(map(str, record))
             if nested := [name for name, value in record.items() if name in needed and isinstance(value, dict | list)]:
                 file.bad[number] = f"{nested[0]} is an object or a list"
@@ -69,7 +73,7 @@ def _read_lines(file: FileRead, content: bytes, wanted: Wanted) -> pl.DataFrame:
     found = wanted.resolve(file.path, list(names))
     kept = names if wanted.others else dict.fromkeys(found.values())
     frame = pl.DataFrame(records, schema=dict.fromkeys(kept, pl.String))
-    return wanted.choose(frame.lazy(), file.path, frame.columns).collect()
+    return wanted.choose(frame.lazy(), file.path).collect()
 
 
 def _record(line: bytes) -> dict[str, Any]:
@@ -80,6 +84,13 @@ def _record(line: bytes) -> dict[str, Any]:
         record = ast.literal_eval(text.strip())
     if not isinstance(record, dict):
         raise ValueError("no object")
+    return record
+
+
+def _field(record: Any, name: str) -> Any:
+    """The field of an object within an object that a name such as `user.id` stands for; None if there is none."""
+    for part in name.split("."):
+        record = record.get(part) if isinstance(record, dict) else None
     return record
 
 

@@ -45,11 +45,33 @@ class Wanted:
                 raise UserError(f"{path}: {wrong}{did_you_mean(theirs, names)}{advice}")
         return found
 
-    def choose(self, lazy: pl.LazyFrame, path: Path, names: list[str]) -> pl.LazyFrame:
-        """The wanted columns under our names."""
-        wanted = self.resolve(path, names)
-        rest = [name for name in names if name not in wanted.values() and name not in wanted] if self.others else []
-        return lazy.select(*(pl.col(theirs).alias(ours) for ours, theirs in wanted.items()), *rest)
+    def choose(self, lazy: pl.LazyFrame, path: Path) -> pl.LazyFrame:
+        """The wanted columns under our names. `user.id` names the field `id` of the objects in column `user`.
+
+        Raises UserError where a needed column holds objects.
+        """
+        schema = lazy.collect_schema()
+        known: dict[str, tuple[pl.Expr, Any]] = {name: (pl.col(name), kind) for name, kind in schema.items()}
+        for name, (column, kind) in list(known.items()):
+            known = _fields(name, column, kind) | known
+        wanted = self.resolve(path, [*schema.names(), *(name for name in known if name not in schema)])
+        for ours in self.columns:
+            if isinstance(kind := known[wanted[ours]][1], pl.Struct):
+                fields = ", ".join(f"'{wanted[ours]}.{field.name}'" for field in kind.fields)
+                raise UserError(
+                    f"{path}: column '{wanted[ours]}' holds objects; name a field of theirs in `{self.option}`: {fields}"
+                )
+        rest = [name for name in schema if name not in wanted.values() and name not in wanted] if self.others else []
+        return lazy.select(*(known[theirs][0].alias(ours) for ours, theirs in wanted.items()), *rest)
+
+
+def _fields(name: str, column: pl.Expr, kind: Any) -> dict[str, tuple[pl.Expr, Any]]:
+    """The fields of a column of objects, and theirs, with their types, by names such as `user.id`."""
+    found: dict[str, tuple[pl.Expr, Any]] = {}
+    for inner in kind.fields if isinstance(kind, pl.Struct) else []:
+        path, value = f"{name}.{inner.name}", column.struct.field(inner.name)
+        found |= {path: (value, inner.dtype), **_fields(path, value, inner.dtype)}
+    return found
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import polars.selectors as cs
 from common.errors import UserError, first_line
 from common.words import plural
 from pipeline.data.findings import LISTED
-from pipeline.data.json_lines import read_json
+from pipeline.data.json_lines import EXACT, read_json
 from pipeline.data.table_file import FileRead, Wanted
 from pipeline.data.text_tables import read_text
 
@@ -84,19 +84,54 @@ def read_tables(paths: Sequence[Path], wanted: Wanted) -> TableRead:
         file.rows = parts[-1].height
         files.append(file)
     try:
-        frame = parts[0] if len(parts) == 1 else pl.concat(map(_in_utc, parts), how="diagonal_relaxed")
+        frame = parts[0] if len(parts) == 1 else pl.concat(_alike(parts), how="diagonal_relaxed")
     except pl.exceptions.PolarsError as error:
-        more = plural(len(paths) - 1, "more file")
-        raise UserError(f"{paths[0]} and {more} differ in their types: {first_line(error)}") from None
+        raise UserError(_difference(files, parts, wanted) or f"{paths[0].parent}: {first_line(error)}") from None
     table = TableRead(frame, files)
     refuse_many(table, table.bad, frame.height + len(table.bad))
     return table
 
 
+def _alike(parts: list[pl.DataFrame]) -> list[pl.DataFrame]:
+    """Parts whose columns can be put together: points in time without their zones, which may differ, and text where types do.
+
+    As floats, which polars would take for whole numbers beside others, different long ids would become one. Floats that are
+    whole numbers lose their `.0`, since they are whole numbers with gaps, of pandas.
+    """
+    parts = list(map(_in_utc, parts))
+    for name in dict.fromkeys(name for part in parts for name in part.columns):
+        kinds = {part.schema[name] for part in parts if name in part.columns} - {pl.Null()}
+        if len(kinds) > 1 and all(_is_plain(kind) for kind in kinds) and not all(kind.is_signed_integer() for kind in kinds):
+            parts = [part.with_columns(_text(part[name])) if name in part.columns else part for part in parts]
+    return parts
+
+
 def _in_utc(part: pl.DataFrame) -> pl.DataFrame:
-    """Points in time without their zones, which may differ from file to file."""
     zoned = [name for name, kind in part.schema.items() if isinstance(kind, pl.Datetime) and kind.time_zone]
     return part.with_columns(pl.col(name).dt.convert_time_zone("UTC").dt.replace_time_zone(None) for name in zoned)
+
+
+def _is_plain(kind: pl.DataType) -> bool:
+    return kind.is_integer() or kind.is_float() or kind == pl.String or isinstance(kind, pl.Categorical | pl.Enum)
+
+
+def _text(column: pl.Series) -> pl.Series:
+    whole = column.dtype.is_float() and bool(((column % 1 == 0) & (column.abs() < EXACT)).all())
+    return (column.cast(pl.Int64) if whole else column).cast(pl.String)
+
+
+def _difference(files: list[FileRead], parts: list[pl.DataFrame], wanted: Wanted) -> str:
+    """Name the first column whose types in two files cannot be put together, by the file's name for it; "" if none is found."""
+    for file, part in zip(files[1:], parts[1:], strict=True):
+        for name in (name for name in parts[0].columns if name in part.columns):
+            try:
+                pl.concat(_alike([parts[0].select(name), part.select(name)]), how="diagonal_relaxed")
+            except pl.exceptions.PolarsError:
+                theirs, kinds = (wanted.columns | wanted.optional).get(name, name), (part.schema[name], parts[0].schema[name])
+                return (
+                    f"{file.path}: column '{theirs}' holds {kinds[0]}, but {kinds[1]} in {files[0].path.name}; write both alike"
+                )
+    return ""
 
 
 def refuse_many(table: TableRead, problems: list[str], total: int) -> None:
@@ -137,6 +172,6 @@ def _read(file: FileRead, wanted: Wanted) -> pl.DataFrame:
 def _read_parquet(file: FileRead, wanted: Wanted) -> pl.DataFrame:
     try:
         lazy = pl.scan_parquet(gzip.decompress(file.path.read_bytes()) if file.packed else file.path, glob=False)
-        return wanted.choose(lazy, file.path, lazy.collect_schema().names()).collect()
+        return wanted.choose(lazy, file.path).collect()
     except pl.exceptions.PolarsError as error:
         raise UserError(f"{file.path}: not a readable Parquet file ({first_line(error)})") from None

@@ -110,11 +110,11 @@ def _read_separated(file: FileRead, wanted: Wanted, ending: str, encoding: str) 
         file.content = ESCAPED_QUOTE.sub(r'\1""', text).encode(encoding)
         file.how += r", quotes written as \""
     if not placed and len(lines) == 1:
-        return wanted.choose(pl.LazyFrame(schema=dict.fromkeys(layout.names, pl.String)), file.path, layout.names).collect()
+        return wanted.choose(pl.LazyFrame(schema=dict.fromkeys(layout.names, pl.String)), file.path).collect()
     frame = pl.DataFrame(pl.from_arrow(_table(file, layout, chosen)))
     if layout.quote and _rows_span_lines(file, layout, frame.height + len(file.bad)):
         _note_long_texts(file, layout)
-    return wanted.choose(frame.lazy(), file.path, frame.columns).collect()
+    return wanted.choose(frame.lazy(), file.path).collect()
 
 
 def _first_lines(file: FileRead, encoding: str) -> list[tuple[int, str]]:

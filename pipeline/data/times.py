@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import polars as pl
 
 from common.errors import UserError, first_line
+from pipeline.data.findings import plural
 
 UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}  # -> in a second
 NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
@@ -191,7 +192,7 @@ def _iso(text: pl.Series, where: str) -> Times:
         )
     readable = values.is_not_null()
     without = int((parts["zone"].is_null() & readable).sum())
-    mixed = f" with zones; {without:,} times without one, taken as UTC" if without else " with zones"
+    mixed = f" with zones; {plural(without, 'time')} without one, taken as UTC" if without else " with zones"
     return _coarsest(values, unit, f"ISO 8601{', taken as UTC' if without == readable.sum() else mixed}", unreadable)
 
 

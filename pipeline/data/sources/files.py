@@ -148,7 +148,11 @@ def read_log(source: Files, notes: list[Finding]) -> tuple[pl.DataFrame, str]:
     where = f"{path}: column '{columns['timestamp']}'"
     times = read_times(frame["timestamp"], source.time, where, table.place)
     problems = [f"{table.place(row)}: {columns['timestamp']} {frame['timestamp'][row]!r} is no time" for row in times.unreadable]
-    made = {"user_id": ids(frame["user_id"], path), "item_id": ids(frame["item_id"], path), "timestamp": times.values}
+    made = {
+        "user_id": ids(frame["user_id"], path, columns["user_id"]),
+        "item_id": ids(frame["item_id"], path, columns["item_id"]),
+        "timestamp": times.values,
+    }
     wanted = source.min_rating is not None or RATING in source.columns
     if wanted and RATING in frame.columns and not _is_text(frame[RATING].dtype):
         raise UserError(f"{path}: column '{optional[RATING]}' holds {frame[RATING].dtype}, not ratings")
@@ -192,7 +196,7 @@ def read_items(source: Files, notes: list[Finding]) -> pl.DataFrame:
     titles = titles.str.strip_chars()
     blank = titles.str.contains(r"^[\s\p{Z}\p{C}]*$").fill_null(True)
     titles = titles.set(blank, None)
-    keys = ids(frame["item_id"], path)
+    keys = ids(frame["item_id"], path, columns["item_id"])
     items = frame.drop(list(ITEMS)).select(*_fields(frame.drop(list(ITEMS))))
     items = pl.DataFrame({"item_id": keys, "title": titles}).hstack(items)
     if unnamed := keys.null_count():
@@ -214,10 +218,10 @@ def read_items(source: Files, notes: list[Finding]) -> pl.DataFrame:
     return items
 
 
-def ids(column: pl.Series, path: Path) -> pl.Series:
-    """Identifiers as text, every character as it is written; an empty one is none."""
+def ids(column: pl.Series, path: Path, theirs: str | int) -> pl.Series:
+    """Identifiers as text, every character as it is written; an empty one is none. theirs: the file's name of the column."""
     if column.dtype.is_nested() or column.dtype in (pl.Binary, pl.Object, pl.Duration):
-        raise UserError(f"{path}: column '{column.name}' holds {column.dtype}, not identifiers")
+        raise UserError(f"{path}: column '{theirs}' holds {column.dtype}, not identifiers")
     text = column.cast(pl.String)
     empty = text == ""
     return text.set(empty, None) if empty.any() else text  # `set` copies the column

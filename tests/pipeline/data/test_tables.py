@@ -174,3 +174,56 @@ def test_a_number_that_is_nan_is_missing(tmp_path: Path, name: str, beside: str 
         (None, "3.5"),
         *([("nan", "4")] if beside else []),
     ]
+
+
+def test_a_name_with_a_dot_is_a_field_of_an_object(tmp_path: Path) -> None:
+    """In Parquet, in JSON that is read at once, and in JSON whose long ids are read line by line. A column of that name wins."""
+    rows = [{"user": {"id": number, "name": {"first": "Ada"}}, "a.b": "x", "a": {"b": "y"}} for number in (7, 8)]
+    pl.DataFrame(rows).write_parquet(tmp_path / "a.parquet")
+    (tmp_path / "b.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    long = [2**62 + 1, 2**62 + 2, 1.5]
+    (tmp_path / "c.jsonl").write_text(
+        "".join(
+            json.dumps(row | {"user": {"id": at, "name": {"first": "Ada"}}}) + "\n"
+            for row, at in zip([*rows, rows[0]], long, strict=True)
+        )
+    )
+    wanted = Wanted({"id": "user.id", "name": "user.name.first"}, {"more": "a.b"})
+    for name, ids in (("a.parquet", ["7", "8"]), ("b.jsonl", ["7", "8"]), ("c.jsonl", [*map(str, long)])):
+        table = read_tables([tmp_path / name], wanted)
+        assert table.frame.cast(pl.String).rows() == [(at, "Ada", "x") for at in ids]
+        assert not table.bad
+    for name in ("a.parquet", "b.jsonl"):
+        with pytest.raises(UserError) as caught:
+            read_tables([tmp_path / name], Wanted({"id": "user"}, {}))
+        says = "column 'user' holds objects; name a field of theirs in `columns`: 'user.id', 'user.name'"
+        assert str(caught.value) == f"{tmp_path / name}: {says}"
+
+
+@pytest.mark.parametrize(
+    ("kinds", "ids"),
+    [
+        ((pl.Categorical, pl.Int64), ("7", "8")),
+        ((pl.Int64, pl.Float64), ("7", "8")),
+        ((pl.String, pl.Float32), ("7", "8")),
+        ((pl.Int64, pl.UInt64), (str(2**62 + 1), str(2**62 + 2))),
+        ((pl.Int64, pl.Float64), (str(2**62 + 1), "1.5")),
+        ((pl.Enum(["007"]), pl.Categorical), ("007", "x")),
+    ],
+)
+def test_ids_of_several_types_are_one_table(tmp_path: Path, kinds: tuple, ids: tuple[str, str]) -> None:
+    """As floats, long ids would become one. Whole numbers of a column with gaps, which pandas writes as floats, are whole."""
+    for name, kind, written in zip("ab", kinds, ids, strict=True):
+        pl.DataFrame({"id": [written, None]}).cast(kind).write_parquet(tmp_path / f"{name}.parquet")
+    table = read_tables(matching_files(tmp_path, "*.parquet"), Wanted({"id": "id"}, {}))
+    assert table.frame["id"].to_list() == [ids[0], None, ids[1], None]
+
+
+def test_columns_that_cannot_be_put_together_are_named_with_their_file(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("sku,at\n1,2\n")
+    for name, value in (("b", 1), ("c", [1])):
+        pl.DataFrame({"sku": [value], "at": [3]}).write_parquet(tmp_path / f"{name}.parquet")
+    with pytest.raises(UserError) as caught:
+        read_tables(matching_files(tmp_path, "*.*"), Wanted({"id": "sku", "at": "at"}, {}))
+    says = "column 'sku' holds List(Int64), but String in a.csv; write both alike"
+    assert str(caught.value) == f"{tmp_path / 'c.parquet'}: {says}"

@@ -250,6 +250,13 @@ def test_no_common_item_shows_two_ids_of_each_side_and_what_to_do(
     assert advice in text
 
 
+def test_ids_that_are_none_are_named_by_the_files_column(load: Load) -> None:
+    for name in ("visitor", "sku"):
+        log = pl.DataFrame({"visitor": ["u"], "sku": ["a"], "timestamp": [START]}).with_columns(pl.col(name).cast(pl.Binary))
+        with pytest.raises(UserError, match=f"log.parquet: column '{name}' holds Binary, not identifiers"):
+            load(log, items_of("a"), ("log.parquet", "items.csv"), columns={"user_id": "visitor", "item_id": "sku"})
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
