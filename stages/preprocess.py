@@ -32,6 +32,9 @@ def main() -> str:
         write_json(directory / "statistics.json", sequences.statistics)
     found = [*tables.findings, *dropped(tables, sequences, options)]
     write_json(preprocess_report(dataset), {"findings": [finding.record() for finding in found]})
+    for finding in found:
+        if finding.lost:
+            print(finding.line(), flush=True)
     size = sequences.statistics
     counts = ", ".join(plural(size[f"{noun}s"], noun) for noun in ("user", "item", "interaction"))
     return f"{dataset}: {counts} in {target}"

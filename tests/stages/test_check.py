@@ -30,14 +30,16 @@ def test_every_loss_is_a_line_and_a_large_one_a_warning(
     mine = {"kind": "files", "interactions": "log.csv", "items": "items.csv", "core": 3}
     set_params({"sources.mine": mine, "dataset": "mine"})
     call("download", monkeypatch, "mine")
-    call("preprocess", monkeypatch, "mine")
     capsys.readouterr()
+    call("preprocess", monkeypatch, "mine")
+    (told,) = capsys.readouterr().out.splitlines()  # what was lost, where the check is not asked
     assert call("check", monkeypatch) == "mine: 1 warning, in metrics/check.json"
     printed = capsys.readouterr().out.splitlines()
     assert printed[-2] == (
         "WARNING (50.0 %): Dropped 24 interactions with 4 items that the catalogue does not list; the log has 'i4', "
         "'i5', …, the catalogue 'i0', 'i1', …."
     )
+    assert told == printed[-2]
     written = json.loads((project / "metrics/check.json").read_text())
     assert written["dataset"] == "mine"
     assert [finding["text"] for finding in written["findings"]] == [line.partition(" %): ")[2] or line for line in printed]
