@@ -26,7 +26,9 @@ def main() -> str:
     except UserError as error:
         # DVC has written what -S asks for before it starts a stage. What else the file holds is the user's, so nothing is undone.
         refused = str(error).startswith(f"{PARAMS_FILE}: ")
-        advice = f"; {PARAMS_FILE} still holds it: correct it there, or `git checkout {PARAMS_FILE}`" if refused else ""
+        advice = (
+            f"; {PARAMS_FILE} still holds it: correct it there; what has changed: `git diff {PARAMS_FILE}`" if refused else ""
+        )
         raise UserError(f"{error}{advice}") from None
     write_options(params)
     write_json(VALIDATED, {"params.yaml": "valid"})
