@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import polars as pl
 
 from common.errors import UserError, first_line
-from pipeline.data.findings import plural
+from common.words import plural
 
 UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}  # -> in a second
 NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
