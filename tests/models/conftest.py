@@ -45,6 +45,13 @@ def steps(model: Recommender, sequences: torch.Tensor, count: int = 3) -> None:
         optimiser.step()
 
 
+def assert_half_dropped(read: torch.Tensor, whole: torch.Tensor) -> None:
+    """Assert that about half of the entries of `whole` other than zero are zero in `read`, and that the others are doubled."""
+    kept = read != 0
+    assert float(kept[whole != 0].float().mean()) == pytest.approx(0.5, abs=0.1)
+    torch.testing.assert_close(read[kept], 2 * whole[kept])
+
+
 def copy_attention(reference: nn.MultiheadAttention, module: Attention) -> None:
     with torch.no_grad():
         reference.in_proj_weight.copy_(torch.cat([module.query.weight, module.key_value.weight]))

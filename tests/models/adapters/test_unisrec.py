@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from models.adapters import unisrec
 from models.core.adapter import Spectrum
-from tests.models.conftest import Make, numbers, steps
+from models.core.dropout import dropout
+from tests.models.conftest import Make, assert_half_dropped, numbers, steps
 
 
 def test_unisrec_gates_start_at_one_eighth(make: Make) -> None:
@@ -21,7 +23,10 @@ def test_unisrec_noise_and_dropout_act_in_training_only(make: Make) -> None:
 
 
 def test_unisrec_drops_entries_of_the_text_in_training(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With equal gates, which add no noise: half of the entries are zero in training, the others double."""
+    """With equal gates, which add no noise: half of the entries x are zero in training, the others double.
+
+    So the variance of a sum of products x w is the sum of x^2 w^2, and that of a mean of 400 draws is 1 / 400 of it.
+    """
     adapter = make("unisrec", dropout=0.5, fusion="none").adapter
     monkeypatch.setattr(adapter, "gates", lambda: torch.full((60, 8), 1 / 8))
     evaluated, means = adapter.eval().table().detach(), []
@@ -30,7 +35,26 @@ def test_unisrec_drops_entries_of_the_text_in_training(make: Make, monkeypatch: 
     for _ in range(400):
         means.append(adapter.table().detach())
     error = torch.stack(means).mean(0) - evaluated
-    assert float(error.norm() / evaluated.norm()) == pytest.approx(1 / 400**0.5, rel=0.15), "masks are drawn anew"
+    variance = (numbers(adapter.E) ** 2 @ numbers(adapter.weight).mean(1) ** 2).sum() / 400
+    assert float(error.norm()) == pytest.approx(variance**0.5, rel=0.15), "masks are drawn anew"
+
+
+def test_unisrec_drops_the_text_of_the_experts_but_neither_that_of_the_gates_nor_the_biases(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without noise, the gates of training are those of evaluation."""
+    adapter, dropped = make("unisrec", dropout=0.5, fusion="none").adapter, []
+    torch.nn.init.normal_(adapter.gate)
+    torch.nn.init.normal_(adapter.bias)
+    gates = numbers(adapter.eval().gates())
+    monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
+    monkeypatch.setattr(unisrec, "dropout", lambda *given: (dropped.append(dropout(*given)), dropped[-1])[1])
+    table = adapter.train().table()
+    assert len(dropped) == 1
+    assert_half_dropped(dropped[0], adapter.E)
+    x, weight, bias = (numbers(tensor) for tensor in (dropped[0], adapter.weight, adapter.bias))
+    expected = sum(gates[:, [e]] * ((x - bias[e]) @ weight[:, e]) for e in range(8))
+    np.testing.assert_allclose(numbers(table), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(("weight", "deviation"), [(0.0, np.log(2) + 0.01), (-1e3, 0.01)])
