@@ -7,7 +7,7 @@ from scipy.special import erf
 
 from common.errors import UserError
 from models.core.adapter import Spectrum
-from tests.models.conftest import Decompose, Make, numbers
+from tests.models.conftest import Decompose, Make, assert_half_dropped, numbers
 
 
 def test_whitenrec_input_has_mean_zero_and_identity_covariance(make: Make, spectrum: Spectrum) -> None:
@@ -55,3 +55,13 @@ def test_whitenrec_heads(make: Make) -> None:
     first = np.maximum(numbers(mlp.whitened) @ numbers(mlp.layers[0].weight).T, 0)
     np.testing.assert_allclose(numbers(mlp.table()), np.maximum(first @ numbers(mlp.layers[1].weight).T, 0), atol=1e-6)
     assert not torch.equal(mlp.train().table(), mlp.table())
+
+
+def test_whitenrec_drops_elements_before_each_layer(make: Make) -> None:
+    adapter, seen = make("whitenrec", dim=16, dropout=0.5).adapter.train(), []
+    for layer in adapter.layers:
+        layer.register_forward_hook(lambda module, given, result: seen.append((given[0], result)))
+    adapter.table()
+    (first, hidden), (second, _) = seen
+    assert_half_dropped(first, adapter.whitened)
+    assert_half_dropped(second, hidden.relu())
