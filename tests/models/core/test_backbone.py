@@ -8,7 +8,8 @@ from torch import nn
 
 from models.backbones import BACKBONES
 from models.core import attention
-from tests.models.conftest import PADDING, Make
+from models.core.layout import Layout
+from tests.models.conftest import PADDING, Make, assert_half_dropped
 
 # Two blocks: the input once, and in each block the attention weights and its output, and the parts of the feed-forward layer.
 DROPOUTS = {"sasrec": 1 + 2 * (1 + 1 + 2), "bert4rec": 1 + 2 * (1 + 1 + 1), "hstu": 1 + 2 * 1}
@@ -56,6 +57,36 @@ def test_every_dropout_acts_in_training_at_its_own_place(
         losses.add(model.loss(sequences, torch.Generator().manual_seed(1))[0].item())
     assert calls == [(0.3, True)] * count * (1 + count)
     assert len(losses) == 1 + count
+
+
+@pytest.mark.parametrize("backbone", DROPOUTS)
+def test_the_whole_input_of_the_first_block_is_dropped(make: Make, backbone: str, sequences: torch.Tensor) -> None:
+    """After positions are added and, in BERT4Rec, after the layer norm."""
+    model, seen = make("base", backbone, backbone_options={"dropout": 0.5}), []
+    model.backbone.blocks[0].register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    for training in (True, False):
+        model.train(training).encode(sequences[:, 1:], model.adapter.table())
+    assert_half_dropped(*seen)
+
+
+@pytest.mark.parametrize("backbone", ["sasrec", "bert4rec"])
+def test_transformer_blocks_drop_attention_weights_and_outputs_of_sublayers_but_no_residual(
+    make: Make, layout: Layout, monkeypatch: pytest.MonkeyPatch, backbone: str
+) -> None:
+    """SASRec also drops the inner output of its feed-forward layer."""
+    block, dropped, outputs = make("base", backbone, backbone_options={"dropout": 0.5}).train().backbone.blocks[0], [], []
+    for module in (attention, import_module(f"models.backbones.{backbone}")):
+        monkeypatch.setattr(module, "dropout", lambda x, p, training: (dropped.append((x, p, training)), x)[1])
+    for layer in (block.attention, block.inner, block.outer):
+        layer.register_forward_hook(lambda module, given, result: outputs.append(result))
+    block(torch.randn(12, 8), layout)
+    attended, inner, outer = outputs
+    (weights, *_), *rest = dropped
+    torch.testing.assert_close(weights.sum(-1), torch.ones_like(weights[..., 0]))
+    expected = [attended, inner.relu(), outer] if backbone == "sasrec" else [attended, outer]
+    for (x, p, training), output in zip(rest, expected, strict=True):
+        assert (p, training) == (0.5, True)
+        assert torch.equal(x, output)
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
