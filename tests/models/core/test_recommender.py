@@ -1,4 +1,4 @@
-"""Building only some rows of the item table, as for catalogues much larger than a batch, compared with the whole table."""
+"""The mean over targets; building only some rows of the item table, as for large catalogues, compared with the whole table."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +12,7 @@ from models.backbones import BACKBONES
 from models.core.adapter import Adapter, Spectrum
 from models.core.recommender import Recommender
 from models.losses import LOSSES
+from models.losses.info_nce import draw_negatives, info_nce
 
 Make = Callable[..., Recommender]
 BY_ROW = [name for name in ADAPTERS if ADAPTERS.load(name).per_item]
@@ -39,6 +40,20 @@ def trained_by(model: Recommender, sequences: torch.Tensor) -> tuple[torch.Tenso
     loss.backward()
     given = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     return loss.detach(), {name: grad.to_dense() if grad.is_sparse else grad for name, grad in given.items()}
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_loss_is_the_plain_mean_over_the_targets_of_a_batch(make: Make, sequences: torch.Tensor, backbone: str) -> None:
+    model = make("base", backbone).eval()
+    loss, count = model.loss(sequences, torch.Generator().manual_seed(3))
+    draws = torch.Generator().manual_seed(3)
+    tokens, targets = model.backbone.training_examples(sequences, draws)
+    predicted = targets != model.adapter.n_items
+    table = model.adapter.table()
+    negatives = draw_negatives(targets[predicted], len(table), 7, draws)
+    expected = info_nce(model.encode(tokens, table)[predicted], table, targets[predicted], negatives, 0.07)
+    assert count == len(expected)
+    torch.testing.assert_close(loss, expected.mean())
 
 
 def test_an_adapter_with_a_loss_over_all_items_has_no_rows() -> None:
