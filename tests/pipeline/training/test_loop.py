@@ -28,6 +28,7 @@ from pipeline.training.batches import load_sequences
 from pipeline.training.inputs import load_spectrum
 from pipeline.training.metrics import metrics_at
 from pipeline.training.steps import Steps
+from tests.models.conftest import Make, numbers
 
 ROOT = Path(__file__).parents[3]
 CPU = torch.device("cpu")
@@ -71,6 +72,51 @@ def test_training_learns(selected: Callable[..., Run], set_params: SetParams) ->
     history = pl.read_csv(trained(selected()) / "history.csv")
     assert history["loss"][-1] < history["loss"][0] - 0.1
     assert history["epoch"].to_list() == list(range(1, 16))
+
+
+def history_from_equal_weights(run: Run, drawn_before: int = 0) -> training.History:
+    """Train a model that does not depend on the run's seed. drawn_before: how many numbers were drawn before the training."""
+    torch.manual_seed(5)
+    model = training.build(run, load_spectrum(run.spectrum))
+    torch.rand(drawn_before)
+    history = training.fit(model, load_sequences(run.sequences, 10, CPU), run).history
+    shutil.rmtree(".scratch")  # otherwise the same run is resumed
+    return history
+
+
+def test_users_and_negatives_are_drawn_from_the_runs_seed(selected: Callable[..., Run]) -> None:
+    """Without dropout, which has a generator of its own, and from the same initial weights."""
+    changes = {"backbone": {"dropout": 0.0}, "train": {"epochs": 1}}
+    first, second = (history_from_equal_weights(selected(seed=seed, changes=changes)) for seed in (0, 1))
+    assert first[0]["loss"] != second[0]["loss"]
+
+
+def test_dropout_is_drawn_from_the_runs_seed_whatever_was_drawn_before(selected: Callable[..., Run]) -> None:
+    run = selected(seed=7, changes={"train": {"epochs": 1}})
+    assert history_from_equal_weights(run) == history_from_equal_weights(run, drawn_before=3)
+    assert torch.initial_seed() == 7
+
+
+def test_steps_are_adams_with_weight_decay_in_the_gradient(make: Make) -> None:
+    """Two steps compared with Adam's equations in float64; lambda and alpha have no weight decay."""
+    model = make("spectran")
+    spared = {id(p) for p in (model.adapter.threshold, model.adapter.alpha)}
+    (optimiser,) = training.make_optimisers(model, {"learning_rate": 0.01, "weight_decay": 0.5}, CPU)
+    parameters = [*model.parameters()]
+    expected = [numbers(p).copy() for p in parameters]
+    first, second = ([np.zeros_like(p) for p in expected] for _ in range(2))  # moments
+    torch.manual_seed(0)
+    for step in (1, 2):
+        for i, p in enumerate(parameters):
+            p.grad = torch.randn_like(p)
+            gradient = numbers(p.grad) + (0.0 if id(p) in spared else 0.5) * expected[i]
+            first[i] = 0.9 * first[i] + 0.1 * gradient
+            second[i] = 0.999 * second[i] + 0.001 * gradient**2
+            unbiased, square = first[i] / (1 - 0.9**step), second[i] / (1 - 0.999**step)
+            expected[i] -= 0.01 * unbiased / (np.sqrt(square) + 1e-8)
+        optimiser.step()
+    for p, values in zip(parameters, expected, strict=True):
+        np.testing.assert_allclose(numbers(p), values, atol=1e-5)
 
 
 # ------------------------------------------------------------------------------------------------------------- early stopping

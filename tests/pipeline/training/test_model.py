@@ -1,8 +1,11 @@
-"""Names and options that give no recommender are one line each."""
+"""Adapter and backbone each start from the seed; names and options that give no recommender are one line each."""
 
 import pytest
+import torch
 
 from common.errors import UserError
+from models.adapters import ADAPTERS
+from models.backbones import BACKBONES
 from models.core.adapter import Spectrum
 from models.losses import LOSSES
 from tests.models.conftest import Make
@@ -12,6 +15,19 @@ def test_an_adapter_that_needs_every_item_is_refused_sparse(make: Make) -> None:
     with pytest.raises(UserError, match="rlmrec uses every item in each step") as caught:
         make("rlmrec", sparse=True)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_all_adapters_start_with_the_same_backbone(make: Make, backbone: str) -> None:
+    expected = make("base", backbone).backbone.state_dict()
+    for adapter in ADAPTERS:
+        torch.testing.assert_close(make(adapter, backbone).backbone.state_dict(), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_an_adapter_starts_the_same_on_all_backbones_with_as_many_positions(make: Make, adapter: str) -> None:
+    states = [make(adapter, backbone).adapter.state_dict() for backbone in ("sasrec", "hstu")]
+    torch.testing.assert_close(*states, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(("names", "near"), [(("bse", "sasrec"), "base"), (("base", "hstuu"), "hstu")])
