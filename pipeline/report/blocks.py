@@ -8,10 +8,11 @@ A block starts with a comment that lists its columns, one a line, and ends with 
     -->
     <!-- end of results -->
 
-A column is a folder of docs/results (followed by `/dataset` if it holds several), a column of its runs.csv, and a heading. Three
+A column is a folder of docs/results (followed by `/dataset` if it holds several), a column of its runs.csv, and a heading. Five
 names stand for other figures: `paper/DATASET/BACKBONE` for the published ones in metrics/paper, `cold/DATASET` for
-docs/results/cold, which holds what `python -m stages.cold` wrote, and `groups/FOLDER/GROUP` for the users of one group in a
-folder's groups.csv, such as `tail`: those whose test item is rare.
+docs/results/cold, which holds what `python -m stages.cold` wrote, `groups/FOLDER/GROUP` for the users of one group in a
+folder's groups.csv, such as `tail`: those whose test item is rare, `variants/FOLDER` for SpecTran's variants beside SpecTran and
+Base, and `dims/FOLDER/DIM` for another dim than that of the folder's Table 2.
 
 A block `ranks` has the same columns, one for each pair of dataset and backbone. Its table ends with the adapters' mean ranks, and
 a sentence says what Friedman's and Nemenyi's tests find in them:
@@ -54,16 +55,18 @@ from common.errors import UserError
 from common.names import check_form
 from models.adapters import ADAPTERS
 from pipeline.artifacts import atomic_file
+from pipeline.grid.cells import SPECTRAN
 from pipeline.grid.published import PUBLISHED, read_runs, read_table
 from pipeline.report import findings
 from pipeline.report.leaders import PROTOCOL, leaders_table, level_table
 from pipeline.report.mean_ranks import mean_ranks
 from pipeline.report.paper import paper_table
+from pipeline.report.titles import TITLES, title
 from pipeline.report.users import GROUPED
 
 DOCUMENTS = (Path("README.md"), Path("docs/results.md"), Path("docs/research.md"))
 LISTS = ("results", "ranks", "leaders", "level")  # kinds of blocks whose comment lists columns or folders
-PAIR = re.compile(rf"^(<!-- ({'|'.join(LISTS)}):([^\n]*)\n(.*?)^-->\n)(.*?)(^<!-- end of \2 -->$)", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(rf"^(<!-- ({'|'.join(LISTS)}):([^\n]*)\n(.*?)^-->\n)(.*?)(^<!-- end of \2 -->$)", re.MULTILINE | re.DOTALL)
 FOLDER = re.compile(r'(?P<folder>[^ /]+) "(?P<heading>[^"|]*)"')
 VERDICT = re.compile(r"^(<!-- verdict: (\S+) -->\n)(.*?)(^<!-- end of verdict -->$)", re.MULTILINE | re.DOTALL)
 OPENING = re.compile(r"# [^\n]+\n\n(?:\*[^\n]+\*\n\n)?([^\n]+)\n")  # heading, what the report is of, verdict
@@ -95,6 +98,12 @@ class Column:
         elif self.folder == "groups":
             folder, _, group = str(self.dataset).partition("/")
             runs = groups_table(check_form("folder", folder), group)
+        elif self.folder == "variants":
+            runs = variants_table(check_form("folder", str(self.dataset)))
+        elif self.folder == "dims":
+            folder, _, dim = str(self.dataset).partition("/")
+            runs = read_runs(PUBLISHED / check_form("folder", folder)).filter(over="dims")
+            runs = runs.filter(pl.col("dim").cast(pl.String) == dim)
         else:
             runs = read_runs(PUBLISHED / check_form("folder", self.folder)).filter(over="seeds")
             runs = runs.filter(dataset=self.dataset) if self.dataset else runs
@@ -149,6 +158,13 @@ def groups_table(folder: str, group: str) -> pl.DataFrame:
     return table.rename(lambda name: name.removeprefix("mean "))
 
 
+def variants_table(folder: str) -> pl.DataFrame:
+    """Return a row per run of SpecTran's variants, with the variant as `adapter`, and of SpecTran and Base in the same folder."""
+    runs = read_runs(PUBLISHED / folder)
+    variants = runs.filter(over="variants").with_columns(adapter="variant")
+    return pl.concat([runs.filter(pl.col("over") == "seeds", pl.col("adapter").is_in(["base", SPECTRAN])), variants])
+
+
 def parse_columns(text: str, where: str) -> list[Column]:
     """Return the columns that a block's comment lists.
 
@@ -168,7 +184,7 @@ def parse_columns(text: str, where: str) -> list[Column]:
 
 
 def table(columns: list[Column]) -> str:
-    """Return the Markdown table: methods without training, then adapters in the order of the registry, if a column has them."""
+    """Return the Markdown table: methods without training, adapters in the registry's order, variants."""
     return table_of({column.heading: column.entries() for column in columns})
 
 
@@ -212,10 +228,11 @@ def table_of(columns: dict[str, dict[str, str]]) -> str:
     """Return the Markdown table of entries by heading and adapter."""
     entries = list(columns.values())
     lines = ["| | " + " | ".join(columns) + " |", "|---|" + "---:|" * len(columns)]
-    untrained = dict.fromkeys(name for of in entries for name in of if name not in ADAPTERS)
-    for adapter, title in [*((name, name.capitalize()) for name in untrained), *ADAPTERS.items()]:
-        if any(adapter in of for of in entries):
-            lines.append(f"| {title} | " + " | ".join(of.get(adapter, "–") for of in entries) + " |")
+    named = list(dict.fromkeys(name for of in entries for name in of))
+    untrained = [name for name in named if name not in TITLES]
+    variants = [name for name in named if name in TITLES and name not in ADAPTERS]
+    for name in [*untrained, *(name for name in ADAPTERS if name in named), *variants]:
+        lines.append(f"| {title(name)} | " + " | ".join(of.get(name, "–") for of in entries) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -232,11 +249,11 @@ def verdict(name: str) -> str:
 
 def filled(text: str, where: str) -> str:
     """Return a document's text with every block written anew. Raises UserError for a block that cannot be read."""
-    found = [match[2] for match in PAIR.finditer(text)] + ["verdict"] * len(VERDICT.findall(text))
+    found = [match[2] for match in BLOCK.finditer(text)] + ["verdict"] * len(VERDICT.findall(text))
     for kind in (*LISTS, "verdict"):
         if text.count(f"<!-- {kind}:") != found.count(kind):
             raise UserError(f"{where}: a block of {kind} does not end with <!-- end of {kind} -->")
-    text = PAIR.sub(lambda match: f"{match[1]}\n{_listed(match[2], match[3].split(), match[4], where)}\n{match[6]}", text)
+    text = BLOCK.sub(lambda match: f"{match[1]}\n{_listed(match[2], match[3].split(), match[4], where)}\n{match[6]}", text)
     return VERDICT.sub(lambda match: f"{match[1]}\n{verdict(match[2])}\n{match[4]}", text)
 
 

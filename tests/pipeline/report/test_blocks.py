@@ -106,6 +106,21 @@ def test_users_of_one_group_have_a_column(publish: Path) -> None:
         filled(DOCUMENT.format(columns='groups/shop/warm NDCG@20 "Some"'), "README.md")
 
 
+def test_variants_and_other_dims_have_columns(publish: Path) -> None:
+    with (publish / "runs.csv").open("a") as file:
+        file.write("toys,sasrec,spectran,minilm,8,0,without_encoding,info_nce,f1,c0,2.13,variants,0.055,4\n")
+        file.write("toys,sasrec,spectran,minilm,16,0,,info_nce,f2,c0,2.13,dims,0.08,4\n")
+    sign(publish)
+    text = filled(DOCUMENT.format(columns='variants/shop NDCG@20 "Variants"\ndims/shop/16 NDCG@20 "16"'), "README.md")
+    assert [line for line in text.splitlines() if line.startswith("| ")][1:] == [
+        "| Base (ID only) | 0.0600 ± 0.0141 | – |",
+        "| SpecTran | **0.0612** | **0.0800** |",
+        "| without D | 0.0550 | – |",
+    ]
+    with pytest.raises(UserError, match="docs/results/dims: column 'N': no runs of shop/32"):
+        filled(DOCUMENT.format(columns='dims/shop/32 NDCG@20 "N"'), "README.md")
+
+
 @pytest.mark.parametrize(
     ("columns", "says"),
     [
