@@ -83,11 +83,14 @@ def evaluated_in_parallel(runs: list[Run]) -> list[Path]:
     """
     if len(runs) > 1 and not all(evaluated_directory(run) for run in runs):
         from joblib import Parallel, cpu_count, delayed
+        from joblib.externals.loky import get_reusable_executor
 
         workers = min(len(runs), cpu_count())
         threads = threads_per_run(workers)
         with Parallel(n_jobs=workers, inner_max_num_threads=threads) as pool:
             pool(delayed(evaluated)(run) for run in runs)
+        # Else joblib keeps its processes, and a later call would run in the directory and environment that they started with.
+        get_reusable_executor().shutdown()
     return [evaluated(run) for run in runs]
 
 

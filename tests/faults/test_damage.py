@@ -256,7 +256,7 @@ UNCHECKED = {
     "pipeline/report/table_data.py": "read from cells that `Cell.read` has checked",
     "pipeline/report/users.py": "read from cells that `Cell.read` has checked",
     "stages/check.py": "sentences beside the sequences, which decide no number",
-    "stages/recommend.py": "the user's requests, which have no checksum",
+    "pipeline/serving/requests.py": "the user's requests, which have no checksum",
     "stages/scan.py": "its own record of checksums, in git",
     "stages/train.py": "read from what `trained` has checked",
 }

@@ -20,7 +20,7 @@ import pipeline.runs
 from pipeline.artifacts import PARTIAL, atomic_directory, verify, write_json, write_signed
 from pipeline.evaluation import evaluate as evaluation
 from pipeline.grid.cells import Cell, listed_cells
-from pipeline.grid.execution import build_cell, evaluated, threads_per_run, trained
+from pipeline.grid.execution import build_cell, evaluated, evaluated_in_parallel, threads_per_run, trained
 from pipeline.params import load_params
 from pipeline.report.users import user_metrics
 from pipeline.runs import Run
@@ -211,6 +211,21 @@ def test_ranks_of_older_evaluation_code_are_made_again(selected: Callable[..., R
     monkeypatch.setattr(evaluation, "evaluate_run", again.append)
     evaluated(run)
     assert again == [run]
+
+
+def test_runs_in_parallel_are_made_in_the_directory_of_their_call(
+    selected: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """joblib would use its processes again, in the directory where they started."""
+    runs = [selected(seed=seed) for seed in (0, 1)]
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    evaluated_in_parallel(runs)
+    shutil.copytree(Path.cwd(), tmp_path / "other", ignore=shutil.ignore_patterns(".scratch"))
+    for name in ("data", ".scratch"):
+        shutil.rmtree(name)
+    monkeypatch.chdir(tmp_path / "other")
+    directories = evaluated_in_parallel(runs)
+    assert all((tmp_path / "other" / directory / "run.json").is_file() for directory in directories)
 
 
 def test_a_run_takes_the_users_threads_or_its_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
