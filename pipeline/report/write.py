@@ -71,16 +71,25 @@ def write_report(params: Params, partial: bool = False) -> tuple[str, list[Cell]
 
 @dataclass(frozen=True)
 class Chosen:
-    """The listed cells: those in the report and those missing from it.
+    """The cells of params.yaml's lists.
 
-    outdated: of the missing ones, those that exist but were built with other settings, with what differs. moved: names of cells
-    that are no longer listed, now in scratch. As text, the end of a line that names what is not in the report.
+    outdated: those that exist but were built with other settings, with what differs. moved: names of cells that are no longer
+    listed, now in scratch. As text, the end of a line that names what is not in the report.
     """
 
-    reported: list[Cell]
-    missing: list[Cell]
+    listed: list[Cell]
     outdated: dict[Cell, str]
     moved: list[str]
+
+    @property
+    def missing(self) -> list[Cell]:
+        """The listed cells that are not in the report."""
+        return [cell for cell in self.listed if not cell.exists or cell in self.outdated]
+
+    @property
+    def reported(self) -> list[Cell]:
+        """The cells in the report."""
+        return [cell for cell in self.listed if cell.exists and cell not in self.outdated]
 
     def __str__(self) -> str:
         said = {
@@ -101,19 +110,19 @@ def choose_cells(params: Params, partial: bool) -> Chosen:
     cells = listed_cells(params.grid)
     moved = move_unlisted_cells(cells)
     outdated = {cell: difference for cell in cells if cell.exists and (difference := cell.differs(params))}
-    missing = [cell for cell in cells if not cell.exists or cell in outdated]
-    if outdated and (not partial or len(missing) == len(cells)):
+    chosen = Chosen(cells, outdated, moved)
+    if outdated and not (partial and chosen.reported):
         raise UserError(
             f"{len(outdated)} of {len(cells)} cells were built with settings other than those of params.yaml: "
             f"{', '.join(differences(outdated))}; `dvc repro -k grid/dvc.yaml` rebuilds them, "
             "`python -m stages.aggregate --partial` leaves them out"
         )
-    return Chosen([cell for cell in cells if cell not in missing], missing, outdated, moved)
+    return chosen
 
 
 def read_rows(params: Params, chosen: Chosen, partial: bool) -> pl.DataFrame:
     """Return a row per run of the chosen cells; raise UserError if a cell is missing, unless `partial`, or data is damaged."""
-    rows = read_cells([cell for cell in listed_cells(params.grid) if cell not in chosen.outdated], partial)
+    rows = read_cells([cell for cell in chosen.listed if cell not in chosen.outdated], partial)
     for dataset, encoder in rows.select("dataset", "encoder").unique(maintain_order=True).rows():
         verify(sequences_directory(dataset), preprocess_command(dataset))
         verify(spectrum_directory(dataset, encoder), svd_command(dataset), [])
