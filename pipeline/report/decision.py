@@ -11,17 +11,15 @@ import polars as pl
 from common.words import enumeration, plural
 from pipeline.artifacts import atomic_file
 from pipeline.data.repeats import repeated
-from pipeline.grid.baseline_cells import directory_of
-from pipeline.grid.baselines import TITLES
 from pipeline.grid.cells import PAIR, Cell
 from pipeline.grid.published import PUBLISHED, RUNS, read_runs
 from pipeline.params import Params
 from pipeline.report.conclusions import is_tie, unusable_above
 from pipeline.report.formats import markdown_lines, markdown_text
 from pipeline.report.measured import Measured
-from pipeline.report.significance import SIGNIFICANT, improvement_intervals, sign_flip_p_values
+from pipeline.report.significance import SIGNIFICANT
 from pipeline.report.titles import interval, pair_title, title
-from pipeline.report.trivial import best_trivial
+from pipeline.report.trivial import Beaten, against_trivial
 from pipeline.report.users import rank_metrics
 from pipeline.runs import sequences_directory
 from pipeline.training.metrics import ALL_ITEMS, NEW_ITEMS, headline
@@ -134,41 +132,6 @@ def _block(
         "What would change the verdict:\n\n" + "\n".join(f"- {markdown_text(change)}" for change in changes),
     ]
     return parts, changes
-
-
-@dataclass(frozen=True)
-class Beaten:
-    """The leader against the best trivial baseline: its name and mean, the leader's improvement, interval and p."""
-
-    name: str
-    mean: float
-    improvement: float
-    low: float
-    high: float
-    p: float
-
-    @property
-    def surely(self) -> bool:
-        return self.improvement > 0 and self.p < SIGNIFICANT
-
-
-def against_trivial(gains: pl.DataFrame, trivial: pl.DataFrame, metric: str, column: str, cutoff: int) -> Beaten | None:
-    """The leader's NDCG against that of the best baseline, user by user. None without baselines.
-
-    gains: user_id and gain, sorted by user.
-    """
-    best = best_trivial(trivial, metric)
-    if not best.height:
-        return None
-    name, mean = best["trivial"][0], best["value"][0]
-    ranks = pl.read_parquet(directory_of(best["dataset"][0]) / "ranks.parquet", glob=False).filter(pl.col("adapter") == name)
-    theirs = ranks.select("user_id", other=rank_metrics(column, cutoff)[0])
-    both = gains.join(theirs, on="user_id", maintain_order="left")
-    ours, other = both["gain"].to_numpy(), both["other"].to_numpy()
-    low, high = improvement_intervals(ours, other[:, None])[0]
-    p = sign_flip_p_values((ours - other)[:, None])[0]
-    improvement = ours.mean() / other.mean() - 1 if other.mean() > 0 else math.inf
-    return Beaten(TITLES[name], float(mean), float(improvement), float(low), float(high), float(p))
 
 
 def verdict(

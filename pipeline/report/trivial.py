@@ -1,6 +1,7 @@
 """The trivial baselines beside the adapters: their rows in Table 2, and the adapters that are below one of them."""
 
-from dataclasses import replace
+import math
+from dataclasses import dataclass, replace
 
 import polars as pl
 
@@ -13,7 +14,9 @@ from pipeline.grid.cells import PAIR
 from pipeline.params import Params
 from pipeline.report.formats import Block, Entry, Table, number
 from pipeline.report.results import summarise
+from pipeline.report.significance import SIGNIFICANT, improvement_intervals, sign_flip_p_values
 from pipeline.report.titles import pair_title, title
+from pipeline.report.users import rank_metrics
 from pipeline.runs import preprocess_command, sequences_directory, spectrum_directory, svd_command
 
 BELOW = "†"
@@ -164,3 +167,38 @@ def sentences(summary: pl.DataFrame, trivial: pl.DataFrame, absent: list[str], m
         makes = " ".join(f"grid/dvc.yaml:baselines@{dataset}" for dataset in absent)
         found.append(f"Without the trivial baselines of {', '.join(map(title, absent))}; `dvc repro {makes}` ranks them.")
     return found
+
+
+@dataclass(frozen=True)
+class Beaten:
+    """The leader against the best trivial baseline: its name and mean, the leader's improvement, interval and p."""
+
+    name: str
+    mean: float
+    improvement: float
+    low: float
+    high: float
+    p: float
+
+    @property
+    def surely(self) -> bool:
+        return self.improvement > 0 and self.p < SIGNIFICANT
+
+
+def against_trivial(gains: pl.DataFrame, trivial: pl.DataFrame, metric: str, column: str, cutoff: int) -> Beaten | None:
+    """The leader's NDCG against that of the best baseline, user by user. None without baselines.
+
+    gains: user_id and gain, sorted by user.
+    """
+    best = best_trivial(trivial, metric)
+    if not best.height:
+        return None
+    name, mean = best["trivial"][0], best["value"][0]
+    ranks = pl.read_parquet(directory_of(best["dataset"][0]) / "ranks.parquet", glob=False).filter(pl.col("adapter") == name)
+    theirs = ranks.select("user_id", other=rank_metrics(column, cutoff)[0])
+    both = gains.join(theirs, on="user_id", maintain_order="left")
+    ours, other = both["gain"].to_numpy(), both["other"].to_numpy()
+    low, high = improvement_intervals(ours, other[:, None])[0]
+    p = sign_flip_p_values((ours - other)[:, None])[0]
+    improvement = ours.mean() / other.mean() - 1 if other.mean() > 0 else math.inf
+    return Beaten(TITLES[name], float(mean), float(improvement), float(low), float(high), float(p))

@@ -6,7 +6,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from pipeline.report.decision import Beaten, Candidate, more_users, other_protocol, other_split, verdict
+from pipeline.report.decision import Candidate, more_users, other_protocol, other_split, verdict
+from pipeline.report.trivial import Beaten
 from tests.sign import sign
 
 
