@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from tests.models.conftest import Make, assert_half_dropped, numbers
+from tests.models.conftest import Make, numbers
 
 
 def test_spec_mlp_is_its_equation(make: Make) -> None:
@@ -56,13 +56,3 @@ def test_spec_mlp_drops_elements_in_training_only(make: Make) -> None:
     adapter = make("spec_mlp").adapter
     assert torch.equal(adapter.eval().table(), adapter.table())
     assert not torch.equal(adapter.train().table(), adapter.table())
-
-
-def test_spec_mlp_drops_the_share_that_is_asked_before_each_layer(make: Make) -> None:
-    adapter, seen = make("spec_mlp", dropout=0.5).adapter.train(), []
-    for layer in adapter.layers:
-        layer.register_forward_hook(lambda module, given, result: seen.append((given[0], result)))
-    adapter.table()
-    (first, hidden), (second, _) = seen
-    assert_half_dropped(first, adapter.whitened)
-    assert_half_dropped(second, hidden.relu())

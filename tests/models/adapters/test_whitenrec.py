@@ -57,8 +57,10 @@ def test_whitenrec_heads(make: Make) -> None:
     assert not torch.equal(mlp.train().table(), mlp.table())
 
 
-def test_whitenrec_drops_elements_before_each_layer(make: Make) -> None:
-    adapter, seen = make("whitenrec", dim=16, dropout=0.5).adapter.train(), []
+@pytest.mark.parametrize("name", ["whitenrec", "spec_mlp"])
+def test_the_share_that_is_asked_is_dropped_before_each_layer(make: Make, name: str) -> None:
+    """SpecMLP builds on WhitenRec, with its own dropout."""
+    adapter, seen = make(name, dim=16, dropout=0.5).adapter.train(), []
     for layer in adapter.layers:
         layer.register_forward_hook(lambda module, given, result: seen.append((given[0], result)))
     adapter.table()
