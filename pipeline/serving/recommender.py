@@ -253,7 +253,10 @@ class Recommender:
     def _origin(self) -> tuple[Params, str]:
         """Today's parameters, and the dataset of the log, also of a retrained run."""
         sidecar = read_signed(self.run.sequences / SIDECAR, preprocess_command(self.run.dataset))
-        return load_params(), sidecar["dataset"]
+        params, dataset = load_params(), sidecar["dataset"]
+        if dataset not in params.sources:
+            raise UserError(f"params.yaml has no sources.{dataset}, which names the log; put its section back")
+        return params, dataset
 
     def _log(self, every_rating: bool = False) -> pl.DataFrame:
         """The rows of the log with an item of the catalogue: user_id, item_id, timestamp. Raises UserError if it is not here."""

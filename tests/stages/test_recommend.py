@@ -8,6 +8,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import yaml
 
 from common.errors import UserError
 from pipeline.serving.recommender import Recommender
@@ -70,6 +71,11 @@ def test_without_the_log_a_line_says_what_may_come_again(typed: Typed, capsys: p
     assert line.endswith("; without it, items that `cap` or `min_rating` left out may come again")
     typed("--user", user, "--keep-history")
     assert capsys.readouterr().err == ""
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    chosen = {"dataset": "demo", "grid.datasets": ["demo"], "sources": {"demo": params["sources"]["demo"]}, "templates": {}}
+    change_params(Path("params.yaml"), chosen)
+    assert typed("--user", user).startswith("10 items by tiny-")
+    assert capsys.readouterr().err.startswith("recommend: params.yaml"), "one line, also for a log that is no longer listed"
 
 
 @pytest.mark.parametrize("by", ["user_id", "history"])
