@@ -4,7 +4,7 @@ import contextlib
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -62,6 +62,14 @@ def tiny_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@contextlib.contextmanager
+def inside(root: Path) -> Iterator[pytest.MonkeyPatch]:
+    """Make a project, which has its own scratch, the current directory meanwhile."""
+    with contextlib.chdir(root), pytest.MonkeyPatch.context() as patch:
+        patch.delenv("SPECTRAN_SCRATCH", raising=False)
+        yield patch
+
+
 def enter_copy(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Copy a project and make the copy, which has its own scratch, the current directory; return it."""
     root = tmp_path / "project"
@@ -114,8 +122,7 @@ def trained_project(tiny_project: Path, tmp_path_factory: pytest.TempPathFactory
     root = tmp_path_factory.mktemp("trained") / "project"
     shutil.copytree(tiny_project, root)
     add_strangers(root)
-    with contextlib.chdir(root), pytest.MonkeyPatch.context() as patch:
-        patch.delenv("SPECTRAN_SCRATCH", raising=False)
+    with inside(root) as patch:
         params = (root / "params.yaml").read_text()
         (root / "params.yaml").write_text(
             params.replace("adapter: base", "adapter: spectran", 1).replace("epochs: 4", "epochs: 2")

@@ -1,5 +1,6 @@
 """A causal model that is small enough for every test."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from pipeline.grid.cells import Cell, listed_cells
 from pipeline.grid.execution import build_cell
 from pipeline.params import load_params
 from pipeline.runs import Run
+from tests.conftest import inside
+from tests.params import change_params
 
 FOLDER = Path("docs/results/here")  # of published results
 
@@ -60,15 +63,24 @@ def selected(project: Path) -> Callable[..., Run]:
     return lambda **choice: Run.of(load_params(), **choice)
 
 
-@pytest.fixture
-def cells(project: Path, set_params: Callable[..., None]) -> list[Cell]:
-    """Three cells, one over dims, built and published."""
+@pytest.fixture(scope="session")
+def published_project(tiny_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny project with three cells, one over dims, built and published."""
+    root = tmp_path_factory.mktemp("published") / "project"
+    shutil.copytree(tiny_project, root)
     lists = {"datasets": ["tiny"], "backbones": ["sasrec"], "adapters": ["spectran"], "dims": [8]}
-    set_params({"train.epochs": 1, "grid.dimensions": lists})
-    params = load_params()
-    cells = listed_cells(params.grid)
-    for cell in cells:
-        build_cell(cell, params)
-    published.publish([(cell, cell.runs(params)) for cell in cells], FOLDER, "0123456789")
-    published._published.cache_clear()
-    return cells
+    change_params(root / "params.yaml", {"train.epochs": 1, "grid.dimensions": lists})
+    with inside(root):
+        params = load_params()
+        cells = listed_cells(params.grid)
+        for cell in cells:
+            build_cell(cell, params)
+        published.publish([(cell, cell.runs(params)) for cell in cells], FOLDER, "0123456789")
+    return root
+
+
+@pytest.fixture
+def cells(project: Path, published_project: Path) -> list[Cell]:
+    """The cells of a copy of the published project, which is the current directory."""
+    shutil.copytree(published_project, project, dirs_exist_ok=True)
+    return listed_cells(load_params().grid)

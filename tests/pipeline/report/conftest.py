@@ -1,9 +1,8 @@
 """Reports of the tiny project."""
 
 import json
-from collections.abc import Callable
+import shutil
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import pytest
@@ -17,17 +16,29 @@ from pipeline.report.figures import Figures
 from pipeline.report.measured import Measured
 from pipeline.report.sections import Section, sections
 from pipeline.report.write import write_report
+from tests.conftest import inside
+from tests.params import change_params
 from tests.pipeline.report.values import NAMES, report_rows
 
 NOTHING = pl.DataFrame()
 NO_RUNS = pl.DataFrame(schema={"adapter": pl.String, "why": pl.String})
 
 
+@pytest.fixture(scope="session")
+def reported_project(tiny_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny project with its grid, its baselines and its report."""
+    root = tmp_path_factory.mktemp("reported") / "project"
+    shutil.copytree(tiny_project, root)
+    change_params(root / "params.yaml", {"train.epochs": 12, "train.patience": 1, "grid.seeds": [0]})
+    with inside(root):
+        build_grid(load_params())
+    return root
+
+
 @pytest.fixture
-def reported(project: Path, set_params: Callable[[dict[str, Any]], None]) -> Path:
-    """The tiny grid, its baselines and its report."""
-    set_params({"train.epochs": 12, "train.patience": 1, "grid.seeds": [0]})
-    build_grid(load_params())
+def reported(project: Path, reported_project: Path) -> Path:
+    """A copy of the reported project, which is the current directory."""
+    shutil.copytree(reported_project, project, dirs_exist_ok=True)
     return project
 
 
