@@ -50,75 +50,50 @@ def build_sequences(raw: Raw, options: Preprocess, template: str = TITLE, where:
     An item's text is `template`, filled with fields of the source; one that the source lacks raises UserError (`where`).
     """
     check_fields(template, set(raw.items.columns) - {"item_id"}, where)
-    steps: dict[str, dict[str, int]] = {}
-
-    def count(step: str, table: pl.DataFrame) -> pl.DataFrame:
-        steps[step] = {
-            "users": table["user_id"].n_unique(),
-            "items": table["item_id"].n_unique(),
-            "interactions": table.height,
-        }
-        if not table.height and step == "titled":
-            raise UserError(nothing_known(raw.interactions["item_id"], raw.items))
-        if not table.height:
-            last = next((name for name in reversed(steps) if steps[name]["interactions"]), "raw")
-            raise UserError(
-                f"no interactions are left after the filter '{step}' ({steps[last]['interactions']:,} before it); "
-                + {"raw": "the log has none", "complete": COMPLETE}.get(step, of_core(options.core))
-            )
-        return table
-
-    # Ids are numbers from here on, in the order of the texts: a table of numbers takes a fraction of the memory.
-    table, names = coded(raw.interactions)
-    table = count("raw", table)
-    table = count("complete", table.drop_nulls())
-    table = count("deduplicated", _without_duplicates(table, options.ties))
-    titled = raw.items.unique("item_id", keep="first", maintain_order=True).filter(pl.col("title").str.len_chars() > 1)
-    table = count("titled", table.filter(names["item_id"].is_in(titled["item_id"].implode()).gather(table["item_id"])))
-    table = count(f"{options.core}-core", _core(table, options.core))
-    by_row = options.ties == "file"
-    table = table.sort(["user_id", "timestamp", "row" if by_row else "item_id"], descending=[False, True, by_row])
     cut = cut_of(options, raw.time_unit)
-    if cut is None:
-        table = table.group_by("user_id", maintain_order=True).head(options.cap)
-    else:
-        later = pl.col("timestamp") >= cut["valid_from"]
-        table = table.filter(later | (pl.int_range(pl.len()).over("user_id", later) < options.cap))
-    table = count(f"last {options.cap}", table)
+    # Ids are numbers from here on, in the order of the texts: a table of numbers takes a fraction of the memory.
+    log, names = coded(raw.interactions)
+    titled = raw.items.unique("item_id", keep="first", maintain_order=True).filter(pl.col("title").str.len_chars() > 1)
+    steps = Steps(options.core)
+    log = steps.count("raw", log)
+    log = steps.count("complete", log.drop_nulls())
+    log = steps.count("deduplicated", _without_duplicates(log, options.ties))
+    log = log.filter(names["item_id"].is_in(titled["item_id"].implode()).gather(log["item_id"]))
+    if not log.height:
+        raise UserError(nothing_known(raw.interactions["item_id"], raw.items))
+    log = steps.count("titled", log)
+    log = steps.count(f"{options.core}-core", _core(log, options.core))
+    log = steps.count(f"last {options.cap}", _capped(log, options, cut))
     # The cap takes whole interactions away from a user, never below `cap`, so no user falls under three.
-    kept = table["item_id"].unique().sort()
-    if kept.len() == 1:
-        raise UserError(
-            f"only one item is left, {names['item_id'][kept[0]]!r}, and a ranking needs two; check catalogue and item_id"
-        )
-    items = titled.join(names["item_id"].gather(kept).to_frame(), on="item_id", how="semi").sort("item_id")
-    texts = [fill(template, item) for item in items.iter_rows(named=True)]
-    # The other fields stay out: embeddings depend on this file, and nothing but a text should make them stale.
-    items = items.select("item_id", "title", text=pl.Series(texts, dtype=pl.String))
-    rows = pl.zeros(names["item_id"].len(), dtype=pl.Int32, eager=True).scatter(kept, range(kept.len()))  # of items.parquet
-    table = _ordered(table, options.ties, names)
-    users = (
-        table.select("user_id", "timestamp", item=rows.gather(table["item_id"]))
-        .group_by("user_id", maintain_order=True)
-        .agg(items=pl.col("item"), timestamps=pl.col("timestamp"))
-    )
-    users = users.with_columns(names["user_id"].gather(users["user_id"]))
+    items, rows = _items(log, names["item_id"], titled, template)
+    users = _users(_ordered(log, options.ties, names), names["user_id"], rows)
     if cut is not None:
         users = split_by_time(users, cut)
         check_targets(users, options, raw.time_unit)
-    size = steps[f"last {options.cap}"]
-    statistics = {
-        **size,
-        "density": size["interactions"] / (size["users"] * size["items"]),
-        "interactions_per_user": size["interactions"] / size["users"],
-        "duplicate_interactions": steps["complete"]["interactions"] - steps["deduplicated"]["interactions"],
-        "tied": tied_shares(users),
-        **({"split": cut | split_counts(users)} if cut else {}),
-        **raw.counts,
-        **({"time_unit": raw.time_unit} if raw.time_unit != "s" else {}),
-        "steps": steps,
-    }
-    return Dataset(users, items, statistics)
+    return Dataset(users, items, _statistics(steps.sizes, users, raw, cut))
+
+
+class Steps:
+    """The numbers of users, items and interactions after each filter, in order."""
+
+    def __init__(self, core: int) -> None:
+        self.core = core
+        self.sizes: dict[str, dict[str, int]] = {}
+
+    def count(self, step: str, log: pl.DataFrame) -> pl.DataFrame:
+        """Return the log, which `step` has left. Raises UserError if it is empty."""
+        if not log.height:
+            before = next(reversed(self.sizes.values()), {"interactions": 0})
+            reason = {"raw": "the log has none", "complete": COMPLETE}.get(step, of_core(self.core))
+            raise UserError(
+                f"no interactions are left after the filter '{step}' ({before['interactions']:,} before it); {reason}"
+            )
+        self.sizes[step] = {
+            "users": log["user_id"].n_unique(),
+            "items": log["item_id"].n_unique(),
+            "interactions": log.height,
+        }
+        return log
 
 
 def of_core(core: int) -> str:
@@ -163,6 +138,57 @@ def both_sides(log: pl.Series, catalogue: pl.Series, otherwise: str = "") -> str
             if theirs.to_frame("id").select(changed).to_series().is_in(others.implode()).any():
                 return f"{text}; the {side}'s ids {says.format(other=other)}"
     return text + otherwise
+
+
+def _capped(log: pl.DataFrame, options: Preprocess, cut: dict[str, int] | None) -> pl.DataFrame:
+    """Keep each user's most recent `cap` interactions; with a split by time, those and all from `valid_from` on."""
+    by_row = options.ties == "file"
+    log = log.sort(["user_id", "timestamp", "row" if by_row else "item_id"], descending=[False, True, by_row])
+    if cut is None:
+        return log.group_by("user_id", maintain_order=True).head(options.cap)
+    later = pl.col("timestamp") >= cut["valid_from"]
+    return log.filter(later | (pl.int_range(pl.len()).over("user_id", later) < options.cap))
+
+
+def _items(log: pl.DataFrame, names: pl.Series, titled: pl.DataFrame, template: str) -> tuple[pl.DataFrame, pl.Series]:
+    """Return the items of the log (item_id, title, text), by id, and the row of each number in the log.
+
+    names: the item ids that the numbers in the log stand for; titled: the catalogue. Raises UserError if there is only one item.
+    """
+    kept = log["item_id"].unique().sort()
+    if kept.len() == 1:
+        raise UserError(f"only one item is left, {names[kept[0]]!r}, and a ranking needs two; check catalogue and item_id")
+    items = titled.join(names.gather(kept).to_frame(), on="item_id", how="semi").sort("item_id")
+    texts = [fill(template, item) for item in items.iter_rows(named=True)]
+    rows = pl.zeros(names.len(), dtype=pl.Int32, eager=True).scatter(kept, range(kept.len()))
+    # The other fields stay out: embeddings depend on this file, and nothing but a text should make them stale.
+    return items.select("item_id", "title", text=pl.Series(texts, dtype=pl.String)), rows
+
+
+def _users(log: pl.DataFrame, names: pl.Series, rows: pl.Series) -> pl.DataFrame:
+    """Return the users (user_id, items, timestamps) of an ordered log. names: their ids; rows: from `_items`."""
+    users = (
+        log.select("user_id", "timestamp", item=rows.gather(log["item_id"]))
+        .group_by("user_id", maintain_order=True)
+        .agg(items=pl.col("item"), timestamps=pl.col("timestamp"))
+    )
+    return users.with_columns(names.gather(users["user_id"]))
+
+
+def _statistics(steps: dict[str, dict[str, int]], users: pl.DataFrame, raw: Raw, cut: dict[str, int] | None) -> dict[str, object]:
+    """Return the dataset's size and density, the size after each filter, the shares of ties, and the counts of the source."""
+    size = next(reversed(steps.values()))
+    return {
+        **size,
+        "density": size["interactions"] / (size["users"] * size["items"]),
+        "interactions_per_user": size["interactions"] / size["users"],
+        "duplicate_interactions": steps["complete"]["interactions"] - steps["deduplicated"]["interactions"],
+        "tied": tied_shares(users),
+        **({"split": cut | split_counts(users)} if cut else {}),
+        **raw.counts,
+        **({"time_unit": raw.time_unit} if raw.time_unit != "s" else {}),
+        "steps": steps,
+    }
 
 
 def _without_duplicates(table: pl.DataFrame, ties: Ties) -> pl.DataFrame:
