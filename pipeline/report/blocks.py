@@ -38,6 +38,13 @@ A block `level` says who leads by the NDCG of each ranking, and who is level wit
     -->
     <!-- end of level -->
 
+A block `parts` says what each of SpecTran's variants loses against SpecTran, tested over users:
+
+    <!-- parts: 20
+    office "Office"
+    -->
+    <!-- end of parts -->
+
 A verdict is the one with which the report of a folder opens:
 
     <!-- verdict: office -->
@@ -61,11 +68,12 @@ from pipeline.report import findings
 from pipeline.report.leaders import PROTOCOL, leaders_table, level_table
 from pipeline.report.mean_ranks import mean_ranks
 from pipeline.report.paper import paper_table
+from pipeline.report.parts import parts_table
 from pipeline.report.titles import TITLES, title
 from pipeline.report.users import GROUPED
 
 DOCUMENTS = (Path("README.md"), Path("docs/results.md"), Path("docs/research.md"))
-LISTS = ("results", "ranks", "leaders", "level")  # kinds of blocks whose comment lists columns or folders
+LISTS = ("results", "ranks", "leaders", "level", "parts")  # kinds of blocks whose comment lists columns or folders
 BLOCK = re.compile(rf"^(<!-- ({'|'.join(LISTS)}):([^\n]*)\n(.*?)^-->\n)(.*?)(^<!-- end of \2 -->$)", re.MULTILINE | re.DOTALL)
 FOLDER = re.compile(r'(?P<folder>[^ /]+) "(?P<heading>[^"|]*)"')
 VERDICT = re.compile(r"^(<!-- verdict: (\S+) -->\n)(.*?)(^<!-- end of verdict -->$)", re.MULTILINE | re.DOTALL)
@@ -202,7 +210,7 @@ def ranks_table(columns: list[Column], where: str) -> str:
 
 
 def parse_folders(text: str, where: str) -> dict[str, str]:
-    """Return {heading: folder} of a block `leaders` or `level`.
+    """Return {heading: folder} of a block `leaders`, `level` or `parts`.
 
     Raises UserError if it lists none, for a line that is not `FOLDER "HEADING"`, and for a heading that another one has.
     """
@@ -268,6 +276,8 @@ def _listed(kind: str, about: list[str], lines: str, where: str) -> str:
             return leaders_table(adapter, among, parse_folders(lines, where), metric, where)
         case "level", [among, metric, *metrics]:
             return level_table(among, parse_folders(lines, where), [metric, *metrics])
+        case "parts", [cutoff] if cutoff.isascii() and cutoff.isdigit() and int(cutoff):
+            return parts_table(parse_folders(lines, where), int(cutoff))
     raise UserError(
         f"{where}: {kind}: {' '.join(about)} is not what a block of {kind} starts with; see pipeline/report/blocks.py"
     )

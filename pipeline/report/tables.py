@@ -10,6 +10,7 @@ from pipeline.params import Params
 from pipeline.report.formats import ABSENT, Block, Entry, Table, count, number, percent
 from pipeline.report.measured import Measured
 from pipeline.report.paper import paper_values
+from pipeline.report.parts import of_cells
 from pipeline.report.results import average, improvements, summarise, table_metrics
 from pipeline.report.significance import SIGNIFICANT
 from pipeline.report.table_data import DIMENSION_KEYS, VARIANT_KEYS, dimension_rows, sizes, variant_rows, weights
@@ -57,10 +58,30 @@ def table2(summary: pl.DataFrame, setting: str = "", file: str = "table2", suffi
     return Table(file, f"Adapters{suffix}", blocks, notes + _paper_note(summary, setting), summary)
 
 
-def table3(summary: pl.DataFrame, absent: list[str], setting: str = "") -> Table:
-    """Return the table of SpecTran's variants. absent: notes on missing rows; other arguments as in `table2`."""
+def table3(summary: pl.DataFrame, parts: pl.DataFrame, absent: list[str], setting: str = "") -> Table:
+    """Return the table of SpecTran's variants.
+
+    parts: from `parts.of_cells`; absent: notes on missing rows; other arguments as in `table2`.
+    """
     blocks = _result_blocks(summary, VARIANT_KEYS)
+    for block in parts.partition_by(PAIR, maintain_order=True):
+        rows = [
+            [
+                Entry(title(row["variant"])),
+                percent(row["gain"], 1),
+                ABSENT if row["low"] is None else Entry(interval(row), row["low"]),
+                number(row["p_holm"], mark="best" if row["p_holm"] < SIGNIFICANT else ""),
+            ]
+            for row in block.iter_rows(named=True)
+        ]
+        heading = f"{_heading(block)}, against SpecTran ({plural(block['users'][0], 'user')})"
+        blocks.append(Block(heading, ["Variant", block["metric"][0], "95 % interval", "p (Holm)"], rows))
     notes = ["SpecTran with one part removed or replaced: φ(QKᵀ), the attention to the whole spectrum; D, the Taylor encoding."]
+    if parts.height:
+        notes.append(
+            "Against SpecTran: relative difference, its bootstrap interval over users, and p of a permutation test over users, "
+            f"adjusted by Holm for the variants (bold: below {SIGNIFICANT})."
+        )
     return Table("table3", "SpecTran's variants", blocks, notes + absent + _paper_note(summary, setting), summary)
 
 
@@ -171,7 +192,8 @@ def all_tables(params: Params, measured: Measured, missing: list[Cell]) -> dict[
         if result_set.comparisons.height:
             tables.append(significance(result_set.comparisons, result_set.file_name("significance"), suffix))
     if (variants := variant_rows(rows, grid, default_variant)).height and grid.ablations.datasets:
-        tables.append(table3(summarise(variants, names, VARIANT_KEYS, "table3"), _absent(missing, "variants", variants), setting))
+        summary = summarise(variants, names, VARIANT_KEYS, "table3")
+        tables.append(table3(summary, of_cells(variants, measured.cutoff), _absent(missing, "variants", variants), setting))
     if (dims := dimension_rows(rows, grid)).height and grid.dimensions.datasets:
         tables.append(table4(summarise(dims, names, DIMENSION_KEYS, "table4"), _absent(missing, "dims", dims), setting))
     if (learned := weights(default)).height:

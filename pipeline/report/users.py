@@ -16,17 +16,19 @@ GROUPED = "groups.csv"  # the result of `grouped`
 
 
 def user_metrics(row: dict, cutoff: int) -> pl.DataFrame:
-    """Return NDCG and HR of every user and seed of a cell of Table 2: seed, user_id and the two metrics.
+    """Return NDCG and HR of every user and seed of a cell: seed, user_id and the two metrics.
 
-    row: any run of the cell. The ranks are in the column that it names as `ranking`, or else in that of the tables. One item is
-    relevant, so a user with rank r <= cutoff has an HR of 1 and an NDCG of 1 / log2(r + 1), and any other user has 0. Raises
-    UserError if the cell has no ranks.
+    row: any run of a cell of Table 2, or of the variant that is wanted. The ranks are in the column that it names as `ranking`,
+    or else in that of the tables. One item is relevant, so a user with rank r <= cutoff has an HR of 1 and an NDCG of
+    1 / log2(r + 1), and any other user has 0. Raises UserError if the cell has no ranks.
     """
     file = Path(row["run_directory"]).parent / "ranks.parquet"
     if not file.is_file():
         raise UserError(f"{file} is missing; `dvc repro grid/dvc.yaml` rebuilds the cell")
     column = row.get("ranking") or headline(bool(row.get("exclude_history")))  # both may be missing
-    return pl.read_parquet(file, glob=False).select("seed", "user_id", *rank_metrics(column, cutoff))
+    ranks = pl.read_parquet(file, glob=False)
+    ranks = ranks.filter(variant=row["variant"]) if row.get("over") == "variants" else ranks
+    return ranks.select("seed", "user_id", *rank_metrics(column, cutoff))
 
 
 def rank_metrics(column: str, cutoff: int) -> tuple[pl.Expr, pl.Expr]:

@@ -22,7 +22,11 @@ def test_table_3_takes_base_and_spectran_from_the_cells_of_table_2() -> None:
     means = {row["variant"]: (row["mean"], row["paper"]) for row in summed.filter(metric="HR@20").iter_rows(named=True)}
     assert means["spectran"] == (pytest.approx(0.33), 0.1567)
     assert means["without_attention"] == (pytest.approx(0.25), 0.1553)
-    means_block, paper_block = table3(summed, []).blocks
+    part = {"dataset": "office", "backbone": "sasrec", "metric": "NDCG@20", "variant": "without_encoding", "gain": -0.2}
+    parts = pl.DataFrame([part | {"low": -0.3, "high": -0.1, "p_holm": 0.01, "users": 7}])
+    means_block, paper_block, parts_block = table3(summed, parts, []).blocks
+    assert parts_block.heading == "Office, SASRec, against SpecTran (7 users)"
+    assert [entry.text for entry in parts_block.rows[0]] == ["without D", "-20.0 %", "-30.0 to -10.0 %", "0.0100"]
     assert [row[0].text for row in means_block.rows] == ["Base (ID only)", "SpecTran", "without φ(QKᵀ)", "without D"]
     assert means_block.rows[1][4].mark == "best"
     assert not means_block.footer, "an ablation is not compared as a method"

@@ -1,0 +1,102 @@
+"""SpecTran's parts: what each variant loses against SpecTran, tested over users."""
+
+import numpy as np
+import polars as pl
+
+from common.errors import UserError
+from pipeline.artifacts import verify
+from pipeline.grid.cells import PAIR, SPECTRAN, Cell
+from pipeline.grid.published import PUBLISH, PUBLISHED, read_runs
+from pipeline.report.significance import gain_intervals, holm, sign_flip_p_values
+from pipeline.report.titles import title
+from pipeline.report.users import rank_metrics, user_metrics
+
+TYPES = {"variant": pl.String, "gain": pl.Float64, "low": pl.Float64, "high": pl.Float64, "p_holm": pl.Float64, "users": pl.Int64}
+
+
+def against_spectran(ndcg: dict[str, np.ndarray]) -> pl.DataFrame:
+    """Return a row per variant: variant, gain, low, high, p_holm, users.
+
+    ndcg: the NDCG of every user, the mean over seeds, (U,), of SpecTran and of its variants. gain: relative, the variant's mean /
+    SpecTran's mean - 1. low, high: its 95 % bootstrap interval over users. p_holm: p-value of a permutation test over users,
+    adjusted for the number of variants. Empty if SpecTran or its variants are missing, or if SpecTran's mean is 0.
+    """
+    full = ndcg.get(SPECTRAN)
+    variants = [name for name in ndcg if name != SPECTRAN]
+    if full is None or not variants or not full.any():
+        return pl.DataFrame(schema=TYPES)
+    users = np.stack([full, *(ndcg[name] for name in variants)], axis=1)  # (U, 1 + V)
+    mean, *means = users.mean(0)
+    intervals = gain_intervals(users[:, 1:], full)
+    columns = {
+        "variant": variants,
+        "gain": [value / mean - 1 for value in means],
+        "low": intervals[:, 0],
+        "high": intervals[:, 1],
+        "p_holm": holm(sign_flip_p_values(users[:, 1:] - users[:, :1])),
+        "users": [len(full)] * len(variants),
+    }
+    return pl.DataFrame(columns, schema=TYPES, nan_to_null=True)
+
+
+def of_cells(rows: pl.DataFrame, cutoff: int) -> pl.DataFrame:
+    """Return the result of `against_spectran` for each block, preceded by the block's columns and the metric.
+
+    rows: from `table_data.variant_rows`. Raises UserError if a cell has no ranks.
+    """
+    tables = []
+    for block in rows.filter(pl.col("variant") != "base").partition_by(PAIR, maintain_order=True):
+        ndcg = {
+            row["variant"]: _mean_over_seeds(user_metrics(row, cutoff), cutoff)
+            for row in block.unique("variant", keep="first", maintain_order=True).iter_rows(named=True)
+        }
+        above = {key: block[key][0] for key in PAIR} | {"metric": f"NDCG@{cutoff}"}
+        tables.append(against_spectran(ndcg).select(*(pl.lit(value).alias(key) for key, value in above.items()), pl.all()))
+    return pl.concat(tables) if tables else pl.DataFrame(schema={**dict.fromkeys([*PAIR, "metric"], pl.String), **TYPES})
+
+
+def of_published(folder: str, cutoff: int) -> pl.DataFrame:
+    """Return the result of `against_spectran` for a folder of docs/results, by its ranks among all items.
+
+    Raises UserError unless it holds SpecTran and variants of it on one pair of dataset and backbone.
+    """
+    runs = read_runs(PUBLISHED / folder)
+    runs = runs.filter(pl.col("adapter") == SPECTRAN, pl.col("over").is_in(["seeds", "variants"]))
+    if runs.n_unique(PAIR) != 1 or runs["over"].n_unique() != 2:
+        raise UserError(f"{PUBLISHED / folder}: not SpecTran and variants of it on one pair of dataset and backbone")
+    ndcg = {}
+    for over, cell in runs.group_by("over", maintain_order=True):
+        first = cell.row(0, named=True)
+        file = f"{Cell(first['dataset'], first['backbone'], SPECTRAN, first['over']).name}.parquet"
+        verify(PUBLISHED / folder, PUBLISH, [file])
+        ranks = pl.read_parquet(PUBLISHED / folder / file, columns=["fingerprint", "ranks"], glob=False)
+        names = cell.select("fingerprint", variant=pl.lit(SPECTRAN) if over == ("seeds",) else pl.col("variant"))
+        for (variant,), part in ranks.join(names, on="fingerprint").group_by("variant", maintain_order=True):
+            users = part.with_columns(user_id=pl.int_ranges(pl.col("ranks").list.len())).explode("ranks", "user_id")
+            ndcg[str(variant)] = _mean_over_seeds(users.select("user_id", *rank_metrics("ranks", cutoff)), cutoff)
+    return against_spectran(ndcg)
+
+
+def parts_table(folders: dict[str, str], cutoff: int) -> str:
+    """Return a Markdown table with a row per variant and a column per folder: gain over SpecTran, interval and p.
+
+    folders: folder of docs/results by heading. Raises UserError as `of_published`.
+    """
+    columns = []
+    for folder in folders.values():
+        rows = of_published(folder, cutoff).iter_rows(named=True)
+        columns.append({row["variant"]: entry(row) for row in rows})
+    lines = ["| | " + " | ".join(folders) + " |", "|---|" + "---:|" * len(columns)]
+    for variant in dict.fromkeys(name for column in columns for name in column):
+        lines.append(f"| {title(variant)} | " + " | ".join(column.get(variant, "–") for column in columns) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def entry(row: dict) -> str:
+    """Return a row of `against_spectran` in words: "-22.0 % (-26.7 to -17.0), p = 0.0004"."""
+    return f"{100 * row['gain']:+.1f} % ({100 * row['low']:+.1f} to {100 * row['high']:+.1f}), p = {row['p_holm']:.4f}"
+
+
+def _mean_over_seeds(users: pl.DataFrame, cutoff: int) -> np.ndarray:
+    """Return every user's NDCG, (U,), in the order of their ids. users: user_id and NDCG, a row per user and seed."""
+    return users.group_by("user_id").agg(pl.col(f"NDCG@{cutoff}").mean()).sort("user_id")[f"NDCG@{cutoff}"].to_numpy()
