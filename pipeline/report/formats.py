@@ -93,7 +93,7 @@ def _markdown_entry(entry: Entry) -> str:
     return text + (f" ± {entry.spread}" if entry.spread else "")
 
 
-NUMBER = re.compile(r"(\*\*|<u>)?[+−-]?\d.*|–|")
+NUMBER = re.compile(r"(\*\*|<u>)?[+−-]?\d[\d.,]*(?![\dA-Za-z]).*|–|")  # not a checksum that starts with a digit
 
 
 def markdown_lines(lines: list[list[str]]) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import polars as pl
 
-from pipeline.report.formats import latex, latex_text
+from pipeline.report.formats import latex, latex_text, markdown_lines
 from pipeline.report.tables import table2
 from tests.pipeline.report.values import BOTH, summary
 
@@ -20,6 +20,14 @@ def test_markdown_latex_and_csv_hold_the_same_numbers(tmp_path: Path) -> None:
             text = (tmp_path / file).read_text()
             assert f"{row['mean']:.4f}" in text
             assert f"{row['std']:.4f}" in text
+
+
+def test_numbers_are_aligned_to_the_right_and_checksums_to_the_left() -> None:
+    numbers = ["0.0688", "**0.0743** ± 0.0012", "+1.9 %", "−1", "1,234", "–", "3 seeds"]
+    checksums = ["8e383b99553b", "909f465f95e8", "ebb5968091e3", "12a", "1b", "00ff", "77e0"]
+    rows = [["name", *pair] for pair in zip(numbers, checksums, strict=True)]
+    rule = markdown_lines([["", "number", "checksum"], *rows]).splitlines()[1]
+    assert [cell.endswith(":") for cell in rule.strip("|").split("|")] == [False, True, False]
 
 
 def test_latex_is_balanced() -> None:
