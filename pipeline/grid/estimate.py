@@ -9,8 +9,8 @@ import torch
 from common.words import plural
 from pipeline.device import select_device, training_precision
 from pipeline.grid.cells import Cell, listed_cells
-from pipeline.grid.execution import evaluated_directory, threads_per_run
-from pipeline.grid.tasks import check_fit
+from pipeline.grid.execution import threads_per_run
+from pipeline.grid.tasks import check_fit, unfinished_runs
 from pipeline.grid.tuning import FINALISTS, Tuning, listed_tunings
 from pipeline.params import Params
 from pipeline.runs import Run
@@ -74,18 +74,12 @@ def _missing(params: Params) -> dict[tuple[str, str, str, int], int]:
         if not tuning.has_choice:
             # The default and the finalists are trained under a second seed too.
             add(tuning, params.grid.dim, tuning.n_trials + min(1 + FINALISTS, tuning.n_trials))
-    made: set[str] = set()  # a run may belong to two cells, as one of Table 4 whose dim is that of Table 2
     for cell in listed_cells(params.grid):
-        if cell.exists:
-            continue
         decided_by = cell.tuning(params)
-        if decided_by and not decided_by.has_choice:
+        if not cell.exists and decided_by and not decided_by.has_choice:
             add(cell, params.grid.dim, len(params.grid.seeds))
-            continue
-        for run in cell.runs(params):
-            if run.fingerprint not in made and evaluated_directory(run) is None:
-                made.add(run.fingerprint)
-                add(cell, run.dim, 1)
+    for cell, run in unfinished_runs(params):
+        add(cell, run.dim, 1)
     return found
 
 

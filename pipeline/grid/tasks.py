@@ -155,13 +155,24 @@ def unfinished_tasks(params: Params) -> list[Task]:
                 write_choice(tuning)
             else:
                 tasks[tuning.name] = tuning_task(tuning)
-    for cell in listed_cells(params.grid):
-        tuning_of_cell = cell.tuning(params)
-        if not cell.exists and not (tuning_of_cell and tuning_of_cell.name in tasks):
-            for run in cell.runs(params):
-                if not evaluated_directory(run):
-                    tasks.setdefault(run.fingerprint, training_task(run, cell, params))
+    for cell, run in unfinished_runs(params):
+        tasks[run.fingerprint] = training_task(run, cell, params)
     return list(tasks.values())
+
+
+def unfinished_runs(params: Params) -> list[tuple[Cell, Run]]:
+    """Return the runs that are not in a cell, in scratch or published, each once, with the first cell that has it.
+
+    Runs whose settings are still to be tuned are left out. Raises UserError if inputs are missing.
+    """
+    found: dict[str, tuple[Cell, Run]] = {}
+    for cell in listed_cells(params.grid):
+        tuning = cell.tuning(params)
+        if not cell.exists and (tuning is None or tuning.has_choice):
+            for run in cell.runs(params):
+                if run.fingerprint not in found and evaluated_directory(run) is None:
+                    found[run.fingerprint] = (cell, run)
+    return list(found.values())
 
 
 def check_fit(params: Params) -> None:
@@ -170,12 +181,9 @@ def check_fit(params: Params) -> None:
     for tuning in listed_tunings(params):
         if not tuning.has_choice:
             runs.setdefault("grid.dim", []).append(tuning.run({}))
-    for cell in listed_cells(params.grid):
-        tuning_of_cell = cell.tuning(params)
-        if not cell.exists and not (tuning_of_cell and not tuning_of_cell.has_choice):
-            # One seed is enough: another one has the same model.
-            first = [run for run in cell.runs(params) if run.seed == params.grid.seeds[0] and not evaluated_directory(run)]
-            runs.setdefault(cell.dim_option, []).extend(first)
+    for cell, run in unfinished_runs(params):
+        if run.seed == params.grid.seeds[0]:  # another seed has the same model
+            runs.setdefault(cell.dim_option, []).append(run)
     for option, planned in runs.items():
         refuse_unfit(option, planned)
 
