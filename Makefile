@@ -50,10 +50,11 @@ doctor: install
 install: $(VENV)/installed
 
 # pip would compile all 22,000 modules, which takes half of the installation; Python compiles those that it imports.
+PIP_OPTIONS ?= --no-compile
 $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else f"Python 3.11 to 3.13 is needed, found {v[0]}.{v[1]}; name one: make $(MAKECMDGOALS) PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt '.[dev]'
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) --constraint constraints.txt '.[dev]'
 	@touch $@
 
 clean:

@@ -64,10 +64,14 @@ def tiny_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextlib.contextmanager
 def inside(root: Path) -> Iterator[pytest.MonkeyPatch]:
-    """Make a project, which has its own scratch, the current directory meanwhile."""
+    """Make a project, which has its own scratch, the current directory meanwhile; then torch's kernels are as before."""
+    import torch
+
+    deterministic = torch.are_deterministic_algorithms_enabled()
     with contextlib.chdir(root), pytest.MonkeyPatch.context() as patch:
         patch.delenv("SPECTRAN_SCRATCH", raising=False)
         yield patch
+    torch.use_deterministic_algorithms(deterministic)
 
 
 def enter_copy(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -50,7 +50,6 @@ def build_sequences(raw: Raw, options: Preprocess, template: str = TITLE, where:
     An item's text is `template`, filled with fields of the source; one that the source lacks raises UserError (`where`).
     """
     check_fields(template, set(raw.items.columns) - {"item_id"}, where)
-    cut = cut_of(options, raw.time_unit)
     # Ids are numbers from here on, in the order of the texts: a table of numbers takes a fraction of the memory.
     log, names = coded(raw.interactions)
     titled = raw.items.unique("item_id", keep="first", maintain_order=True).filter(pl.col("title").str.len_chars() > 1)
@@ -63,6 +62,7 @@ def build_sequences(raw: Raw, options: Preprocess, template: str = TITLE, where:
         raise UserError(nothing_known(raw.interactions["item_id"], raw.items))
     log = steps.count("titled", log)
     log = steps.count(f"{options.core}-core", _core(log, options.core))
+    cut = cut_of(options, raw.time_unit)
     log = steps.count(f"last {options.cap}", _capped(log, options, cut))
     # The cap takes whole interactions away from a user, never below `cap`, so no user falls under three.
     items, rows = _items(log, names["item_id"], titled, template)

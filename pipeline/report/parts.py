@@ -10,6 +10,7 @@ from pipeline.grid.published import PUBLISH, PUBLISHED, read_runs
 from pipeline.report.significance import gain_intervals, holm, sign_flip_p_values
 from pipeline.report.titles import title
 from pipeline.report.users import rank_metrics, user_metrics
+from pipeline.training.metrics import headline
 
 TYPES = {"variant": pl.String, "gain": pl.Float64, "low": pl.Float64, "high": pl.Float64, "p_holm": pl.Float64, "users": pl.Int64}
 
@@ -42,21 +43,22 @@ def against_spectran(ndcg: dict[str, np.ndarray]) -> pl.DataFrame:
 def of_cells(rows: pl.DataFrame, cutoff: int) -> pl.DataFrame:
     """Return the result of `against_spectran` for each block, preceded by the block's columns and the metric.
 
-    rows: from `table_data.variant_rows`. Raises UserError if a cell has no ranks.
+    rows: from `table_data.variant_rows`. Raises UserError if a cell has no ranks, or cells of one dataset hold different users.
     """
     tables = []
     for block in rows.filter(pl.col("variant") != "base").partition_by(PAIR, maintain_order=True):
-        ndcg = {
-            row["variant"]: _mean_over_seeds(user_metrics(row, cutoff), cutoff)
+        users = {
+            row["variant"]: user_metrics(row, cutoff)
             for row in block.unique("variant", keep="first", maintain_order=True).iter_rows(named=True)
         }
         above = {key: block[key][0] for key in PAIR} | {"metric": f"NDCG@{cutoff}"}
-        tables.append(against_spectran(ndcg).select(*(pl.lit(value).alias(key) for key, value in above.items()), pl.all()))
+        compared = against_spectran(_mean_over_seeds(users, cutoff, block["dataset"][0]))
+        tables.append(compared.select(*(pl.lit(value).alias(key) for key, value in above.items()), pl.all()))
     return pl.concat(tables) if tables else pl.DataFrame(schema={**dict.fromkeys([*PAIR, "metric"], pl.String), **TYPES})
 
 
 def of_published(folder: str, cutoff: int) -> pl.DataFrame:
-    """Return the result of `against_spectran` for a folder of docs/results, by its ranks among all items.
+    """Return the result of `against_spectran` for a folder of docs/results, by the ranks that its tables show.
 
     Raises UserError unless it holds SpecTran and variants of it on one pair of dataset and backbone.
     """
@@ -64,17 +66,18 @@ def of_published(folder: str, cutoff: int) -> pl.DataFrame:
     runs = runs.filter(pl.col("adapter") == SPECTRAN, pl.col("over").is_in(["seeds", "variants"]))
     if runs.n_unique(PAIR) != 1 or runs["over"].n_unique() != 2:
         raise UserError(f"{PUBLISHED / folder}: not SpecTran and variants of it on one pair of dataset and backbone")
-    ndcg = {}
+    column = headline("exclude_history" in runs.columns and bool(runs["exclude_history"][0])).replace("rank", "ranks", 1)
+    users = {}
     for over, cell in runs.group_by("over", maintain_order=True):
         first = cell.row(0, named=True)
         file = f"{Cell(first['dataset'], first['backbone'], SPECTRAN, first['over']).name}.parquet"
         verify(PUBLISHED / folder, PUBLISH, [file])
-        ranks = pl.read_parquet(PUBLISHED / folder / file, columns=["fingerprint", "ranks"], glob=False)
+        ranks = pl.read_parquet(PUBLISHED / folder / file, columns=["fingerprint", column], glob=False)
         names = cell.select("fingerprint", variant=pl.lit(SPECTRAN) if over == ("seeds",) else pl.col("variant"))
         for (variant,), part in ranks.join(names, on="fingerprint").group_by("variant", maintain_order=True):
-            users = part.with_columns(user_id=pl.int_ranges(pl.col("ranks").list.len())).explode("ranks", "user_id")
-            ndcg[str(variant)] = _mean_over_seeds(users.select("user_id", *rank_metrics("ranks", cutoff)), cutoff)
-    return against_spectran(ndcg)
+            numbered = part.with_columns(user_id=pl.int_ranges(pl.col(column).list.len())).explode(column, "user_id")
+            users[str(variant)] = numbered.select("user_id", *rank_metrics(column, cutoff))
+    return against_spectran(_mean_over_seeds(users, cutoff, runs["dataset"][0]))
 
 
 def parts_table(folders: dict[str, str], cutoff: int) -> str:
@@ -94,9 +97,17 @@ def parts_table(folders: dict[str, str], cutoff: int) -> str:
 
 def entry(row: dict) -> str:
     """Return a row of `against_spectran` in words: "-22.0 % (-26.7 to -17.0), p = 0.0004"."""
-    return f"{100 * row['gain']:+.1f} % ({100 * row['low']:+.1f} to {100 * row['high']:+.1f}), p = {row['p_holm']:.4f}"
+    between = "" if row["low"] is None else f" ({100 * row['low']:+.1f} to {100 * row['high']:+.1f})"
+    return f"{100 * row['gain']:+.1f} %{between}, p = {row['p_holm']:.4f}"
 
 
-def _mean_over_seeds(users: pl.DataFrame, cutoff: int) -> np.ndarray:
-    """Return every user's NDCG, (U,), in the order of their ids. users: user_id and NDCG, a row per user and seed."""
-    return users.group_by("user_id").agg(pl.col(f"NDCG@{cutoff}").mean()).sort("user_id")[f"NDCG@{cutoff}"].to_numpy()
+def _mean_over_seeds(users: dict[str, pl.DataFrame], cutoff: int, dataset: str) -> dict[str, np.ndarray]:
+    """Return every user's NDCG by variant, (U,), in the order of their ids.
+
+    users: user_id and NDCG by variant, a row per user and seed. Raises UserError if the users of the variants differ.
+    """
+    metric = f"NDCG@{cutoff}"
+    means = {name: rows.group_by("user_id").agg(pl.col(metric).mean()).sort("user_id") for name, rows in users.items()}
+    if any(not frame["user_id"].equals(next(iter(means.values()))["user_id"]) for frame in means.values()):
+        raise UserError(f"the cells of {dataset} hold different users; `dvc repro grid/dvc.yaml` rebuilds them")
+    return {name: frame[metric].to_numpy() for name, frame in means.items()}

@@ -139,7 +139,7 @@ def sections(
                 text=budget(params, rows.filter((pl.col("over") == "tuned") & (pl.col("loss") == result_set.loss))),
             )
         ),
-        *part("Table 3: SpecTran's variants", "table3"),
+        *part("Table 3: SpecTran's variants", "table3", "table3-significance"),
         *part("Table 4: dimensions", "table4", figure=("dimensions", f"Test {metric} against dim. {HOLLOW}")),
         *part("Table 5: cost", "table5", figure=("cost", f"Test {metric} against seconds of training.")),
         *part("Table 6: SpecTran's weights", "table6", figure=("attention", ATTENTION)),

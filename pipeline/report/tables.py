@@ -58,12 +58,16 @@ def table2(summary: pl.DataFrame, setting: str = "", file: str = "table2", suffi
     return Table(file, f"Adapters{suffix}", blocks, notes + _paper_note(summary, setting), summary)
 
 
-def table3(summary: pl.DataFrame, parts: pl.DataFrame, absent: list[str], setting: str = "") -> Table:
-    """Return the table of SpecTran's variants.
-
-    parts: from `parts.of_cells`; absent: notes on missing rows; other arguments as in `table2`.
-    """
+def table3(summary: pl.DataFrame, absent: list[str], setting: str = "") -> Table:
+    """Return the table of SpecTran's variants. absent: notes on missing rows; other arguments as in `table2`."""
     blocks = _result_blocks(summary, VARIANT_KEYS)
+    notes = ["SpecTran with one part removed or replaced: φ(QKᵀ), the attention to the whole spectrum; D, the Taylor encoding."]
+    return Table("table3", "SpecTran's variants", blocks, notes + absent + _paper_note(summary, setting), summary)
+
+
+def table3_significance(parts: pl.DataFrame) -> Table:
+    """Return the table that compares SpecTran's variants with SpecTran. parts: from `parts.of_cells`."""
+    blocks = []
     for block in parts.partition_by(PAIR, maintain_order=True):
         rows = [
             [
@@ -74,15 +78,13 @@ def table3(summary: pl.DataFrame, parts: pl.DataFrame, absent: list[str], settin
             ]
             for row in block.iter_rows(named=True)
         ]
-        heading = f"{_heading(block)}, against SpecTran ({plural(block['users'][0], 'user')})"
-        blocks.append(Block(heading, ["Variant", block["metric"][0], "95 % interval", "p (Holm)"], rows))
-    notes = ["SpecTran with one part removed or replaced: φ(QKᵀ), the attention to the whole spectrum; D, the Taylor encoding."]
-    if parts.height:
-        notes.append(
-            "Against SpecTran: relative difference, its bootstrap interval over users, and p of a permutation test over users, "
-            f"adjusted by Holm for the variants (bold: below {SIGNIFICANT})."
-        )
-    return Table("table3", "SpecTran's variants", blocks, notes + absent + _paper_note(summary, setting), summary)
+        header = ["Variant", f"{block['metric'][0]} against SpecTran", "95 % interval", "p (Holm)"]
+        blocks.append(Block(f"{_heading(block)} ({plural(block['users'][0], 'user')})", header, rows))
+    notes = [
+        "Relative difference from SpecTran, its bootstrap interval over users, and p of a permutation test over users, adjusted "
+        f"by Holm for the variants (bold: below {SIGNIFICANT}). Both measure chance in the users, not in training."
+    ]
+    return Table("table3-significance", "SpecTran's variants against SpecTran", blocks, notes, parts)
 
 
 def table4(summary: pl.DataFrame, absent: list[str], setting: str = "") -> Table:
@@ -192,8 +194,9 @@ def all_tables(params: Params, measured: Measured, missing: list[Cell]) -> dict[
         if result_set.comparisons.height:
             tables.append(significance(result_set.comparisons, result_set.file_name("significance"), suffix))
     if (variants := variant_rows(rows, grid, default_variant)).height and grid.ablations.datasets:
-        summary = summarise(variants, names, VARIANT_KEYS, "table3")
-        tables.append(table3(summary, of_cells(variants, measured.cutoff), _absent(missing, "variants", variants), setting))
+        tables.append(table3(summarise(variants, names, VARIANT_KEYS, "table3"), _absent(missing, "variants", variants), setting))
+        if (parts := of_cells(variants, measured.cutoff)).height:
+            tables.append(table3_significance(parts))
     if (dims := dimension_rows(rows, grid)).height and grid.dimensions.datasets:
         tables.append(table4(summarise(dims, names, DIMENSION_KEYS, "table4"), _absent(missing, "dims", dims), setting))
     if (learned := weights(default)).height:

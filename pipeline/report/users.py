@@ -22,12 +22,14 @@ def user_metrics(row: dict, cutoff: int) -> pl.DataFrame:
     or else in that of the tables. One item is relevant, so a user with rank r <= cutoff has an HR of 1 and an NDCG of
     1 / log2(r + 1), and any other user has 0. Raises UserError if the cell has no ranks.
     """
-    file = Path(row["run_directory"]).parent / "ranks.parquet"
+    folder = Path(row["run_directory"]).parent  # of a variant's runs, inside the cell
+    is_variant = row.get("over") == "variants"
+    file = (folder.parent if is_variant else folder) / "ranks.parquet"
     if not file.is_file():
         raise UserError(f"{file} is missing; `dvc repro grid/dvc.yaml` rebuilds the cell")
     column = row.get("ranking") or headline(bool(row.get("exclude_history")))  # both may be missing
     ranks = pl.read_parquet(file, glob=False)
-    ranks = ranks.filter(variant=row["variant"]) if row.get("over") == "variants" else ranks
+    ranks = ranks.filter(variant=folder.name) if is_variant else ranks
     return ranks.select("seed", "user_id", *rank_metrics(column, cutoff))
 
 

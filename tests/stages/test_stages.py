@@ -599,6 +599,9 @@ def test_variants_and_dims_from_cells_to_tables(set_params: SetParams) -> None:
     assert found["variant"].unique(maintain_order=True).to_list() == ["spectran", "without_attention"]
     text = Path("metrics/tables/table3.md").read_text()
     assert "Missing: Base (ID only) on Tiny, SASRec" in text
+    tested = pl.read_csv("metrics/tables/table3-significance.csv")
+    assert tested.select("variant", "users").rows() == [("without_attention", 150)]
+    assert "| NDCG@20 against SpecTran |" in Path("metrics/report.md").read_text()
     assert pl.read_csv("metrics/tables/table4.csv")["dim"].unique(maintain_order=True).to_list() == [8, 16]
     assert Path("metrics/figures/dimensions.svg").is_file()
     page = Path("metrics/report.html").read_text()

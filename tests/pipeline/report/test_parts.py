@@ -7,9 +7,10 @@ import polars as pl
 import pytest
 
 from common.errors import UserError
+from pipeline.grid.cells import Cell
 from pipeline.grid.published import RUNS
 from pipeline.report.blocks import filled
-from pipeline.report.parts import against_spectran, of_cells, of_published
+from pipeline.report.parts import against_spectran, entry, of_cells, of_published
 from tests.sign import sign
 
 USERS = [f"u{i}" for i in range(40)]
@@ -61,23 +62,28 @@ def test_without_spectran_or_variants_there_is_nothing_to_compare() -> None:
         assert against_spectran(ndcg).is_empty()
 
 
-def test_published_results_give_what_their_cells_do(shop: Path) -> None:
-    """Without its encoding, SpecTran finds the item of 20 users with one seed of two: half as often."""
-    rows = []
-    for over, name in (("seeds", "toys-sasrec-spectran"), ("variants", "toys-sasrec-spectran-variants")):
-        cell = Path("grid/cells") / name
-        cell.mkdir(parents=True)
+def cell_rows(users: list[str] = USERS) -> pl.DataFrame:
+    """The rows of Table 3 for the same runs in cells, which lie below the current directory; and a row of Base."""
+    rows = [{"dataset": "toys", "backbone": "sasrec", "variant": "base", "seed": 0, "over": "seeds", "run_directory": "gone"}]
+    for over in ("seeds", "variants"):
+        cell = Cell("toys", "sasrec", "spectran", over)
+        cell.directory.mkdir(parents=True)
         frames = []
         for (variant, seed), ranks in RANKS.items():
             if (variant == "spectran") == (over == "seeds"):
-                stored = "full" if over == "seeds" else variant
-                users = pl.DataFrame({"user_id": USERS, "rank": ranks})
-                frames.append(users.select(pl.lit(stored).alias("variant"), pl.lit(seed).alias("seed"), pl.all()))
+                stored = {"variant": "full" if over == "seeds" else variant, "dim": 8, "seed": seed}
+                ids = USERS if over == "seeds" else users
+                frames.append(pl.DataFrame(stored | {"user_id": ids, "rank": ranks[: len(ids)]}))
                 rows.append({"dataset": "toys", "backbone": "sasrec", "variant": variant, "seed": seed, "over": over})
-                rows[-1]["run_directory"] = str(cell / f"seed-{seed}")
-        pl.concat(frames).write_parquet(cell / "ranks.parquet")
-    base = {"dataset": "toys", "backbone": "sasrec", "variant": "base", "seed": 0, "over": "seeds", "run_directory": "gone"}
-    of_grid = of_cells(pl.DataFrame([base, *rows]), 20)
+                rows[-1]["run_directory"] = str(cell.run_directory(stored))
+        pl.concat(frames).write_parquet(cell.directory / "ranks.parquet")
+    return pl.DataFrame(rows)
+
+
+@pytest.mark.usefixtures("shop")
+def test_published_results_give_what_their_cells_do() -> None:
+    """Without its encoding, SpecTran finds the item of 20 users with one seed of two: half as often."""
+    of_grid = of_cells(cell_rows(), 20)
     assert of_grid.drop("dataset", "backbone", "metric").equals(of_published("shop", 20))
     assert of_grid["metric"].to_list() == ["NDCG@20"] * 2
     assert dict(of_grid.select("variant", "gain").iter_rows()) == {"without_attention": 0, "without_encoding": -0.5}
@@ -85,6 +91,41 @@ def test_published_results_give_what_their_cells_do(shop: Path) -> None:
     assert "| without φ(QKᵀ) | +0.0 % (+0.0 to +0.0), p = 1.0000 |" in text
     assert "| without D | -50.0 % (-50.0 to -50.0), p = 0.0002 |" in text
     assert filled(text, "README.md") == text
+
+
+def test_the_whole_spectran_may_be_in_the_cell_of_variants(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Table 2 has another variant as SpecTran's default, and `full` is in the list: then Table 3 calls that one SpecTran."""
+    monkeypatch.chdir(tmp_path)
+    rows = cell_rows()
+    file = Cell("toys", "sasrec", "spectran", "variants").directory / "ranks.parquet"
+    pl.read_parquet(file).with_columns(pl.col("variant").replace("without_attention", "full")).write_parquet(file)
+    rows = rows.with_columns(
+        variant=pl.col("variant").replace(["spectran", "without_attention"], ["without_attention", "spectran"]),
+        run_directory=pl.col("run_directory").str.replace("without_attention", "full"),
+    )
+    assert dict(of_cells(rows, 20).select("variant", "gain").iter_rows()) == {"without_attention": 0, "without_encoding": -0.5}
+
+
+@pytest.mark.parametrize("users", [USERS[:39], [*USERS[:39], "other"]])
+def test_cells_with_other_users_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, users: list[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"^the cells of toys hold different users"):
+        of_cells(cell_rows(users), 20)
+
+
+def test_one_user_has_no_interval() -> None:
+    (row,) = against_spectran({"spectran": np.ones(1), "without_encoding": np.ones(1) / 2}).iter_rows(named=True)
+    assert entry(row) == "-50.0 %, p = 1.0000"
+
+
+def test_the_ranking_is_that_of_the_published_tables(shop: Path) -> None:
+    runs = pl.read_csv(shop / RUNS).with_columns(exclude_history=True)
+    runs.write_csv(shop / RUNS)
+    for file in shop.glob("*.parquet"):
+        table = pl.read_parquet(file)
+        table.with_columns(ranks_without_history=pl.lit([1] * 40)).write_parquet(file)
+    sign(shop)
+    assert of_published("shop", 20)["gain"].to_list() == [0, 0]
 
 
 @pytest.mark.parametrize("cutoff", ["", "0", "NDCG@20", "20 10"])

@@ -5,7 +5,7 @@ import pytest
 
 from pipeline.report.results import summarise
 from pipeline.report.table_data import DIMENSION_KEYS, VARIANT_KEYS, dimension_rows, variant_rows
-from pipeline.report.tables import table3, table4
+from pipeline.report.tables import table3, table3_significance, table4
 from tests.pipeline.grid.lists import grid
 from tests.pipeline.report.values import NAMES, OFFICE, rows
 
@@ -22,15 +22,21 @@ def test_table_3_takes_base_and_spectran_from_the_cells_of_table_2() -> None:
     means = {row["variant"]: (row["mean"], row["paper"]) for row in summed.filter(metric="HR@20").iter_rows(named=True)}
     assert means["spectran"] == (pytest.approx(0.33), 0.1567)
     assert means["without_attention"] == (pytest.approx(0.25), 0.1553)
-    part = {"dataset": "office", "backbone": "sasrec", "metric": "NDCG@20", "variant": "without_encoding", "gain": -0.2}
-    parts = pl.DataFrame([part | {"low": -0.3, "high": -0.1, "p_holm": 0.01, "users": 7}])
-    means_block, paper_block, parts_block = table3(summed, parts, []).blocks
-    assert parts_block.heading == "Office, SASRec, against SpecTran (7 users)"
-    assert [entry.text for entry in parts_block.rows[0]] == ["without D", "-20.0 %", "-30.0 to -10.0 %", "0.0100"]
+    means_block, paper_block = table3(summed, []).blocks
     assert [row[0].text for row in means_block.rows] == ["Base (ID only)", "SpecTran", "without φ(QKᵀ)", "without D"]
     assert means_block.rows[1][4].mark == "best"
     assert not means_block.footer, "an ablation is not compared as a method"
     assert paper_block.rows[3][11].value == 0.1103
+
+
+def test_the_tests_of_variants_are_a_table_of_their_own() -> None:
+    part = {"dataset": "office", "backbone": "sasrec", "metric": "NDCG@20", "variant": "without_encoding", "gain": -0.2}
+    parts = pl.DataFrame([part | {"low": -0.3, "high": -0.1, "p_holm": 0.01, "users": 7}])
+    table = table3_significance(parts)
+    (block,) = table.blocks
+    assert block.heading == "Office, SASRec (7 users)"
+    assert [entry.text for entry in block.rows[0]] == ["without D", "-20.0 %", "-30.0 to -10.0 %", "0.0100"]
+    assert table.data.equals(parts)
 
 
 def test_table_4_has_a_block_per_dim_and_counts_no_run_twice() -> None:
