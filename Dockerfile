@@ -6,7 +6,7 @@ RUN useradd --create-home spectran
 USER spectran
 WORKDIR /home/spectran/project
 COPY --chown=spectran pyproject.toml constraints.txt README.md LICENSE Makefile ./
-RUN make install PIP_OPTIONS=
+RUN make install
 COPY --chown=spectran . .
 # DVC needs a git repository; the one outside is not copied.
 RUN git init --quiet \
