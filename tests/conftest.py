@@ -68,10 +68,12 @@ def inside(root: Path) -> Iterator[pytest.MonkeyPatch]:
     import torch
 
     deterministic = torch.are_deterministic_algorithms_enabled()
-    with contextlib.chdir(root), pytest.MonkeyPatch.context() as patch:
-        patch.delenv("SPECTRAN_SCRATCH", raising=False)
-        yield patch
-    torch.use_deterministic_algorithms(deterministic)
+    try:
+        with contextlib.chdir(root), pytest.MonkeyPatch.context() as patch:
+            patch.delenv("SPECTRAN_SCRATCH", raising=False)
+            yield patch
+    finally:
+        torch.use_deterministic_algorithms(deterministic)
 
 
 def enter_copy(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

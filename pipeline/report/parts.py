@@ -9,7 +9,7 @@ from pipeline.grid.cells import PAIR, SPECTRAN, Cell
 from pipeline.grid.published import PUBLISH, PUBLISHED, read_runs
 from pipeline.report.significance import gain_intervals, holm, sign_flip_p_values
 from pipeline.report.titles import title
-from pipeline.report.users import rank_metrics, user_metrics
+from pipeline.report.users import rank_metrics, user_shares
 from pipeline.training.metrics import headline
 
 TYPES = {"variant": pl.String, "gain": pl.Float64, "low": pl.Float64, "high": pl.Float64, "p_holm": pl.Float64, "users": pl.Int64}
@@ -18,9 +18,10 @@ TYPES = {"variant": pl.String, "gain": pl.Float64, "low": pl.Float64, "high": pl
 def against_spectran(ndcg: dict[str, np.ndarray]) -> pl.DataFrame:
     """Return a row per variant: variant, gain, low, high, p_holm, users.
 
-    ndcg: the NDCG of every user, the mean over seeds, (U,), of SpecTran and of its variants. gain: relative, the variant's mean /
-    SpecTran's mean - 1. low, high: its 95 % bootstrap interval over users. p_holm: p-value of a permutation test over users,
-    adjusted for the number of variants. Empty if SpecTran or its variants are missing, or if SpecTran's mean is 0.
+    ndcg: the NDCG of every user, the mean over seeds, (U,), of SpecTran and of its variants, or the same multiple of each. gain:
+    relative, the variant's mean / SpecTran's mean - 1. low, high: its 95 % bootstrap interval over users. p_holm: p-value of a
+    permutation test over users, adjusted for the number of variants. Empty if SpecTran or its variants are missing, or if
+    SpecTran's mean is 0.
     """
     full = ndcg.get(SPECTRAN)
     variants = [name for name in ndcg if name != SPECTRAN]
@@ -45,14 +46,13 @@ def of_cells(rows: pl.DataFrame, cutoff: int) -> pl.DataFrame:
 
     rows: from `table_data.variant_rows`. Raises UserError if a cell has no ranks, or cells of one dataset hold different users.
     """
+    metric = f"NDCG@{cutoff}"
     tables = []
     for block in rows.filter(pl.col("variant") != "base").partition_by(PAIR, maintain_order=True):
-        users = {
-            row["variant"]: user_metrics(row, cutoff)
-            for row in block.unique("variant", keep="first", maintain_order=True).iter_rows(named=True)
-        }
-        above = {key: block[key][0] for key in PAIR} | {"metric": f"NDCG@{cutoff}"}
-        compared = against_spectran(_mean_over_seeds(users, cutoff, block["dataset"][0]))
+        variants = block["variant"].unique(maintain_order=True).to_list()
+        shares, _ = user_shares([block.with_columns(adapter=pl.col("variant"))], variants, [metric], cutoff)  # (U, V, 1)
+        above = {key: block[key][0] for key in PAIR} | {"metric": metric}
+        compared = against_spectran(dict(zip(variants, shares[:, :, 0].T, strict=True)))
         tables.append(compared.select(*(pl.lit(value).alias(key) for key, value in above.items()), pl.all()))
     return pl.concat(tables) if tables else pl.DataFrame(schema={**dict.fromkeys([*PAIR, "metric"], pl.String), **TYPES})
 
@@ -67,7 +67,7 @@ def of_published(folder: str, cutoff: int) -> pl.DataFrame:
     if runs.n_unique(PAIR) != 1 or runs["over"].n_unique() != 2:
         raise UserError(f"{PUBLISHED / folder}: not SpecTran and variants of it on one pair of dataset and backbone")
     column = headline("exclude_history" in runs.columns and bool(runs["exclude_history"][0])).replace("rank", "ranks", 1)
-    users = {}
+    ndcg = {}
     for over, cell in runs.group_by("over", maintain_order=True):
         first = cell.row(0, named=True)
         file = f"{Cell(first['dataset'], first['backbone'], SPECTRAN, first['over']).name}.parquet"
@@ -75,9 +75,9 @@ def of_published(folder: str, cutoff: int) -> pl.DataFrame:
         ranks = pl.read_parquet(PUBLISHED / folder / file, columns=["fingerprint", column], glob=False)
         names = cell.select("fingerprint", variant=pl.lit(SPECTRAN) if over == ("seeds",) else pl.col("variant"))
         for (variant,), part in ranks.join(names, on="fingerprint").group_by("variant", maintain_order=True):
-            numbered = part.with_columns(user_id=pl.int_ranges(pl.col(column).list.len())).explode(column, "user_id")
-            users[str(variant)] = numbered.select("user_id", *rank_metrics(column, cutoff))
-    return against_spectran(_mean_over_seeds(users, cutoff, runs["dataset"][0]))
+            seeds = [pl.DataFrame({column: found}).select(rank_metrics(column, cutoff)[0]) for found in part[column]]
+            ndcg[str(variant)] = np.mean([seed.to_series().to_numpy() for seed in seeds], axis=0)
+    return against_spectran(ndcg)
 
 
 def parts_table(folders: dict[str, str], cutoff: int) -> str:
@@ -99,15 +99,3 @@ def entry(row: dict) -> str:
     """Return a row of `against_spectran` in words: "-22.0 % (-26.7 to -17.0), p = 0.0004"."""
     between = "" if row["low"] is None else f" ({100 * row['low']:+.1f} to {100 * row['high']:+.1f})"
     return f"{100 * row['gain']:+.1f} %{between}, p = {row['p_holm']:.4f}"
-
-
-def _mean_over_seeds(users: dict[str, pl.DataFrame], cutoff: int, dataset: str) -> dict[str, np.ndarray]:
-    """Return every user's NDCG by variant, (U,), in the order of their ids.
-
-    users: user_id and NDCG by variant, a row per user and seed. Raises UserError if the users of the variants differ.
-    """
-    metric = f"NDCG@{cutoff}"
-    means = {name: rows.group_by("user_id").agg(pl.col(metric).mean()).sort("user_id") for name, rows in users.items()}
-    if any(not frame["user_id"].equals(next(iter(means.values()))["user_id"]) for frame in means.values()):
-        raise UserError(f"the cells of {dataset} hold different users; `dvc repro grid/dvc.yaml` rebuilds them")
-    return {name: frame[metric].to_numpy() for name, frame in means.items()}

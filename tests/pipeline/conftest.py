@@ -1,4 +1,4 @@
-"""A causal model that is small enough for every test."""
+"""A small causal model, and a project whose results are published."""
 
 import shutil
 from collections.abc import Callable, Iterator
