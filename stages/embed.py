@@ -10,6 +10,7 @@ from pathlib import Path
 import polars as pl
 
 from common.names import check_name
+from common.vector_math import select_kernels
 from pipeline.artifacts import RUNS, atomic_directory, verify, write_json
 from pipeline.params import load_params
 from pipeline.runs import sequences_directory
@@ -33,6 +34,7 @@ def main() -> str | None:
     from pipeline.embedding.processes import Processes
     from pipeline.embedding.shards import Shards
 
+    select_kernels()
     processes = Processes()
     shards = Shards(texts, encoder, processes)
     if encoder.dtype == "auto" and processes.first:

@@ -7,6 +7,7 @@ their options must be those of the checkpoint. Writes data/checkpoints/retrained
 from argparse import ArgumentParser
 from pathlib import Path
 
+from common.vector_math import select_kernels
 from pipeline.params import load_params
 from pipeline.runs import CHECKPOINT
 from stages import run
@@ -21,6 +22,7 @@ def main() -> str:
     from pipeline.device import select_device
     from pipeline.serving.retrain import RETRAINED, retrain
 
+    select_kernels()
     found = retrain(params, given.checkpoint, select_device())
     print(f"retrain: {found.kept:,} items keep their rows; new: {found.new:,}; gone: {found.dropped:,}", flush=True)
     name = f"NDCG@{max(params.evaluate.cutoffs)}"

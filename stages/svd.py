@@ -11,6 +11,7 @@ from pathlib import Path
 
 from common.errors import UserError
 from common.names import check_name
+from common.vector_math import select_kernels
 from pipeline.artifacts import RUNS, atomic_directory, verify, write_json
 from pipeline.params import load_params
 from pipeline.runs import spectrum_directory
@@ -32,6 +33,7 @@ def main() -> str | None:
     from pipeline.embedding.processes import Processes
     from pipeline.embedding.spectrum import decompose
 
+    select_kernels()
     processes = Processes()
     target = spectrum_directory(dataset, encoder)
     start = time.perf_counter()

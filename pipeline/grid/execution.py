@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from common.errors import UserError
+from common.vector_math import select_kernels
 from pipeline.artifacts import SIDECAR, read_json, read_signed, verify
 from pipeline.evaluation.summary import run_summary
 from pipeline.grid.cells import Cell, data_of, write_cell
@@ -36,6 +37,7 @@ def _trained(run: Run) -> Path:
         run.verify_inputs()  # before torch is imported
         from pipeline.training.loop import train_run
 
+        select_kernels()
         train_run(run)
     verify(run.scratch, RERUN)
     return run.scratch
@@ -69,6 +71,7 @@ def evaluated(run: Run) -> Path:
 
                 from pipeline.evaluation.evaluate import evaluate_run
 
+                select_kernels()
                 cuda.matmul.allow_tf32 = False  # which a training with tf32 leaves on; `stages.evaluate` ranks in float32
                 evaluate_run(run)
     verify(directory, RERUN)
