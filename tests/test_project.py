@@ -223,3 +223,10 @@ def test_the_workflow_runs_the_gate() -> None:
     workflow = yaml.safe_load((ROOT / ".github/workflows/gate.yml").read_text(encoding="utf-8"))
     assert {"run": ".ci/run"} in workflow["jobs"]["gate"]["steps"]
     assert os.access(ROOT / ".ci/run", os.X_OK)
+
+
+@pytest.mark.xdist_group("dvc")
+@pytest.mark.skipif("PYTEST_XDIST_WORKER" not in os.environ, reason="one process runs all tests")
+def test_the_tests_of_a_group_run_in_one_process(request: pytest.FixtureRequest) -> None:
+    """Otherwise each process builds the group's projects; pytest-xdist names the group in the id of the test."""
+    assert request.node.nodeid.endswith("@dvc")
