@@ -17,6 +17,8 @@ from tests.params import change_params
 
 ROOT = Path(__file__).parents[1]
 os.environ["TQDM_DISABLE"] = "1"
+# The runs of a cell follow one another, in the process of the test: pytest uses the other cores already.
+os.environ["LOKY_MAX_CPU_COUNT"] = "1"
 
 
 def tiny_params() -> dict[str, Any]:

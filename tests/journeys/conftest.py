@@ -10,6 +10,7 @@ from tests.clone import copy_repository, write_params
 from tests.guide import Team
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:

@@ -16,6 +16,15 @@ from tests.conftest import inside
 from tests.params import change_params
 
 FOLDER = Path("docs/results/here")  # of published results
+BUILT_ONCE = ("published_project", "reported_project")  # tests with one of them run in the same process, which builds it
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for name in BUILT_ONCE:
+            if name in getattr(item, "fixturenames", ()):
+                item.add_marker(pytest.mark.xdist_group(name))
 
 
 @pytest.fixture(scope="session")

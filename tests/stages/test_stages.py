@@ -1,19 +1,24 @@
 """Stages as users run them: every mistake is one line and exit status 1, and leaves no half-written artifact."""
 
 import gzip
+import io
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from runpy import run_module
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+import torch
 import yaml
 
 from pipeline.artifacts import atomic_directory
@@ -24,8 +29,30 @@ SetParams = Callable[[dict[str, Any]], None]
 
 
 def stage(command: str) -> subprocess.CompletedProcess[str]:
+    """Do in this process, which has imported everything, what `python -m stages.<command>` does in the current directory."""
+    name, *arguments = command.split()
+    printed, errors, status = io.StringIO(), io.StringIO(), 0
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed), redirect_stderr(errors):
+        patch.setattr(sys, "argv", [f"{name}.py", *arguments])
+        patch.setattr(signal, "signal", lambda *_: None)
+        patch.delitem(sys.modules, f"stages.{name}", raising=False)
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.delenv("SPECTRAN_SCRATCH", raising=False)
+        try:
+            run_module(f"stages.{name}", run_name="__main__")
+        except SystemExit as end:
+            if isinstance(end.code, str):
+                print(end.code, file=sys.stderr)
+            status = end.code if isinstance(end.code, int) else 1
+        finally:
+            torch.use_deterministic_algorithms(deterministic)
+    return subprocess.CompletedProcess(command, status, printed.getvalue(), errors.getvalue())
+
+
+def stage_process(command: str) -> subprocess.CompletedProcess[str]:
     """Run `python -m stages.<command>` in the current directory."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     environment.pop("SPECTRAN_SCRATCH", None)
     name, *arguments = command.split()
     return subprocess.run(
@@ -453,7 +480,7 @@ def test_evaluating_and_tabulating_before_training() -> None:
 def test_the_selected_run_from_training_to_its_table(set_params: SetParams) -> None:
     outputs = []
     for command in ("train", "evaluate", "compare"):
-        done = stage(command)
+        done = stage_process(command)
         assert (done.returncode, done.stderr) == (0, ""), done.stderr
         outputs.append(done.stdout)
     assert "train: tiny-sasrec-base dim 16 seed 0: validation NDCG@20 0." in outputs[0]
@@ -503,7 +530,7 @@ def test_the_grid_from_cells_to_report(set_params: SetParams) -> None:
         of_seed = ranks.filter(pl.col("seed") == row["seed"])
         assert row["HR@20"] == pytest.approx((of_seed["rank"] <= 20).mean())
     shutil.copytree(cell, "grid/cells/old-sasrec-base")
-    done = stage("aggregate")
+    done = stage_process("aggregate")
     assert (done.returncode, done.stderr) == (0, "")
     assert "moved to scratch, no longer listed: old-sasrec-base" in done.stdout
     tables = {

@@ -179,17 +179,16 @@ def test_a_run_on_a_node_is_the_run_of_this_machine_to_the_last_digit(
     for name, engine in (("local", Local(os.cpu_count() or 1)), ("ray", Cluster(Resources(cores=1, memory=0.5)))):
         monkeypatch.setenv("SPECTRAN_SCRATCH", str(tmp_path / name))
         params = load_params()
-        cells = [Cell("tiny", "sasrec", adapter) for adapter in ("base", "spectran")]
-        tasks = [training_task(cell.runs(params)[0], cell, params) for cell in cells]
-        assert run_all(tasks, engine) == []
+        cell = Cell("tiny", "sasrec", "spectran")
+        task = training_task(cell.runs(params)[0], cell, params)
+        assert run_all([task], engine) == []
         built[name] = {
-            f"{task.name} {file.name}": file.read_bytes()
-            for task in tasks
+            file.name: file.read_bytes()
             for file in task.result.iterdir()
             if file.name not in ("run.json", "analysis.json", "sidecar.json")  # they hold seconds, or checksums of them
         }
-        assert all(execution.is_tested(task.result) for task in tasks)
-    assert len(built["local"]) >= 10
+        assert execution.is_tested(task.result)
+    assert len(built["local"]) >= 5
     assert built["ray"] == built["local"]
 
 

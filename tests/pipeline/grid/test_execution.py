@@ -218,6 +218,7 @@ def test_runs_in_parallel_are_made_in_the_directory_of_their_call(
 ) -> None:
     """joblib would use its processes again, in the directory where they started."""
     runs = [selected(seed=seed) for seed in (0, 1)]
+    monkeypatch.delenv("LOKY_MAX_CPU_COUNT")
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     evaluated_in_parallel(runs)
     shutil.copytree(Path.cwd(), tmp_path / "other", ignore=shutil.ignore_patterns(".scratch"))
