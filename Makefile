@@ -41,7 +41,7 @@ fuzz: install
 check: install
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/mypy
+	MYPY_NUM_WORKERS=2 $(VENV)/bin/mypy
 	$(VENV)/bin/python -m stages.doctor --secrets
 
 doctor: install

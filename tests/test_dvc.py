@@ -213,6 +213,7 @@ def test_another_dataset_and_back(project: Project) -> None:
     assert project.metrics() == first
 
 
+@pytest.mark.slow
 def test_another_encoder_reruns_embed_and_later_nothing_before(project: Project) -> None:
     project.run("git", "checkout", "-q", "params.yaml")
     ran = project.ran(project.run("dvc", "exp", "run", "evaluate", "-S", "encoder=minilm-cls"))
