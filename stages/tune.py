@@ -6,6 +6,7 @@ It writes the chosen settings to grid/tuned. `python -m stages.grid` runs all tu
 from argparse import ArgumentParser
 
 from common.names import check_name
+from common.vector_math import select_kernels
 from models.losses import LOSSES
 from pipeline.grid.tuning import MONITOR, Tuning, tune, write_choice
 from pipeline.params import load_params
@@ -18,6 +19,7 @@ def main() -> str:
         parser.add_argument(name)
     arguments = parser.parse_args()
     params = load_params()
+    select_kernels()
     params.check_cell(arguments.dataset, arguments.backbone, arguments.adapter)
     check_name("loss", arguments.loss, LOSSES)
     tuning = Tuning(params, arguments.dataset, arguments.backbone, arguments.adapter, arguments.loss)
