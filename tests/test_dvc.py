@@ -200,6 +200,7 @@ def test_variants_dims_and_tuning_train_only_what_is_new(project: Project) -> No
     assert not (project.root / "grid/cells/demo-sasrec-base-dims").exists(), "cells no longer listed are set aside"
 
 
+@pytest.mark.slow
 def test_another_dataset_and_back(project: Project) -> None:
     project.run("git", "checkout", "-q", "params.yaml")
     project.run("dvc", "repro")

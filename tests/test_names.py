@@ -158,6 +158,7 @@ def test_dvc_runs_nothing_and_removes_nothing_at_any_entrance(clone: Project, na
 
 
 @pytest.mark.xdist_group("names")
+@pytest.mark.slow
 def test_every_shipped_name_can_be_selected(clone: Project) -> None:
     """`dvc repro --dry` resolves every stage of the run. DVC splits keys at dots, so a name with a dot would fail."""
     params = yaml.safe_load((clone.root / "params.yaml").read_text())

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize(
     "options",
     [
-        ["--until", "preprocess", "--writes", "0.2", "--full", "0.2", "--random", "3", "--disks", "--others", "1"],
+        ["--until", "preprocess", "--writes", "0.1", "--full", "0.1", "--random", "2", "--disks", "--others", "1"],
         pytest.param(
             ["--writes", "0.04", "--full", "0.04", "--random", "20", "--disks", "0.3", "--others", "1"], marks=pytest.mark.slow
         ),
