@@ -8,16 +8,18 @@ A block starts with a comment that lists its columns, one a line, and ends with 
     -->
     <!-- end of results -->
 
-A column is a folder of docs/results (followed by `/dataset` if it holds several), a column of its runs.csv, and a heading. Five
+A column is a folder of docs/results (followed by `/dataset` if it holds several), a column of its runs.csv, and a heading. Six
 names stand for other figures: `paper/DATASET/BACKBONE` for the published ones in metrics/paper, `cold/DATASET` for
 docs/results/cold, which holds what `python -m stages.cold` wrote, `groups/FOLDER/GROUP` for the users of one group in a
 folder's groups.csv, such as `tail`: those whose test item is rare, `variants/FOLDER` for SpecTran's variants beside SpecTran and
-Base, and `dims/FOLDER/DIM` for another dim than that of the folder's Table 2.
+Base, `dims/FOLDER/DIM` for another dim than that of the folder's Table 2, and `tuned/FOLDER/LOSS` for adapters that were tuned
+under a loss.
 
 A block `ranks` has the same columns, one for each pair of dataset and backbone. Its table ends with the adapters' mean ranks, and
-a sentence says what Friedman's and Nemenyi's tests find in them:
+a sentence says what Friedman's and Nemenyi's tests find in them. If a picture is named, the ranks are drawn into it;
+its path is seen from the document:
 
-    <!-- ranks:
+    <!-- ranks: figures/mean-ranks.svg
     office NDCG@20 "Office, SASRec"
     office-hstu NDCG@20 "Office, HSTU"
     -->
@@ -55,6 +57,7 @@ import re
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import polars as pl
 
@@ -66,7 +69,7 @@ from pipeline.grid.cells import SPECTRAN
 from pipeline.grid.published import PUBLISHED, read_runs, read_table
 from pipeline.report import findings
 from pipeline.report.leaders import PROTOCOL, leaders_table, level_table
-from pipeline.report.mean_ranks import mean_ranks
+from pipeline.report.mean_ranks import MeanRanks, mean_ranks
 from pipeline.report.paper import paper_table
 from pipeline.report.parts import parts_table
 from pipeline.report.titles import TITLES, title
@@ -80,6 +83,7 @@ VERDICT = re.compile(r"^(<!-- verdict: (\S+) -->\n)(.*?)(^<!-- end of verdict --
 OPENING = re.compile(r"# [^\n]+\n\n(?:\*[^\n]+\*\n\n)?([^\n]+)\n")  # heading, what the report is of, verdict
 WIDTH = 98  # columns
 MEAN_RANK = "Mean rank"
+PICTURE = re.compile(r"figures/[a-z0-9-]+\.svg")
 COLUMN = re.compile(r'(?P<folder>[^ /]+)(?:/(?P<dataset>[^ ]+))? (?P<metric>[^ ]+) "(?P<heading>[^"|]*)"')
 
 
@@ -112,6 +116,9 @@ class Column:
             folder, _, dim = str(self.dataset).partition("/")
             runs = read_runs(PUBLISHED / check_form("folder", folder)).filter(over="dims")
             runs = runs.filter(pl.col("dim").cast(pl.String) == dim)
+        elif self.folder == "tuned":
+            folder, _, loss = str(self.dataset).partition("/")
+            runs = read_runs(PUBLISHED / check_form("folder", folder)).filter(over="tuned", loss=loss)
         else:
             runs = read_runs(PUBLISHED / check_form("folder", self.folder)).filter(over="seeds")
             runs = runs.filter(dataset=self.dataset) if self.dataset else runs
@@ -196,17 +203,40 @@ def table(columns: list[Column]) -> str:
     return table_of({column.heading: column.entries() for column in columns})
 
 
-def ranks_table(columns: list[Column], where: str) -> str:
-    """Return the Markdown table with mean ranks, and what the tests find in them. Raises UserError for too few to rank."""
+def ranks_of(columns: list[Column], where: str) -> MeanRanks:
+    """Return the mean ranks of the adapters that every column has. Raises UserError for too few to rank."""
     keys = [pl.lit(column.heading).alias("dataset") for column in columns]
     means = [column.means().select("adapter", "mean", key) for column, key in zip(columns, keys, strict=True)]
     found = mean_ranks(pl.concat(means).with_columns(backbone=pl.lit(""), metric=pl.lit("")), "")
     if found is None:
         raise UserError(f"{where}: mean ranks need two columns and three adapters that all of them have")
+    return found
+
+
+def ranks_table(columns: list[Column], where: str, picture: str | None = None) -> str:
+    """Return the Markdown table with mean ranks, what the tests find in them, and the picture. Raises UserError as `ranks_of`."""
+    found = ranks_of(columns, where)
     best = found.ranks["rank"].min()
     ranks = {name: f"**{rank:.2f}**" if rank == best else f"{rank:.2f}" for name, rank in found.ranks.iter_rows()}
     rows = table_of({**{column.heading: column.entries() for column in columns}, MEAN_RANK: ranks})
-    return f"{rows}\n{textwrap.fill(findings.mean_ranks(found), WIDTH)}\n"
+    text = f"Mean ranks over {found.blocks} pairs, with the critical difference from the first"
+    shown = f"\n![{text}]({picture})\n" if picture else ""
+    return f"{rows}\n{textwrap.fill(findings.mean_ranks(found), WIDTH)}\n{shown}"
+
+
+def draw_ranks(found: MeanRanks, file: Path) -> bool:
+    """Draw mean ranks into an SVG file; return whether it changed."""
+    from pipeline.report.canvas import Canvas
+    from pipeline.report.overviews import draw_mean_ranks  # imports matplotlib, which is slow
+
+    with TemporaryDirectory() as directory:
+        draw_mean_ranks(Canvas(Path(directory)), found)
+        drawn = (Path(directory) / "mean-ranks.svg").read_bytes()
+    if file.is_file() and file.read_bytes() == drawn:
+        return False
+    with atomic_file(file) as partial:
+        partial.write_bytes(drawn)
+    return True
 
 
 def parse_folders(text: str, where: str) -> dict[str, str]:
@@ -272,6 +302,8 @@ def _listed(kind: str, about: list[str], lines: str, where: str) -> str:
             return table(parse_columns(lines, where))
         case "ranks", []:
             return ranks_table(parse_columns(lines, where), where)
+        case "ranks", [picture] if PICTURE.fullmatch(picture):
+            return ranks_table(parse_columns(lines, where), where, picture)
         case "leaders", [adapter, among, metric]:
             return leaders_table(adapter, among, parse_folders(lines, where), metric, where)
         case "level", [among, metric, *metrics]:
@@ -284,11 +316,15 @@ def _listed(kind: str, about: list[str], lines: str, where: str) -> str:
 
 
 def write_blocks() -> list[Path]:
-    """Write all blocks of DOCUMENTS anew; return the files that changed."""
+    """Write all blocks of DOCUMENTS, and their pictures, anew; return the files that changed."""
     changed = []
     for path in DOCUMENTS:
         before = path.read_text(encoding="utf-8")
         after = filled(before, str(path))
+        for match in BLOCK.finditer(after):
+            if match[2] == "ranks" and (name := match[3].strip()):
+                picture = path.parent / name
+                changed += [picture] if draw_ranks(ranks_of(parse_columns(match[4], str(path)), str(path)), picture) else []
         if after != before:
             with atomic_file(path) as partial:
                 partial.write_text(after, encoding="utf-8")

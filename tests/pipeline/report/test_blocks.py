@@ -106,7 +106,7 @@ def test_users_of_one_group_have_a_column(publish: Path) -> None:
         filled(DOCUMENT.format(columns='groups/shop/warm NDCG@20 "Some"'), "README.md")
 
 
-def test_variants_and_other_dims_have_columns(publish: Path) -> None:
+def test_variants_other_dims_and_tuned_adapters_have_columns(publish: Path) -> None:
     with (publish / "runs.csv").open("a") as file:
         file.write("toys,sasrec,spectran,minilm,8,0,without_encoding,info_nce,f1,c0,2.13,variants,0.055,4\n")
         file.write("toys,sasrec,spectran,minilm,16,0,,info_nce,f2,c0,2.13,dims,0.08,4\n")
@@ -119,6 +119,9 @@ def test_variants_and_other_dims_have_columns(publish: Path) -> None:
     ]
     with pytest.raises(UserError, match="docs/results/dims: column 'N': no runs of shop/32"):
         filled(DOCUMENT.format(columns='dims/shop/32 NDCG@20 "N"'), "README.md")
+    assert "| Base (ID only) | **0.9000** |" in filled(DOCUMENT.format(columns='tuned/shop/info_nce NDCG@20 "N"'), "README.md")
+    with pytest.raises(UserError, match="docs/results/tuned: column 'N': no runs of shop/cross_entropy"):
+        filled(DOCUMENT.format(columns='tuned/shop/cross_entropy NDCG@20 "N"'), "README.md")
 
 
 @pytest.mark.parametrize(
@@ -202,6 +205,17 @@ def test_mean_ranks_stand_beside_the_figures(publish: Path) -> None:
         in (" ".join(text.split()))
     )
     assert filled(text, "README.md") == text
+    for path in DOCUMENTS:
+        path.write_text("no table\n")
+    Path("docs/figures").mkdir()
+    Path("docs/results.md").write_text(block.replace("ranks:", "ranks: figures/a.svg", 1))
+    assert write_blocks() == [Path("docs/figures/a.svg"), Path("docs/results.md")]
+    assert "(figures/a.svg)" in Path("docs/results.md").read_text()
+    assert "SpecTran: mean rank 1.50" in Path("docs/figures/a.svg").read_text()
+    assert write_blocks() == []
+    for elsewhere in ("../a.svg", "/figures/a.svg", "figures/../a.svg", "figures/a.png"):
+        with pytest.raises(UserError, match="is not what a block of ranks starts with"):
+            filled(block.replace("ranks:", f"ranks: {elsewhere}", 1), "README.md")
     with pytest.raises(UserError, match=r"README\.md: mean ranks need two columns and three adapters"):
         filled('<!-- ranks:\nshop NDCG@20 "A"\n-->\n<!-- end of ranks -->\n', "README.md")
 
