@@ -21,6 +21,13 @@ os.environ["TQDM_DISABLE"] = "1"
 os.environ["LOKY_MAX_CPU_COUNT"] = "1"
 
 
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Name bytes and long texts by their length: each process of pytest collects the tests by itself and must find the same names,
+    and gzip's bytes hold the second in which they were made.
+    """
+    return f"{len(val)} {type(val).__name__}" if isinstance(val, bytes) or (isinstance(val, str) and len(val) > 200) else None
+
+
 def tiny_params() -> dict[str, Any]:
     """Return the repository's parameters with a tiny dataset and a short training."""
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))

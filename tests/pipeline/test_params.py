@@ -338,7 +338,6 @@ def test_a_long_value_is_shown_in_part() -> None:
         *("[" * 20_000, "{" * 5_000, "a: 2020-02-30", "a: !!int ''", "a: !!bool x", "a: !!timestamp x", "a: " + "9" * 5000),
         *("a: !!python/object/apply:os.system [x]", "? [a]\n: b"),
     ],
-    ids=lambda text: text[:20],
 )
 def test_yaml_that_cannot_be_read_is_one_line(tmp_path: Path, text: str) -> None:
     (tmp_path / "params.yaml").write_text(text)
