@@ -22,7 +22,7 @@ os.environ["LOKY_MAX_CPU_COUNT"] = "1"
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:
-    """Name bytes and long texts by their length: each process of pytest collects the tests by itself and must find the same names,
+    """Name bytes and long texts by their length: each process of pytest collects the tests itself and must find the same names,
     and gzip's bytes hold the second in which they were made.
     """
     return f"{len(val)} {type(val).__name__}" if isinstance(val, bytes) or (isinstance(val, str) and len(val) > 200) else None
