@@ -94,6 +94,7 @@ def test_an_experiment_reruns_training_only_and_metrics_diff_shows_it(project: P
     assert "last commit" not in (project.root / "metrics/selected.md").read_text(), "the next commit would outdate it"
 
 
+@pytest.mark.slow
 def test_another_choice_of_history_only_evaluates_again(project: Project) -> None:
     project.run("git", "checkout", "-q", "params.yaml")
     project.run("dvc", "exp", "run", "evaluate")

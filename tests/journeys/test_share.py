@@ -13,6 +13,7 @@ pytestmark = pytest.mark.xdist_group("team")  # which is built once in a process
 COMPARED = 12  # columns of the sweep's table, the experiment's name apart
 
 
+@pytest.mark.slow
 def test_another_trains_a_new_dimension_without_the_embeddings(team: Team) -> None:
     shutil.rmtree(team.base / "ben")
     _, ran, compared = team.follow("Another trains a new dimension")

@@ -213,6 +213,7 @@ def test_ranks_of_older_evaluation_code_are_made_again(selected: Callable[..., R
     assert again == [run]
 
 
+@pytest.mark.slow
 def test_runs_in_parallel_are_made_in_the_directory_of_their_call(
     selected: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
