@@ -21,10 +21,10 @@ def main() -> str:
     parser.add_argument("--seed", type=int, default=0, help="of the draw of these items (0)")
     given = parser.parse_args()
     params = load_params()
-    select_kernels()
     adapters = [check_name("adapter", name, params.adapters) for name in given.adapters]
     if not 0 < given.share < 1:
         raise UserError(f"--share is {given.share}; choose one between 0 and 1")
+    select_kernels()
 
     import polars as pl
 

@@ -1,4 +1,4 @@
-"""Write the tables and verdicts of README.md and docs/ anew from docs/results: `python -m stages.results`."""
+"""Write the tables, verdicts and pictures of README.md and docs/ anew from docs/results: `python -m stages.results`."""
 
 from argparse import ArgumentParser
 

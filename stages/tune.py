@@ -19,9 +19,9 @@ def main() -> str:
         parser.add_argument(name)
     arguments = parser.parse_args()
     params = load_params()
-    select_kernels()
     params.check_cell(arguments.dataset, arguments.backbone, arguments.adapter)
     check_name("loss", arguments.loss, LOSSES)
+    select_kernels()
     tuning = Tuning(params, arguments.dataset, arguments.backbone, arguments.adapter, arguments.loss)
     tune(tuning)
     return f"{tuning.file}: best mean validation {MONITOR} {write_choice(tuning):.4f} of {tuning.n_trials} trials"

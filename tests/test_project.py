@@ -230,3 +230,8 @@ def test_the_workflow_runs_the_gate() -> None:
 def test_the_tests_of_a_group_run_in_one_process(request: pytest.FixtureRequest) -> None:
     """Otherwise each process builds the group's projects; pytest-xdist names the group in the id of the test."""
     assert request.node.nodeid.endswith("@dvc")
+
+
+def test_names_of_tests_hold_no_compressed_bytes(request: pytest.FixtureRequest) -> None:
+    """gzip writes the second of its call, so processes that collect the tests by themselves could find different names."""
+    assert not [item.nodeid for item in request.session.items if r"\x1f\x8b" in item.nodeid]

@@ -105,11 +105,7 @@ def test_only_the_pattern_is_a_glob_and_not_the_folder_of_the_project(tmp_path: 
         ("empty.csv.gz", gzip.compress(b"", mtime=0), "the file is empty"),
         ("broken.parquet", b"PAR1 no more", "not a readable Parquet file"),
         ("twice.csv", b"id,id\n1,2\n", "two columns are called 'id'; rename one of them"),
-        (
-            "cut.csv.gz",
-            gzip.compress(b"id\n" + bytes(range(48, 58)) * 5000, mtime=0)[:-9],
-            "the gzip file is truncated or damaged",
-        ),
+        ("cut.csv.gz", gzip.compress(b"id\n" + bytes(range(48, 58)) * 5000)[:-9], "the gzip file is truncated or damaged"),
         ("header.csv", b"ID\n1\n", "column 'id' is missing"),
         ("_SUCCESS", b"", "the file is empty; bring it again, or leave it out of the glob"),
         ("blank.csv", b"\n \n", "the file is empty"),

@@ -1,5 +1,6 @@
 """Tables inside README.md and docs/results.md: what they show is what is published, and the committed ones are up to date."""
 
+import re
 from pathlib import Path
 
 import polars as pl
@@ -7,7 +8,8 @@ import pytest
 
 from common.errors import UserError
 from pipeline.artifacts import sha256, write_signed
-from pipeline.report.blocks import DOCUMENTS, filled, write_blocks
+from pipeline.report.blocks import BLOCK, DOCUMENTS, filled, parse_columns, ranks_of, write_blocks
+from pipeline.report.titles import title
 
 ROOT = Path(__file__).parents[3]
 HEADER = "dataset,backbone,adapter,encoder,dim,seed,variant,loss,fingerprint,commit,torch,over,NDCG@20,best_epoch\n"
@@ -171,6 +173,13 @@ def test_the_committed_tables_are_those_of_the_published_runs(monkeypatch: pytes
     for path, text in texts.items():
         assert "<!-- results:\n" in text, f"{path} shows results"
         assert filled(text, str(path)) == text, f"{path} is stale; `python -m stages.results` writes it"
+        for _, _, picture, columns, _, _ in BLOCK.findall(text):
+            if picture.strip().endswith(".svg"):
+                ranks = ranks_of(parse_columns(columns, str(path)), str(path)).ranks.iter_rows()
+                shown = re.findall(
+                    r"<title>(.+): mean rank (.+)</title>", (path.parent / picture.strip()).read_text(encoding="utf-8")
+                )
+                assert shown == [(title(name), f"{rank:.2f}") for name, rank in ranks], "`python -m stages.results` draws it"
 
 
 @pytest.mark.usefixtures("publish")
