@@ -6,8 +6,8 @@ docs/results/<name>/ contains:
 - <cell>.parquet: a row per run, with the test ranks of every user and the text of the run's files, by file name. The columns
   `ranks`, `ranks_dot` and so on are the columns `rank`, `rank_dot` of ranks.parquet; older files have only `ranks`.
 - users-<dataset>.parquet: the users, in the order of the ranks.
-- tuned/: the settings that tuning chose for the cells.
 - comparisons.csv: tests over users of each block's leader against the others, among every adapter and among the paper's.
+- tuned/: the settings that tuning chose for the cells, and comparisons-<loss>.csv of the adapters tuned under a loss.
 - groups.csv: figures by popularity of the test item and by length of the history.
 - grid.yaml: the lists of the grid; report.md and figures/: the report.
 - sidecar.json: the checksums of these files.
@@ -116,20 +116,21 @@ def read_runs(folder: Path) -> pl.DataFrame:
 
     Paths are built from the names in it, so they are checked even if the checksum is right.
     """
-    lines = read_table(folder / RUNS)
+    lines = read_table(folder, RUNS)
     _check_lines(lines, f"{folder / RUNS}")
     return lines
 
 
-def read_table(file: Path) -> pl.DataFrame:
-    """Return a published CSV file. Raises UserError if it is missing, damaged or not CSV."""
+def read_table(folder: Path, name: str) -> pl.DataFrame:
+    """Return a CSV file of a published folder. Raises UserError if it is missing, damaged or not CSV."""
+    file = folder / name
     if not file.is_file():
-        raise UserError(f"{file} is missing; `python -m stages.publish {file.parent.name}` writes it")
-    verify(file.parent, PUBLISH, [file.name])
+        raise UserError(f"{file} is missing; `python -m stages.publish {folder.name}` writes it")
+    verify(folder, PUBLISH, [name])
     try:
         return pl.read_csv(file, glob=False)
     except pl.exceptions.PolarsError as error:
-        raise UserError(f"{file} is not CSV ({first_line(error)}); `git checkout {file.parent}`") from None
+        raise UserError(f"{file} is not CSV ({first_line(error)}); `git checkout {folder}`") from None
 
 
 def _check_lines(lines: pl.DataFrame, where: str) -> None:

@@ -25,8 +25,8 @@ its path is seen from the document:
     -->
     <!-- end of ranks -->
 
-A block `leaders` says of each folder who leads by NDCG, and how far an adapter is from the best other one. The leader is sought
-among `every` adapter or among those of the `paper`:
+A block `leaders` says of each folder, or of `tuned/FOLDER/LOSS`, who leads by NDCG, and how far an adapter is from the best
+other one. The leader is sought among `every` adapter or among those of the `paper`:
 
     <!-- leaders: spectran paper NDCG@20
     office "Office, SASRec"
@@ -68,7 +68,7 @@ from pipeline.artifacts import atomic_file
 from pipeline.grid.cells import SPECTRAN
 from pipeline.grid.published import PUBLISHED, read_runs, read_table
 from pipeline.report import findings
-from pipeline.report.leaders import PROTOCOL, leaders_table, level_table
+from pipeline.report.leaders import PROTOCOL, PublishedSet, leaders_table, level_table
 from pipeline.report.mean_ranks import MeanRanks, mean_ranks
 from pipeline.report.paper import paper_table
 from pipeline.report.parts import parts_table
@@ -78,7 +78,7 @@ from pipeline.report.users import GROUPED
 DOCUMENTS = (Path("README.md"), Path("docs/results.md"), Path("docs/research.md"))
 LISTS = ("results", "ranks", "leaders", "level", "parts")  # kinds of blocks whose comment lists columns or folders
 BLOCK = re.compile(rf"^(<!-- ({'|'.join(LISTS)}):([^\n]*)\n(.*?)^-->\n)(.*?)(^<!-- end of \2 -->$)", re.MULTILINE | re.DOTALL)
-FOLDER = re.compile(r'(?P<folder>[^ /]+) "(?P<heading>[^"|]*)"')
+FOLDER = re.compile(r'(?P<folder>[^ ]+) "(?P<heading>[^"|]*)"')
 VERDICT = re.compile(r"^(<!-- verdict: (\S+) -->\n)(.*?)(^<!-- end of verdict -->$)", re.MULTILINE | re.DOTALL)
 OPENING = re.compile(r"# [^\n]+\n\n(?:\*[^\n]+\*\n\n)?([^\n]+)\n")  # heading, what the report is of, verdict
 WIDTH = 98  # columns
@@ -117,10 +117,9 @@ class Column:
             runs = read_runs(PUBLISHED / check_form("folder", folder)).filter(over="dims")
             runs = runs.filter(pl.col("dim").cast(pl.String) == dim)
         elif self.folder == "tuned":
-            folder, _, loss = str(self.dataset).partition("/")
-            runs = read_runs(PUBLISHED / check_form("folder", folder)).filter(over="tuned", loss=loss)
+            runs = PublishedSet.named(f"tuned/{self.dataset}").runs()
         else:
-            runs = read_runs(PUBLISHED / check_form("folder", self.folder)).filter(over="seeds")
+            runs = PublishedSet.named(self.folder).runs()
             runs = runs.filter(dataset=self.dataset) if self.dataset else runs
         if not runs.height:
             raise UserError(f"{where}: no runs{f' of {self.dataset}' if self.dataset else ''}")
@@ -168,7 +167,7 @@ def groups_table(folder: str, group: str) -> pl.DataFrame:
 
     A column per metric, such as "HR@20", has the mean over seeds, and one with "std" before it the sample standard deviation.
     """
-    rows = read_table(PUBLISHED / folder / GROUPED).filter(group=group)
+    rows = read_table(PUBLISHED / folder, GROUPED).filter(group=group)
     table = rows.pivot(on="metric", index=["dataset", "backbone", "adapter"], values=["mean", "std"], separator=" ")
     return table.rename(lambda name: name.removeprefix("mean "))
 
@@ -239,19 +238,19 @@ def draw_ranks(found: MeanRanks, file: Path) -> bool:
     return True
 
 
-def parse_folders(text: str, where: str) -> dict[str, str]:
-    """Return {heading: folder} of a block `leaders`, `level` or `parts`.
+def parse_folders(text: str, where: str) -> dict[str, PublishedSet]:
+    """Return {heading: published set} of a block `leaders`, `level` or `parts`.
 
     Raises UserError if it lists none, for a line that is not `FOLDER "HEADING"`, and for a heading that another one has.
     """
-    folders: dict[str, str] = {}
+    folders: dict[str, PublishedSet] = {}
     for part in _lines(text, where):
         match = FOLDER.fullmatch(part.strip())
         if match is None:
             raise UserError(f'{where}: {part.strip()!r} is no folder; write FOLDER "HEADING"')
         if match["heading"] in folders:
             raise UserError(f"{where}: the heading {match['heading']!r} is taken; every folder needs its own")
-        folders[match["heading"]] = check_form("folder", match["folder"])
+        folders[match["heading"]] = PublishedSet.named(match["folder"])
     return folders
 
 

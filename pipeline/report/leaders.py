@@ -2,14 +2,19 @@
 
 import math
 import os
+import re
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import polars as pl
 
 from common.errors import UserError
+from common.names import check_form
 from models.adapters import ADAPTERS
 from pipeline.grid.cells import PAIR
 from pipeline.grid.published import PUBLISHED, read_runs, read_table
+from pipeline.grid.tuning import TUNED
 from pipeline.params import Train
 from pipeline.report.conclusions import is_tie
 from pipeline.report.paper import paper_table
@@ -20,15 +25,54 @@ from pipeline.training.metrics import ALL_ITEMS
 
 COMPARISONS = "comparisons.csv"
 EVERY, PAPER = "every", "paper"  # among which adapters the leader is sought: every one, or those of the paper
+SET = re.compile(r"tuned/(?P<folder>[^ /]+)/(?P<loss>[^ /]+)|(?P<plain>[^ /]+)")
 PROTOCOL = ("similarity", "exclude_history", "loss")  # what has to be the same in all folders of a table
+
+
+@dataclass(frozen=True)
+class PublishedSet:
+    """The adapters of a folder in docs/results with the settings of params.yaml (`loss` is None), or tuned under `loss`."""
+
+    folder: Path
+    loss: str | None = None
+
+    @classmethod
+    def named(cls, name: str) -> Self:
+        """Return the set that a document calls `FOLDER` or `tuned/FOLDER/LOSS`. Raises UserError for another name."""
+        match = SET.fullmatch(name)
+        if match is None:
+            raise UserError(f"{name!r} is no published folder; write FOLDER or tuned/FOLDER/LOSS")
+        return cls(PUBLISHED / check_form("folder", match["plain"] or match["folder"]), match["loss"])
+
+    def runs(self) -> pl.DataFrame:
+        """Return its rows of runs.csv."""
+        runs = read_runs(self.folder)
+        return runs.filter(over="tuned", loss=self.loss) if self.loss else runs.filter(over="seeds")
+
+
+def comparisons_file(loss: str | None) -> str:
+    """Return the file of the comparisons among adapters tuned under `loss`, or not tuned, seen from their published folder."""
+    return f"{TUNED.name}/comparisons-{loss}.csv" if loss else COMPARISONS
+
+
+def comparison_files(rows: pl.DataFrame, cutoff: int, train: Train) -> dict[str, bytes]:
+    """Return the comparisons of the default settings, and of each loss with tuned adapters, as CSV by file name.
+
+    rows: a row per run, from `read_cells`; those of variants and other dims are ignored.
+    """
+    tuned = rows.filter(over="tuned")
+    sets = {None: rows.filter(over="seeds")} | {
+        loss: tuned.filter(loss=loss) for loss in tuned["loss"].unique(maintain_order=True)
+    }
+    return {comparisons_file(loss): compared(part, cutoff, train).write_csv().encode() for loss, part in sets.items()}
 
 
 def compared(rows: pl.DataFrame, cutoff: int, train: Train) -> pl.DataFrame:
     """Return `users.comparisons` among every adapter and among the paper's (column `among`), for every ranking that was tested.
 
     The metrics of a ranking that the tables do not show have its name in front: `dot_NDCG@20`, `without_history_NDCG@20`; a
-    ranking that some cell lacks is left out. rows: a row per run, from `read_cells`, of the cells with the settings of
-    params.yaml. As in a verdict, adapters with unusable runs are left out. Empty if no block has two adapters.
+    ranking that some cell lacks is left out. rows: a row per run of one set, from `read_cells`. As in a
+    verdict, adapters with unusable runs are left out. Empty if no block has two adapters.
     """
     papers = rows.filter(pl.col("adapter").is_in(paper_table()["adapter"].unique().to_list()))
     metrics = (f"NDCG@{cutoff}", f"HR@{cutoff}")
@@ -54,15 +98,15 @@ def compared(rows: pl.DataFrame, cutoff: int, train: Train) -> pl.DataFrame:
     return table
 
 
-def level_table(among: str, folders: dict[str, str], metrics: list[str]) -> str:
-    """Return a Markdown table with a row per metric and a column per folder: the leader, those level with it and those above.
+def level_table(among: str, sets: dict[str, PublishedSet], metrics: list[str]) -> str:
+    """Return a Markdown table with a row per metric and a column per set: the leader, those level with it and those above.
 
     The leader is that by NDCG of each ranking, also in a row of HR, so another adapter may be significantly above it there.
-    folders: as in `leaders_table`. Raises UserError as that does.
+    sets: as in `leaders_table`. Raises UserError as that does.
     """
-    _check_protocol(folders)
-    columns = [{metric: _rows(folder, among, metric) for metric in metrics} for folder in folders.values()]
-    lines = ["| | " + " | ".join(folders) + " |", "|---|" + "---|" * len(folders)]
+    _check_protocol(sets)
+    columns = [{metric: _rows(of, among, metric) for metric in metrics} for of in sets.values()]
+    lines = ["| | " + " | ".join(sets) + " |", "|---|" + "---|" * len(sets)]
     for metric in metrics:
         entries = []
         for rows in (column[metric] for column in columns):
@@ -85,59 +129,59 @@ def _said(metric: str) -> str:
     return f"{name}, {how.get(ranking, ranking)}" if ranking else name
 
 
-def leaders_table(adapter: str, among: str, folders: dict[str, str], metric: str, where: str) -> str:
-    """Return a Markdown table with a row per folder: the leader, who is level with it, and `adapter` against the best other one.
+def leaders_table(adapter: str, among: str, sets: dict[str, PublishedSet], metric: str, where: str) -> str:
+    """Return a Markdown table with a row per set: the leader, who is level with it, and `adapter` against the best other one.
 
-    folders: folder of docs/results by heading, each of one dataset and backbone. metric: NDCG of some ranking, which decides who
-    leads. where: the document, for relative links. Raises UserError for an adapter, a metric or a name of `among` that do not
-    exist, for a folder without such comparisons, and for folders whose runs were trained or ranked in different ways.
+    sets: by heading, each of one dataset and backbone. metric: NDCG of some ranking, which decides who leads. where: the
+    document, for relative links. Raises UserError for an adapter, a metric or a name of `among` that do not exist, for a set
+    without such comparisons, and for sets whose runs were trained or ranked in different ways.
     """
     if adapter not in ADAPTERS:
         raise UserError(f"leaders: there is no adapter {adapter}")
     if not metric.rpartition("_")[2].startswith("NDCG"):
         raise UserError(f"leaders: {metric} does not decide who leads; choose NDCG of a ranking, such as dot_NDCG@20")
-    _check_protocol(folders)
+    _check_protocol(sets)
     lines = [
         f"| | Seeds | Leader | Level with it | {title(adapter)} vs. best other | 95 % interval | p |",
         "|---|---:|---|---|---:|---:|---:|",
     ]
-    for heading, folder in folders.items():
-        rows = _rows(folder, among, metric)
+    for heading, of in sets.items():
+        rows = _rows(of, among, metric)
         leader = rows[0]["leader"]
         against = rows[0] if leader == adapter else next((row for row in rows if row["other"] == adapter), None)
         if against is None:
-            raise UserError(f"{PUBLISHED / folder}: {adapter} is not among its adapters")
+            raise UserError(f"{of.folder}: {adapter} is not among its adapters")
         level = ", ".join(title(row["other"]) for row in rows if is_tie(row))
         if against["improvement"] is None:
-            raise UserError(f"{PUBLISHED / folder}: {metric} of {against['other']} is 0, so nothing is relative to it")
+            raise UserError(f"{of.folder}: {metric} of {against['other']} is 0, so nothing is relative to it")
         gain, low, high = (against[name] for name in ("improvement", "low", "high"))  # of the leader over the other
         if leader != adapter:
             gain, low, high = (1 / (1 + value) - 1 if value > -1 else math.inf for value in (gain, high, low))
-        report = Path(os.path.relpath(PUBLISHED / folder / "report.md", Path(where).parent)).as_posix()
+        report = Path(os.path.relpath(of.folder / "report.md", Path(where).parent)).as_posix()
         cells = [f"[{heading}]({report})", str(rows[0]["seeds"]), title(leader), level or "–"]
         figures = [f"{100 * gain:+.1f} %", f"{100 * low:+.1f} to {100 * high:+.1f} %", f"{against['p_holm']:.4f}"]
         lines.append("| " + " | ".join([*cells, *figures]) + " |")
     return "\n".join(lines) + "\n"
 
 
-def _rows(folder: str, among: str, metric: str) -> list[dict]:
-    """Return the comparisons of a folder's leader with the others, the best first."""
+def _rows(of: PublishedSet, among: str, metric: str) -> list[dict]:
+    """Return the comparisons of a set's leader with the others, the best first."""
     if among not in (EVERY, PAPER):
         raise UserError(f"the leader is sought among {EVERY} or {PAPER}, not {among}")
-    file = PUBLISHED / folder / COMPARISONS
-    rows = read_table(file).filter(among=among, metric=metric)
+    name = comparisons_file(of.loss)
+    rows = read_table(of.folder, name).filter(among=among, metric=metric)
     if rows.n_unique(PAIR) != 1:
-        raise UserError(f"{file}: not one pair of dataset and backbone with {metric} among {among} adapters")
+        raise UserError(f"{of.folder / name}: not one pair of dataset and backbone with {metric} among {among} adapters")
     return rows.sort("mean_other", descending=True, maintain_order=True).to_dicts()
 
 
-def _check_protocol(folders: dict[str, str]) -> None:
-    """Raise UserError if the runs of some folders were trained or ranked in other ways than those of the others."""
-    ways: dict[tuple, str] = {}
-    for folder in folders.values():
-        for way in read_runs(PUBLISHED / folder).filter(over="seeds").select(PROTOCOL).unique().rows():
-            ways.setdefault(way, folder)
+def _check_protocol(sets: dict[str, PublishedSet]) -> None:
+    """Raise UserError if the runs of some sets were trained or ranked in other ways than those of the others."""
+    ways: dict[tuple, Path] = {}
+    for of in sets.values():
+        for way in of.runs().select(PROTOCOL).unique().rows():
+            ways.setdefault(way, of.folder)
     if len(ways) > 1:
         (one, first), (other, second) = list(ways.items())[:2]
         name, *values = next((name, a, b) for name, a, b in zip(PROTOCOL, one, other, strict=True) if a != b)
-        raise UserError(f"{name} is {values[0]} in {PUBLISHED / first} and {values[1]} in {PUBLISHED / second}")
+        raise UserError(f"{name} is {values[0]} in {first} and {values[1]} in {second}")

@@ -6,7 +6,8 @@ import polars as pl
 from common.errors import UserError
 from pipeline.artifacts import verify
 from pipeline.grid.cells import PAIR, SPECTRAN, Cell
-from pipeline.grid.published import PUBLISH, PUBLISHED, read_runs
+from pipeline.grid.published import PUBLISH, read_runs
+from pipeline.report.leaders import PublishedSet
 from pipeline.report.significance import gain_intervals, holm, sign_flip_p_values
 from pipeline.report.titles import title
 from pipeline.report.users import rank_metrics, user_shares
@@ -57,22 +58,23 @@ def of_cells(rows: pl.DataFrame, cutoff: int) -> pl.DataFrame:
     return pl.concat(tables) if tables else pl.DataFrame(schema={**dict.fromkeys([*PAIR, "metric"], pl.String), **TYPES})
 
 
-def of_published(folder: str, cutoff: int) -> pl.DataFrame:
-    """Return the result of `against_spectran` for a folder of docs/results, by the ranks that its tables show.
+def of_published(of: PublishedSet, cutoff: int) -> pl.DataFrame:
+    """Return the result of `against_spectran` for a published set, by the ranks that its tables show.
 
-    Raises UserError unless it holds SpecTran and variants of it on one pair of dataset and backbone.
+    Raises UserError unless it holds SpecTran and variants of it on one pair of dataset and backbone, with the settings of
+    params.yaml.
     """
-    runs = read_runs(PUBLISHED / folder)
+    runs = read_runs(of.folder)
     runs = runs.filter(pl.col("adapter") == SPECTRAN, pl.col("over").is_in(["seeds", "variants"]))
-    if runs.n_unique(PAIR) != 1 or runs["over"].n_unique() != 2:
-        raise UserError(f"{PUBLISHED / folder}: not SpecTran and variants of it on one pair of dataset and backbone")
+    if of.loss or runs.n_unique(PAIR) != 1 or runs["over"].n_unique() != 2:
+        raise UserError(f"{of.folder}: not SpecTran and variants of it on one pair of dataset and backbone")
     column = headline("exclude_history" in runs.columns and bool(runs["exclude_history"][0])).replace("rank", "ranks", 1)
     ndcg = {}
     for over, cell in runs.group_by("over", maintain_order=True):
         first = cell.row(0, named=True)
         file = f"{Cell(first['dataset'], first['backbone'], SPECTRAN, first['over']).name}.parquet"
-        verify(PUBLISHED / folder, PUBLISH, [file])
-        ranks = pl.read_parquet(PUBLISHED / folder / file, columns=["fingerprint", column], glob=False)
+        verify(of.folder, PUBLISH, [file])
+        ranks = pl.read_parquet(of.folder / file, columns=["fingerprint", column], glob=False)
         names = cell.select("fingerprint", variant=pl.lit(SPECTRAN) if over == ("seeds",) else pl.col("variant"))
         for (variant,), part in ranks.join(names, on="fingerprint").group_by("variant", maintain_order=True):
             seeds = [pl.DataFrame({column: found}).select(rank_metrics(column, cutoff)[0]) for found in part[column]]
@@ -80,16 +82,16 @@ def of_published(folder: str, cutoff: int) -> pl.DataFrame:
     return against_spectran(ndcg)
 
 
-def parts_table(folders: dict[str, str], cutoff: int) -> str:
-    """Return a Markdown table with a row per variant and a column per folder: gain over SpecTran, interval and p.
+def parts_table(sets: dict[str, PublishedSet], cutoff: int) -> str:
+    """Return a Markdown table with a row per variant and a column per set: gain over SpecTran, interval and p.
 
-    folders: folder of docs/results by heading. Raises UserError as `of_published`.
+    sets: by heading. Raises UserError as `of_published`.
     """
     columns = []
-    for folder in folders.values():
-        rows = of_published(folder, cutoff).iter_rows(named=True)
+    for of in sets.values():
+        rows = of_published(of, cutoff).iter_rows(named=True)
         columns.append({row["variant"]: entry(row) for row in rows})
-    lines = ["| | " + " | ".join(folders) + " |", "|---|" + "---:|" * len(columns)]
+    lines = ["| | " + " | ".join(sets) + " |", "|---|" + "---:|" * len(columns)]
     for variant in dict.fromkeys(name for column in columns for name in column):
         lines.append(f"| {title(variant)} | " + " | ".join(column.get(variant, "–") for column in columns) + " |")
     return "\n".join(lines) + "\n"

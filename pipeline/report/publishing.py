@@ -3,7 +3,6 @@
 import subprocess
 from pathlib import Path
 
-import polars as pl
 import yaml
 
 from common.errors import UserError
@@ -11,7 +10,7 @@ from pipeline.artifacts import verify
 from pipeline.grid.cells import listed_cells, read_cells
 from pipeline.grid.published import PUBLISH, PUBLISHED, RUNS, publish, restore
 from pipeline.params import Params, choose_grid
-from pipeline.report.leaders import COMPARISONS, compared
+from pipeline.report.leaders import comparison_files
 from pipeline.report.users import GROUPED
 from pipeline.report.write import FIGURES, REPORT_MARKDOWN, TABLES, write_report
 
@@ -35,9 +34,8 @@ def publish_grid(folder: Path, params: Params) -> str:
             f"{', '.join(left_out)} was built with settings other than those of params.yaml; run `dvc repro grid/dvc.yaml`"
         )
     about = {"encoder": params.encoder, "preprocess": params.preprocess.model_dump(), "grid": params.grid.model_dump()}
-    default = read_cells(cells).filter(pl.col("over") == "seeds")
     others = {
-        COMPARISONS: compared(default, max(params.evaluate.cutoffs), params.train).write_csv().encode(),
+        **comparison_files(read_cells(cells), max(params.evaluate.cutoffs), params.train),
         LISTS: yaml.safe_dump(about, sort_keys=False).encode(),
         GROUPED: (TABLES / GROUPED).read_bytes(),
         REPORT_MARKDOWN.name: REPORT_MARKDOWN.read_bytes(),

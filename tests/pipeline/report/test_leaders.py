@@ -12,7 +12,7 @@ from pipeline.grid.cells import Cell, read_cells
 from pipeline.grid.published import RUNS
 from pipeline.params import load_params
 from pipeline.report.blocks import filled
-from pipeline.report.leaders import COMPARISONS, compared
+from pipeline.report.leaders import COMPARISONS, compared, comparison_files, comparisons_file
 
 HEADER = "among,dataset,backbone,metric,leader,other,mean,std,mean_other,std_other,improvement,low,high,p_holm,difference,seeds\n"
 LINES = [
@@ -42,8 +42,8 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def sign(folder: Path) -> None:
-    write_signed(folder / "sidecar.json", {"files": {name: sha256(folder / name) for name in (COMPARISONS, RUNS)}})
+def sign(folder: Path, *others: str) -> None:
+    write_signed(folder / "sidecar.json", {"files": {name: sha256(folder / name) for name in (COMPARISONS, RUNS, *others)}})
 
 
 def row(text: str) -> list[str]:
@@ -110,7 +110,7 @@ def test_who_leads_is_compared_with_the_runner_up(about: str, expected: list[str
             BLOCK.format(about="spectran paper NDCG@20").replace("shop ", "none "),
             "none/runs.csv is missing; `python -m",
         ),
-        (BLOCK.format(about="spectran paper NDCG@20").replace("shop ", "../shop "), "is no folder; write FOLDER"),
+        (BLOCK.format(about="spectran paper NDCG@20").replace("shop ", "../shop "), "is no published folder; write FOLDER or"),
         (
             BLOCK.format(about="spectran paper NDCG@20").replace("-->\nold", 'shop "Shop, SASRec"\n-->\n'),
             "is taken; every folder",
@@ -145,6 +145,39 @@ def test_who_is_level_with_the_leader_by_every_metric() -> None:
         "| NDCG@20, by dot product | LLMInit |",
     ]
     assert filled(text, "README.md") == text
+
+
+def test_tuned_adapters_are_compared_among_themselves(shop: Path) -> None:
+    """Tuned, SpecTran leads: its own comparisons are read, and the default ones stay as they are."""
+    file = comparisons_file("info_nce")
+    (shop / file).parent.mkdir()
+    (shop / file).write_text(HEADER + "paper,toys,sasrec,NDCG@20,spectran,base,0.06,,0.05,,0.2,0.1,0.3,0.004,0.01,3\n")
+    with (shop / RUNS).open("a") as runs:
+        runs.write(RUN.replace("seeds", "tuned") + RUN.replace("seeds", "tuned").replace("info_nce", "cross_entropy"))
+    sign(shop, file)
+    tuned = BLOCK.format(about="spectran paper NDCG@20").replace("shop ", "tuned/shop/info_nce ")
+    name = "[Shop, SASRec](docs/results/shop/report.md)"
+    assert row(filled(tuned, "README.md")) == [name, "3", "SpecTran", "–", "+20.0 %", "+10.0 to +30.0 %", "0.0040"]
+    assert row(filled(BLOCK.format(about="spectran paper NDCG@20"), "README.md"))[2] == "AlphaFuse"
+    level = '<!-- level: paper NDCG@20\nshop "As shipped"\ntuned/shop/info_nce "Tuned"\n-->\n<!-- end of level -->\n'
+    assert "| NDCG@20 | AlphaFuse, LLMInit | SpecTran |" in filled(level, "README.md")
+    with pytest.raises(UserError, match=r"^loss is info_nce in .*shop and cross_entropy in .*shop$"):
+        filled(level.replace("shop/info_nce", "shop/cross_entropy"), "README.md")
+    with pytest.raises(UserError, match=r"^docs/results/shop/tuned/comparisons-cross_entropy.csv is missing; `python -m stages."):
+        filled(tuned.replace("info_nce", "cross_entropy"), "README.md")
+
+
+def test_every_set_of_a_folder_has_its_comparisons(cells: list[Cell]) -> None:
+    """SpecTran's tuned runs are Base's and the other way round, so the other one leads."""
+    rows = usable(cells)
+    swapped = rows.with_columns(
+        adapter=pl.col("adapter").replace({"base": "spectran", "spectran": "base"}), over=pl.lit("tuned"), loss=pl.lit("info_nce")
+    )
+    files = comparison_files(pl.concat([rows, swapped]), 20, load_params().train)
+    assert list(files) == ["comparisons.csv", "tuned/comparisons-info_nce.csv"]
+    tables = [pl.read_csv(content).filter(among="every", metric="NDCG@20") for content in files.values()]
+    assert tables[0].select("leader", "other").row(0) == tables[1].select("other", "leader").row(0)
+    assert tables[0]["mean"].to_list() == tables[1]["mean"].to_list()
 
 
 @pytest.mark.parametrize("content", [b"", b"among\n", (HEADER + LINES[0]).encode(), b"\xff"])

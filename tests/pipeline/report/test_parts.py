@@ -10,6 +10,7 @@ from common.errors import UserError
 from pipeline.grid.cells import Cell
 from pipeline.grid.published import RUNS
 from pipeline.report.blocks import filled
+from pipeline.report.leaders import PublishedSet
 from pipeline.report.parts import against_spectran, entry, of_cells, of_published
 from tests.sign import sign
 
@@ -84,7 +85,7 @@ def cell_rows(users: list[str] = USERS) -> pl.DataFrame:
 def test_published_results_give_what_their_cells_do() -> None:
     """Without its encoding, SpecTran finds the item of 20 users with one seed of two: half as often."""
     of_grid = of_cells(cell_rows(), 20)
-    assert of_grid.drop("dataset", "backbone", "metric").equals(of_published("shop", 20))
+    assert of_grid.drop("dataset", "backbone", "metric").equals(of_published(PublishedSet.named("shop"), 20))
     assert of_grid["metric"].to_list() == ["NDCG@20"] * 2
     assert dict(of_grid.select("variant", "gain").iter_rows()) == {"without_attention": 0, "without_encoding": -0.5}
     text = filled(BLOCK.format(cutoff=20), "README.md")
@@ -125,7 +126,7 @@ def test_the_ranking_is_that_of_the_published_tables(shop: Path) -> None:
         table = pl.read_parquet(file)
         table.with_columns(ranks_without_history=pl.lit([1] * 40)).write_parquet(file)
     sign(shop)
-    assert of_published("shop", 20)["gain"].to_list() == [0, 0]
+    assert of_published(PublishedSet.named("shop"), 20)["gain"].to_list() == [0, 0]
 
 
 @pytest.mark.parametrize("cutoff", ["", "0", "NDCG@20", "20 10"])
@@ -140,4 +141,4 @@ def test_a_folder_without_variants_is_refused(shop: Path) -> None:
     runs.filter(over="seeds").write_csv(shop / RUNS)
     sign(shop)
     with pytest.raises(UserError, match=r"^docs/results/shop: not SpecTran and variants of it on one pair"):
-        of_published("shop", 20)
+        of_published(PublishedSet.named("shop"), 20)
