@@ -18,9 +18,10 @@ demo: install
 	@echo
 	@cat metrics/tables/leaderboard.txt
 	@echo
-	@echo "Report:  metrics/report.html"
-	@echo "Figures: metrics/figures/"
-	@echo "Next:    source $(VENV)/bin/activate; dvc exp run evaluate -S adapter=spectran -S dim=64; dvc metrics diff"
+	@echo "Decision: metrics/decision.md"
+	@echo "Report:   metrics/report.html"
+	@echo "Figures:  metrics/figures/"
+	@echo "Next:     source $(VENV)/bin/activate; dvc exp run evaluate -S adapter=spectran -S dim=64; dvc metrics diff"
 
 paper: install
 	$(VENV)/bin/python -m stages.grid --lists grid/paper.yaml

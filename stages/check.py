@@ -10,12 +10,29 @@ from pathlib import Path
 from common.errors import UserError
 from common.words import plural
 from pipeline.artifacts import read_json, write_json
-from pipeline.data.findings import findings
+from pipeline.data.findings import Finding, findings
 from pipeline.params import load_params
-from pipeline.runs import preprocess_command, preprocess_report
+from pipeline.runs import preprocess_command, preprocess_report, sequences_directory
+from pipeline.training.sequences import read_sequences
 from stages import run
 
 CHECK = Path("metrics/check.json")
+
+
+def beyond_history(dataset: str, max_history: int) -> list[Finding]:
+    """Return the finding that users have more training items than a model reads; empty if none has.
+
+    A model is trained on a user's last `max_history` + 1 training items.
+    """
+    trained, _ = read_sequences(sequences_directory(dataset))
+    beyond = (trained["train"] - (max_history + 1)).clip(lower_bound=0)
+    if not (count := int(beyond.sum())):
+        return []
+    text = (
+        f"Training leaves out {plural(count, 'interaction')} of {plural(int((beyond > 0).sum()), 'user')} with more than "
+        f"{max_history + 1} training items; to use all, set train.max_history to {trained['train'].max() - 1}."
+    )
+    return [Finding("max_history", text, count, int(trained["train"].sum()), lost=True)]
 
 
 def main() -> str:
@@ -31,6 +48,7 @@ def main() -> str:
 
         return estimate(params, arguments.jobs)
     found = findings(read_json(preprocess_report(params.dataset), preprocess_command(params.dataset))["findings"])
+    found += beyond_history(params.dataset, params.train.max_history)
     write_json(CHECK, {"dataset": params.dataset, "findings": [finding.record() for finding in found]})
     for finding in found:
         print(finding.line(), flush=True)

@@ -69,7 +69,7 @@ def test_make_demo_prints_the_comparison_and_says_where_the_report_lies(project:
     assert max(map(len, leaderboard.splitlines())) < 100
     verdict = " ".join(leaderboard.partition("\n\n")[0].split())
     assert verdict in (project.root / "metrics/report.md").read_text(), "one verdict"
-    assert "Report:  metrics/report.html" in project.printed
+    assert "Report:   metrics/report.html" in project.printed
     assert "grid: spectran" in (project.root / "metrics/selected.md").read_text(), (
         "the selected run stands beside the grid's cells"
     )

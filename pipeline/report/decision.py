@@ -1,5 +1,6 @@
 """metrics/decision.md: on one page which adapter to ship, how sure that is, what it costs, and what would change the verdict."""
 
+import json
 import math
 from dataclasses import dataclass
 from itertools import combinations
@@ -9,19 +10,20 @@ import numpy as np
 import polars as pl
 
 from common.words import enumeration, plural
-from pipeline.artifacts import atomic_file
+from pipeline.artifacts import atomic_file, read_json
 from pipeline.data.repeats import repeated
 from pipeline.grid.cells import PAIR, Cell
 from pipeline.grid.published import PUBLISHED, RUNS, read_runs
+from pipeline.grid.tuning import MONITOR
 from pipeline.params import Params
-from pipeline.report.conclusions import is_tie, unusable_above
+from pipeline.report.conclusions import configuration, is_tie, unusable_above
 from pipeline.report.formats import markdown_lines, markdown_text
 from pipeline.report.measured import Measured
 from pipeline.report.significance import SIGNIFICANT
 from pipeline.report.titles import interval, pair_title, title
 from pipeline.report.trivial import Beaten, against_trivial
 from pipeline.report.users import rank_metrics
-from pipeline.runs import sequences_directory
+from pipeline.runs import Run, sequences_directory
 from pipeline.training.metrics import ALL_ITEMS, NEW_ITEMS, headline
 from pipeline.training.sequences import LEAVE_ONE_OUT, popularity, read_sequences, split_of
 
@@ -65,24 +67,30 @@ def write_decision(params: Params, measured: Measured, missing: list[Cell]) -> l
 
     missing: listed cells that are not in the report.
     """
-    runs, first, trivial = measured.default, measured.first, measured.trivial
     parts, changes = ["# Which adapter to ship"], []
-    several = runs.n_unique(PAIR) > 1
-    for block in runs.partition_by("dataset", "backbone", maintain_order=True):
-        here = (pl.col("dataset") == block["dataset"][0]) & (pl.col("backbone") == block["backbone"][0])
-        compared, unfit, baselines = (
-            frame.filter(condition) if frame.height else frame
-            for frame, condition in (
-                (first.comparisons, here),
-                (first.unusable, here),
-                (trivial, pl.col("dataset") == block["dataset"][0]),
-            )
+    trivial = measured.trivial
+    several = measured.default.n_unique(PAIR) > 1 or len(measured.result_sets) > 1
+    if len(measured.result_sets) > 1:
+        parts.append(
+            "Adapters were tuned, so a pair of dataset and backbone has several sections. Take the one whose leader has the "
+            f"highest validation {MONITOR}: the test items are for measuring, not for choosing settings."
         )
-        said, change = _block(params, block, compared, unfit, baselines)
-        parts += said
-        name = f"{pair_title(block)}: " if several else ""
-        changes += [f"{name}{sentence}" for sentence in change]
-    if names := ", ".join(cell.name for cell in missing if cell.over == "seeds"):
+    for result_set in measured.result_sets:
+        for block in measured.rows_of(result_set).partition_by(PAIR, maintain_order=True):
+            here = (pl.col("dataset") == block["dataset"][0]) & (pl.col("backbone") == block["backbone"][0])
+            compared, unfit, baselines = (
+                frame.filter(condition) if frame.height else frame
+                for frame, condition in (
+                    (result_set.comparisons, here),
+                    (result_set.unusable, here),
+                    (trivial, pl.col("dataset") == block["dataset"][0]),
+                )
+            )
+            name = pair_title(block) + (f", {configuration(result_set.loss)}" if len(measured.result_sets) > 1 else "")
+            said, change = _block(params, name, block, compared, unfit, baselines)
+            parts += said
+            changes += [f"{name}: {sentence}" if several else sentence for sentence in change]
+    if names := ", ".join(cell.name for cell in missing if cell.over in ("seeds", "tuned")):
         parts.append(f"Not trained: {names}. This page says nothing of them; `python -m stages.grid` trains them.")
     parts.append(
         "Means over users and seeds on the test items, which were ranked once; tests and intervals are over users. "
@@ -94,9 +102,12 @@ def write_decision(params: Params, measured: Measured, missing: list[Cell]) -> l
 
 
 def _block(
-    params: Params, runs: pl.DataFrame, compared: pl.DataFrame, unusable: pl.DataFrame, trivial: pl.DataFrame
+    params: Params, name: str, runs: pl.DataFrame, compared: pl.DataFrame, unusable: pl.DataFrame, trivial: pl.DataFrame
 ) -> tuple[list[str], list[str]]:
-    """Return the parts of the page on one dataset and backbone, and the sentences that say what would change its verdict."""
+    """Return the parts of one section of the page, and the sentences that say what would change its verdict.
+
+    name: of the section. runs: a row per run of one dataset and backbone, all with default settings or all tuned under one loss.
+    """
     cutoff = max(params.evaluate.cutoffs)
     metric, column = f"NDCG@{cutoff}", headline(params.evaluate.exclude_history)
     candidates = {part["adapter"][0]: Candidate(part) for part in runs.partition_by("adapter", maintain_order=True)}
@@ -109,9 +120,11 @@ def _block(
     beaten = against_trivial(gains, trivial, metric, column, cutoff)
     users = gains.height
     lines = [["", title(leader.adapter)]]
-    for name in (metric, f"HR@{cutoff}"):
-        spread = leader.std(name)
-        lines.append([name, f"{leader.mean(name):.4f}" + (f" ± {spread:.4f}" if spread is not None else "")])
+    chosen_by = [f"validation_{MONITOR}"] if params.grid.tuning.datasets else []
+    for measure in (metric, f"HR@{cutoff}", *chosen_by):
+        spread = leader.std(measure)
+        shown = f"{leader.mean(measure):.4f}" + (f" ± {spread:.4f}" if spread is not None else "")
+        lines.append([measure.replace("_", " "), shown])
     lines.append(["split", split_of(sequences_directory(runs["dataset"][0]))])
     lines += [["level with", _level_named(level, others)], ["best without training", _trivial_named(beaten)]]
     lines.append(["items without a training click", cold_start(leader.gains(column, cutoff), runs["dataset"][0], metric)])
@@ -119,19 +132,33 @@ def _block(
     size = leader.mean("trainable_parameters")
     lines.append(["size", f"{size:,.0f} trained parameters, {4 * size / MIB:.1f} MiB"])
     lines.append(["training, a run", f"{leader.mean('training_seconds') / 60:.1f} minutes ({runs['device'][0]})"])
-    pair = pair_title(runs)
-    heading = f"## {pair}: {plural(users, 'user')}, {plural(leader.runs.height, 'seed')}"
+    heading = f"## {name}: {plural(users, 'user')}, {plural(leader.runs.height, 'seed')}"
     changes = what_would_change(params, leader, candidates, others, level, unusable, beaten, users)
     parts = [
         markdown_text(heading),
         f"**{verdict(leader, candidates, level, beaten, unfit, unusable_above(rows, unfit) if rows.height else [])}**",
         markdown_lines([[markdown_text(entry) for entry in line] for line in lines]),
-        f"To serve {title(leader.adapter)}: `dvc exp run evaluate -S dataset={runs['dataset'][0]} "
-        f"-S backbone={runs['backbone'][0]} -S adapter={leader.adapter} -S dim={runs['dim'][0]}`, then "
+        f"To serve {title(leader.adapter)}: `dvc exp run evaluate {' '.join(selecting(params, leader))}`, then "
         "`dvc repro serving/dvc.yaml`.",
         "What would change the verdict:\n\n" + "\n".join(f"- {markdown_text(change)}" for change in changes),
     ]
     return parts, changes
+
+
+def selecting(params: Params, leader: Candidate) -> list[str]:
+    """Return the options of `dvc exp run` that select an adapter with the settings of its runs, tuned ones included."""
+    row = leader.runs.row(0, named=True)
+    names = {name: row[name] for name in ("dataset", "backbone", "adapter", "dim")}
+    found = [f"-S {name}={value}" for name, value in names.items()]
+    sections = {"backbone": f"backbones.{row['backbone']}", "adapter": f"adapters.{row['adapter']}"}
+    default = Run.of(params, **names, seed=row["seed"]).settings
+    trained = read_json(Path(row["run_directory"]) / "config.json", "`dvc repro grid/dvc.yaml`")["settings"]
+    for section in ("train", "backbone", "adapter"):
+        for option, value in trained[section].items():
+            if value != default[section].get(option):
+                shown = value if isinstance(value, str) else json.dumps(value)
+                found.append(f"-S {sections.get(section, section)}.{option}={shown}")
+    return found
 
 
 def verdict(
@@ -294,7 +321,7 @@ def other_split(leader: Candidate, candidates: dict[str, Candidate], cutoff: int
     for file in sorted(PUBLISHED.glob(f"*/{RUNS}")):
         runs = read_runs(file.parent)
         same = pl.all_horizontal(pl.col(name) == row[name] for name in conditions if name in row and name in runs.columns)
-        runs = runs.filter(same & (pl.col("over") == "seeds") & pl.col("adapter").is_in(list(candidates)))
+        runs = runs.filter(same & (pl.col("over") == row["over"]) & pl.col("adapter").is_in(list(candidates)))
         if metric not in runs.columns or runs["adapter"].n_unique() < 2:
             continue
         there = runs["split"][0] if "split" in runs.columns else LEAVE_ONE_OUT  # before there was a choice

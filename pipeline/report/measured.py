@@ -57,6 +57,10 @@ class Measured:
         """The rows of Table 2 with the settings of params.yaml."""
         return of_table2(self.rows)
 
+    def rows_of(self, result_set: ResultSet) -> pl.DataFrame:
+        """The rows of a result set."""
+        return self.rows.filter(over="tuned", loss=result_set.loss) if result_set.loss else self.default
+
     @property
     def first(self) -> ResultSet:
         """The results of `default`."""

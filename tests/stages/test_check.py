@@ -47,6 +47,27 @@ def test_every_loss_is_a_line_and_a_large_one_a_warning(
     assert (unknown["count"], unknown["total"], unknown["lost"], unknown["warning"]) == (24, 48, True, True)
 
 
+def test_items_that_no_model_would_read_are_counted(
+    project: Path, set_params: SetParams, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of 6 x 8 interactions 6 x 6 are for training. A model that reads 3 items and predicts the fourth leaves out 2 a user."""
+    rows = [f"u{u},i{(u + i) % 8},{START + i}" for u in range(6) for i in range(8)]
+    (project / "log.csv").write_text("\n".join(["user_id,item_id,timestamp", *rows]))
+    (project / "items.csv").write_text("item_id,title\n" + "".join(f"i{i},Title {i}\n" for i in range(8)))
+    set_params({"sources.mine": {"kind": "files", "interactions": "log.csv", "items": "items.csv"}, "dataset": "mine"})
+    for stage in ("download", "preprocess"):
+        call(stage, monkeypatch, "mine")
+    for history, warns in ((5, False), (3, True)):
+        set_params({"train.max_history": history})
+        capsys.readouterr()
+        assert call("check", monkeypatch) == f"mine: {'1 warning' if warns else 'no warning'}, in metrics/check.json"
+        told = [line for line in capsys.readouterr().out.splitlines() if "max_history" in line]
+        assert told == warns * [
+            "WARNING (33.3 %): Training leaves out 12 interactions of 6 users with more than 4 training items; to use all, set "
+            "train.max_history to 5."
+        ]
+
+
 def test_a_dataset_that_was_not_preprocessed_is_one_line(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"preprocess-tiny\.json is missing; it is made by `dvc repro"):
         call("check", monkeypatch)

@@ -1,5 +1,6 @@
 """The files of the report, written from the cells."""
 
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -11,8 +12,10 @@ import pytest
 
 from pipeline.artifacts import read_signed, write_signed
 from pipeline.grid.baseline_cells import directory_of
-from pipeline.grid.cells import Cell
+from pipeline.grid.cells import Cell, read_cells
 from pipeline.params import load_params
+from pipeline.report.decision import write_decision
+from pipeline.report.measured import Measured
 from pipeline.report.trivial import trivial_rows
 from pipeline.report.write import write_report
 from tests.conftest import enter_copy
@@ -59,6 +62,38 @@ def test_the_decision_names_the_adapters_that_were_not_trained(reported: Path) -
     write_report(load_params(), partial=True)
     (line,) = (line for line in decision.read_text().splitlines() if line.startswith("Not trained"))
     assert line == "Not trained: tiny-sasrec-base. This page says nothing of them; `python -m stages.grid` trains them."
+
+
+def test_tuned_adapters_have_a_section_of_their_own_that_says_how_to_select_them(
+    reported: Path, set_params: Callable[[dict[str, Any]], None]
+) -> None:
+    """The tuned runs are copies of the default ones, except for SpecTran's settings, so both sections name the same leader."""
+    set_params({"grid.tuning.datasets": ["tiny"]})
+    shutil.copytree(reported / "grid/cells", reported / "tuned")
+    default = read_cells([Cell("tiny", "sasrec", name) for name in ("base", "spectran")])
+    tuned = default.with_columns(
+        pl.col("run_directory").str.replace("grid/cells", "tuned", literal=True), over=pl.lit("tuned"), loss=pl.lit("info_nce")
+    )
+    changes = {"train.weight_decay": 1e-06, "backbone.dropout": 0.5, "adapter.id_std": 1.0}
+    for directory in tuned["run_directory"]:
+        config = json.loads((Path(directory) / "config.json").read_text())
+        for name, value in changes.items():
+            section, _, option = name.partition(".")
+            config["settings"][section][option] = value
+        (Path(directory) / "config.json").write_text(json.dumps(config))
+    params = load_params()
+    changed = write_decision(params, Measured.of(params, pl.concat([default, tuned])), [])
+    page = (reported / "metrics/decision.md").read_text()
+    headings = [line.partition(":")[0] for line in page.splitlines() if line.startswith("## ")]
+    assert headings == ["## Tiny, SASRec, with the settings of params.yaml", "## Tiny, SASRec, tuned, with the sampled softmax"]
+    assert "Take the one whose leader has the highest validation NDCG@20" in page
+    assert len(re.findall(r"\| validation NDCG@20 +\| 0\.\d{4}", page)) == 2
+    untuned, serve = (line for line in page.splitlines() if line.startswith("To serve"))
+    leader = re.search(r"-S adapter=(\w+)", serve)[1]
+    added = f"-S train.weight_decay=1e-06 -S backbones.sasrec.dropout=0.5 -S adapters.{leader}.id_std=1.0`, then"
+    assert serve == untuned.replace("`, then", f" {added}")
+    assert not [line for line in changed if "no adapter was tuned" in line]
+    assert all(line.startswith("Tiny, SASRec, ") for line in changed)
 
 
 def test_a_project_may_lie_in_a_folder_whose_name_reads_like_a_glob(
