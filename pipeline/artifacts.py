@@ -280,12 +280,13 @@ def atomic_directory(path: Path, made_from: dict[str, Any] | None = None) -> Ite
     """Yield a temporary directory; on success it replaces `path` whole, on failure it is removed and `path` stays.
 
     With `made_from`, `sidecar.json` is added: that, and the checksum of every file, for `verify`. The temporary directory lies
-    outside `path.parent`, which may itself be something that a later stage depends on. Raises UserError if `path`
-    lies outside the folders of artifacts.
+    outside `path.parent`, which may itself be something that a later stage depends on, unless `path.parent` is on another disk.
+    Raises UserError if `path` lies outside the folders of artifacts.
     """
     check_artifact_folder(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    around = path.parent.parent
+    inside, outside = path.parent, path.parent.parent
+    around = outside if outside.stat().st_dev == inside.stat().st_dev else inside  # nothing can be renamed to another disk
     with _partial(around, path.name, directory=True) as partial, room_for(path):
         yield partial
         if made_from is not None:

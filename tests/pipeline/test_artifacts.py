@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -159,6 +160,22 @@ def test_while_a_directory_is_written_its_parent_lists_only_what_is_finished(tmp
     cells = tmp_path / "grid/cells"
     with atomic_directory(cells / "demo-sasrec-base"):
         assert list(cells.iterdir()) == []
+
+
+def test_a_folder_on_another_disk_takes_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`data` is a link to another disk: nothing can be renamed from the project's root into it."""
+    shared = Path("/dev/shm")  # noqa: S108 - a disk in memory
+    if not shared.is_dir() or shared.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is no second disk")
+    monkeypatch.chdir(tmp_path)
+    with TemporaryDirectory(dir=shared) as disk:
+        Path("data").symlink_to(disk)
+        for content in ("old", "new"):
+            with atomic_directory(Path("data/preprocessing"), {}) as directory:
+                (directory / "file").write_text(content)
+        assert (Path(disk) / "preprocessing/file").read_text() == "new"
+        assert [path.name for path in Path(disk).iterdir()] == ["preprocessing"]
+        assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
 def test_the_sidecar_holds_what_made_it_and_a_checksum_of_every_file(tmp_path: Path) -> None:
