@@ -21,6 +21,7 @@ from pipeline.texts import TITLE, fields
 
 PARAMS_FILE = Path("params.yaml")
 LARGEST_DIM = 2**16
+DERIVED = {"-cold": "cold", "-retrained": "retrain"}  # ends of the names of datasets that a stage makes from another
 SPLIT = ("split", "valid_from", "test_from")  # options of `preprocess`
 
 
@@ -301,6 +302,11 @@ class Params(Section):
             for kind, section in (("dataset", list(self.sources)), ("encoder", list(self.encoders))):
                 for name in section:
                     check_form(kind, name)
+            for suffix, stage in DERIVED.items():
+                for name in self.sources:
+                    if name.removesuffix(suffix) != name and name.removesuffix(suffix) in self.sources:
+                        of = name.removesuffix(suffix)
+                        raise UserError(f"sources.{name}: `python -m stages.{stage}` of {of} would replace its files; rename it")
             for name in self.backbones:
                 check_name("backbone", name, BACKBONES)
             for name in self.adapters:
@@ -358,13 +364,17 @@ def choose_grid(lists: Path, path: Path = PARAMS_FILE) -> None:
         for option, then, now in pairs:
             if then != now:
                 raise UserError(f"{lists} is for {option} {then}, {path} {now}; change {path} first, or work in another clone")
-    section = re.compile(r"^grid:.*\n(?:(?:[ \t].*)?\n|- .*\n)*", re.MULTILINE)
+    # Up to the next section and the comments right above it.
+    section = re.compile(r"^grid:.*\n(?:.*\n)*?(?=(?:#.*\n|[ \t]*\n)*(?:[^\s#-]|\Z))", re.MULTILINE)
     new = section.search(lists.read_text(encoding="utf-8").rstrip() + "\n")
     text = path.read_text(encoding="utf-8").rstrip() + "\n"
     if new is None or len(section.findall(text)) != 1:
         raise UserError(f"{path if new else lists} has no section `grid:` at the start of a line")
+    replaced = section.sub(lambda _: new[0], text)
+    if yaml.safe_load(replaced) != values | {"grid": chosen["grid"]}:
+        raise UserError(f"the section `grid:` of {lists} cannot be put into {path}; copy it by hand")
     with atomic_file(path) as partial:
-        partial.write_text(section.sub(lambda _: new[0], text), encoding="utf-8")
+        partial.write_text(replaced, encoding="utf-8")
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -136,6 +136,23 @@ def test_the_papers_lists_take_the_place_of_the_grids_and_nothing_else(tmp_path:
     assert set(paper) <= found
 
 
+@pytest.mark.parametrize("comment", ["# mine\n", "\n# mine\n\n", "# mine\n# more: than one\n"])
+@pytest.mark.parametrize("before", ["  ablations:", "  seeds:", "  - 0\n  #"])
+def test_comments_at_the_start_of_a_line_do_not_end_the_section(tmp_path: Path, comment: str, before: str) -> None:
+    """In the old grid and in the new one; a comment above the next section stays."""
+    file, lists = tmp_path / "params.yaml", tmp_path / "mine.yaml"
+    text = (ROOT / "params.yaml").read_text()
+    head, _, grid = text.partition("\ngrid:")
+    sections = f"{head}\n# above the grid\ngrid:{grid.replace(before, comment + before, 1)}"
+    file.write_text(sections + "# of the end\n")
+    lists.write_text((ROOT / "grid/paper.yaml").read_text().replace("  ablations:", comment + "  ablations:"))
+    choose_grid(lists, file)
+    assert yaml.safe_load(file.read_text()) == yaml.safe_load(text) | yaml.safe_load(lists.read_text())
+    assert "\n# above the grid\ngrid:" in file.read_text()
+    assert file.read_text().endswith("# of the end\n")
+    assert file.read_text().count("# mine") == lists.read_text().count("# mine")
+
+
 def test_lists_that_are_no_grid_leave_the_parameters_alone(tmp_path: Path) -> None:
     file, lists = tmp_path / "params.yaml", tmp_path / "mine.yaml"
     file.write_text((ROOT / "params.yaml").read_text())
@@ -146,6 +163,15 @@ def test_lists_that_are_no_grid_leave_the_parameters_alone(tmp_path: Path) -> No
         assert file.read_text() == (ROOT / "params.yaml").read_text()
     with pytest.raises(UserError, match=r"none.yaml not found"):
         choose_grid(tmp_path / "none.yaml", file)
+
+
+@pytest.mark.parametrize(("suffix", "stage"), [("cold", "cold"), ("retrained", "retrain")])
+def test_a_dataset_that_a_stage_would_replace_is_refused(suffix: str, stage: str) -> None:
+    """`python -m stages.cold` of `demo` writes the dataset `demo-cold`."""
+    demo = REPOSITORY["sources"]["demo"]
+    message = complaint(with_value("sources", REPOSITORY["sources"] | {f"demo-{suffix}": demo}))
+    assert f"sources.demo-{suffix}: `python -m stages.{stage}` of demo would replace its files; rename it" in message
+    Params.parse(with_value("sources", REPOSITORY["sources"] | {f"my-{suffix}": demo}), "params.yaml")
 
 
 def test_where_no_name_is_near_all_are_listed() -> None:
