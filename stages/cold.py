@@ -24,19 +24,23 @@ def main() -> str:
     adapters = [check_name("adapter", name, params.adapters) for name in given.adapters]
     if not 0 < given.share < 1:
         raise UserError(f"--share is {given.share}; choose one between 0 and 1")
+    if given.seed < 0:
+        raise UserError(f"--seed is {given.seed}; choose 0 or more")
+    adapters = adapters or [name for name in params.grid.adapters if name != "base"]
     select_kernels()
 
     import polars as pl
 
     from pipeline.grid.held_out import write_figures
-    from pipeline.serving.cold import hold_out, measure, nearest_text, popularity_metrics
+    from pipeline.serving.cold import check_adapters, hold_out, measure, nearest_text, popularity_metrics
 
     held = hold_out(params, given.share, given.seed)
+    check_adapters(params, held, adapters)
     rows = [
         {"method": "popularity", "ids": "", **popularity_metrics(held)},
         {"method": "nearest text", "ids": "", **nearest_text(params, held)},
     ]
-    for adapter in adapters or [name for name in params.grid.adapters if name != "base"]:
+    for adapter in adapters:
         rows += [{"method": adapter, "ids": ids, **found} for ids, found in measure(params, held, adapter).items()]
     table = write_figures(params, {"share": given.share, "seed": given.seed}, rows)
     print(pl.DataFrame(rows).write_csv(float_precision=4), end="")

@@ -32,7 +32,8 @@ def main() -> str:
         ranks.write_parquet(partial)
     write_json(Path("data/analysis/selected.json"), evaluation.analysis)
     write_json(EVALUATION, metrics | {"others": others})
-    record = {"seconds": evaluation.seconds, "run": selected.choice, EVALUATION.name: sha256(EVALUATION)}
+    of = {"run": selected.choice, "fingerprint": selected.fingerprint}
+    record = {"seconds": evaluation.seconds, **of, EVALUATION.name: sha256(EVALUATION)}
     write_signed(EVALUATED, record)
     beyond = evaluation.analysis["beyond_accuracy"][headline(params.evaluate.exclude_history)]
     write_json(Path("metrics/analysis.json"), {name: evaluation.analysis[name] for name in ANALYSIS_METRICS} | beyond)

@@ -65,6 +65,9 @@ def committed_run(run: dict[str, str], evaluate: Evaluate) -> tuple[str, dict[st
         before = {name: str(stages["train"]["params"]["params.yaml"][name]) for name in CHOICE}
         today = yaml.safe_load(Path("dvc.lock").read_text(encoding="utf-8"))["stages"]
         same_data = _sequences(stages, before["dataset"]) == _sequences(today, run["dataset"])
+        # A stage that was run by hand leaves dvc.lock as it was: then that does not say which data today's metrics are of.
+        recorded = {out["path"]: out["md5"] for out in today["evaluate"]["outs"]}[str(EVALUATION)]
+        same_data &= hashlib.md5(EVALUATION.read_bytes(), usedforsecurity=False).hexdigest() == recorded
     except (OSError, subprocess.CalledProcessError, ValueError, KeyError, TypeError, yaml.YAMLError):
         return None
     known = hashlib.md5(content, usedforsecurity=False).hexdigest() == md5
@@ -94,9 +97,18 @@ def selected_metrics(params: Params) -> dict[str, float]:
     record = read_signed(EVALUATED, EVALUATE)
     if record[EVALUATION.name] != sha256(EVALUATION):
         raise UserError(f"{EVALUATION} is damaged, its checksum differs from the one in {EVALUATED}; {EVALUATE} writes it again")
-    if record["run"] != Run.of(params).choice:
+    selected = Run.of(params)
+    if record["run"] != selected.choice or _trained_otherwise(record, selected):
         raise UserError(f"{EVALUATION} belongs to another run than the one that params.yaml selects; run `dvc repro`")
     return dict(metrics)
+
+
+def _trained_otherwise(record: dict[str, Any], selected: Run) -> bool:
+    """Return whether the tested weights came from other data or code than the selected run's; False if that is not known."""
+    try:
+        return record.get("fingerprint", selected.fingerprint) != selected.fingerprint
+    except UserError:  # the data is not here
+        return False
 
 
 def require_metrics(names: list[str], measured: Iterable[str], owner: str, command: str) -> None:

@@ -97,7 +97,9 @@ def _test(recommender: Recommender) -> list[str]:
     run = recommender.run
     choice = json.loads(json.dumps(run.choice))
     try:
-        evaluated = json.loads(EVALUATED.read_text(encoding="utf-8"))["run"]
+        record = json.loads(EVALUATED.read_text(encoding="utf-8"))
+        # A record from before it had a fingerprint counts.
+        evaluated = record["run"] if record.get("fingerprint", run.fingerprint) == run.fingerprint else None
         ranks = pl.read_parquet("data/ranks/selected.parquet", glob=False)
     except (OSError, ValueError, KeyError, pl.exceptions.PolarsError):
         evaluated, ranks = None, pl.DataFrame()

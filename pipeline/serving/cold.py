@@ -3,7 +3,7 @@
 The split is that of the dataset: by time if preprocessing says so.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +18,10 @@ from pipeline.data.interactions import split_by_time
 from pipeline.embedding.spectrum import decompose
 from pipeline.params import Params
 from pipeline.runs import Run, preprocess_command, sequences_directory, spectrum_directory
-from pipeline.serving.new_items import Ids, new_rows
+from pipeline.serving.new_items import Ids, new_rows, require_text
 from pipeline.serving.recommender import Recommender, padded
 from pipeline.training.inputs import load_spectrum
-from pipeline.training.loop import load_checkpoint, train_run
+from pipeline.training.loop import build, load_checkpoint, train_run
 from pipeline.training.metrics import metrics_at
 from pipeline.training.ranking import target_ranks
 from pipeline.training.sequences import read_sequences
@@ -34,8 +34,9 @@ LEAST = 3  # items of a user: one to train on, one for validation, one for the t
 class Held:
     """Items held out of training, and the users whose test item is one of them.
 
-    dataset: name of the sequences and the spectrum without these items, N of them. embeddings: (M, l), of the M held out.
-    histories: of the users, rows of the N kept items, oldest first; targets: which of the M, (U,).
+    dataset: name of the sequences and the spectrum without these items, N of them. embeddings: (M, l), of the M held out; known:
+    (N, l), of the others. histories: of the users, rows of the N kept items, oldest first; targets: which of the M, (U,). drawn:
+    share and seed of the draw.
     """
 
     dataset: str
@@ -43,6 +44,7 @@ class Held:
     known: Tensor
     histories: list[np.ndarray]
     targets: Tensor
+    drawn: dict[str, float] = field(default_factory=dict)
 
 
 def hold_out(params: Params, share: float, seed: int) -> Held:
@@ -61,10 +63,13 @@ def hold_out(params: Params, share: float, seed: int) -> Held:
     embeddings = np.array(open_array(vectors / "embeddings.npy", "embed", "r"))
     held = np.zeros(n_items, dtype=bool)
     held[np.random.default_rng(seed).permutation(n_items)[: round(share * n_items)]] = True
+    if not 0 < held.sum() < n_items - 1:
+        raise UserError(f"--share {share} holds out {held.sum()} of {n_items} items of {dataset}; choose another")
     place = np.where(held, np.cumsum(held), np.cumsum(~held)) - 1  # among its own kind
     name = f"{dataset}-cold"
     of = read_signed(source / SIDECAR, preprocess_command(dataset))
-    made_from = {"dataset": name, "held_out": {"share": share, "seed": seed}, "of": of}
+    drawn = {"share": share, "seed": seed}
+    made_from = {"dataset": name, "held_out": drawn, "of": of}
     cut = read_json(source / "statistics.json", preprocess_command(dataset)).get("split")
     items = pl.read_parquet(source / "items.parquet", glob=False).filter(~held)
     with atomic_directory(sequences_directory(name), made_from) as directory:
@@ -89,7 +94,7 @@ def hold_out(params: Params, share: float, seed: int) -> Held:
             f"{dataset}: no user's test item is among the {int(held.sum())} that are held out; choose a larger --share"
         )
     rows = torch.from_numpy(embeddings).float()
-    return Held(name, rows[held], rows[~held], histories, torch.tensor(targets))
+    return Held(name, rows[held], rows[~held], histories, torch.tensor(targets), drawn)
 
 
 def _without(users: pl.DataFrame, held: np.ndarray, place: np.ndarray, cut: dict[str, int] | None) -> pl.DataFrame:
@@ -104,13 +109,24 @@ def _without(users: pl.DataFrame, held: np.ndarray, place: np.ndarray, cut: dict
     return split_by_time(left, cut) if cut else left
 
 
+def check_adapters(params: Params, held: Held, adapters: list[str]) -> None:
+    """Raise UserError, before anything is trained, for an adapter that knows items by their ID alone."""
+    for adapter in adapters:
+        run = Run.of(params, dataset=held.dataset, adapter=adapter)
+        require_text(build(run, load_spectrum(run.spectrum)).adapter)
+
+
 def measure(params: Params, held: Held, adapter: str) -> dict[str, dict[str, float]]:
     """Train an adapter on the kept items, unless that was done before, and rank the held-out items by rows from their texts.
 
     Returns the figures with IDs that are the `mean` of the trained ones, and with `zero`; under "" if the rows are the same,
-    because there are no IDs, or such as start from the text.
+    because there are no IDs, or such as start from the text. Raises UserError if another process has meanwhile held out other
+    items of the dataset.
     """
     run = Run.of(params, dataset=held.dataset, adapter=adapter)
+    made_from = read_signed(run.sequences / SIDECAR, "`python -m stages.cold`")
+    if made_from.get("held_out") != held.drawn:
+        raise UserError(f"{run.sequences} was replaced meanwhile, with other items held out; let one `python -m stages.cold` run")
     with run.lock():
         if not run.finished:
             train_run(run)

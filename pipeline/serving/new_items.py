@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from common.errors import UserError
+from common.section import Section
 from common.words import plural
 from models.core.adapter import Adapter, Spectrum
 from pipeline.artifacts import SIDECAR, read_signed
@@ -37,14 +38,11 @@ def new_rows(adapter: Adapter, options: dict[str, Any], spectrum: Spectrum, embe
 
     options: the adapter's, of the run. Raises UserError for an adapter that knows items by their ID alone.
     """
-    rows = _Rows(options, spectrum, embeddings, ids)
+    require_text(adapter)
+    rows = _Rows(adapter.Config.parse(options, "options of the adapter"), spectrum, embeddings, ids)
     # `per_item` is empty in RLMRec, whose loss needs all items; its tensors have the usual names.
     tensors = {name: getattr(adapter, name) for name in adapter.per_item or RULES if hasattr(adapter, name)}
     name = type(adapter).__name__
-    with torch.inference_mode():
-        has_text = name == "LLMInit" or adapter.semantic_table() is not None
-    if not has_text:
-        raise UserError(f"adapter {name} knows items by their ID alone: a new item has no row before it is trained again")
     chosen = {}
     for tensor_name, known in tensors.items():
         make = getattr(rows, tensor_name, None)
@@ -58,6 +56,15 @@ def new_rows(adapter: Adapter, options: dict[str, Any], spectrum: Spectrum, embe
     return made
 
 
+def require_text(adapter: Adapter) -> None:
+    """Raise UserError for an adapter that knows items by their ID alone, which has no row for a new item."""
+    name = type(adapter).__name__
+    with torch.inference_mode():
+        has_text = name == "LLMInit" or adapter.semantic_table() is not None
+    if not has_text:
+        raise UserError(f"adapter {name} knows items by their ID alone: a new item has no row before it is trained again")
+
+
 def text_ids(adapter: Adapter, options: dict[str, Any], spectrum: Spectrum, embeddings: Tensor) -> Tensor | None:
     """Return what the IDs of M items start from, where that is their text (LLMInit, LLM-ESR), (M, d_s); None for other adapters.
 
@@ -65,22 +72,26 @@ def text_ids(adapter: Adapter, options: dict[str, Any], spectrum: Spectrum, embe
     """
     if type(adapter).__name__ not in ("LLMInit", "LLMESR"):
         return None
-    return _Rows(options, spectrum, embeddings, "mean").id_embedding(adapter.get_parameter("id_embedding"), adapter)
+    config = adapter.Config.parse(options, "options of the adapter")
+    return _Rows(config, spectrum, embeddings, "mean").id_embedding(adapter.get_parameter("id_embedding"), adapter)
 
 
 class _Rows:
-    """Rows for new items of the tensors of RULES, one method a name. known: the trained rows, (N, …)."""
+    """Rows for new items of the tensors of RULES, one method a name. known: the trained rows, (N, …).
 
-    def __init__(self, options: dict[str, Any], spectrum: Spectrum, embeddings: Tensor, ids: Ids) -> None:
-        self.options, self.spectrum, self.embeddings, self.ids = options, spectrum, embeddings, ids
+    config: of the adapter, so that an option that a run leaves out has its default.
+    """
+
+    def __init__(self, config: Section, spectrum: Spectrum, embeddings: Tensor, ids: Ids) -> None:
+        self.config, self.spectrum, self.embeddings, self.ids = config, spectrum, embeddings, ids
 
     def E(self, known: Tensor, _: Adapter) -> Tensor:  # noqa: N802 - the tensor's name
         """Embeddings as `Spectrum.inputs` has them: what the kept directions hold, times the input scale."""
         rows = self.projected()
-        return rows * rows.shape[1] ** 0.5 if self.options.get("input_scale") == "sqrt_width" else rows
+        return rows * rows.shape[1] ** 0.5 if getattr(self.config, "input_scale", None) == "sqrt_width" else rows
 
     def U(self, known: Tensor, _: Adapter) -> Tensor:  # noqa: N802 - the tensor's name
-        used = self.spectrum.centred if self.options.get("center") else self.spectrum
+        used = self.spectrum.centred if getattr(self.config, "center", False) else self.spectrum
         return shortened(coordinates(used, self.embeddings), known)
 
     def whitened(self, known: Tensor, _: Adapter) -> Tensor:
@@ -95,8 +106,9 @@ class _Rows:
         if name == "LLMInit":
             columns: Tensor = adapter.get_buffer("columns")
             start = self.projected()[:, columns]
-            if self.options.get("std") is not None:
-                start = start * (self.options["std"] / self.spectrum.embeddings()[:, columns].std())
+            std: float | None = getattr(self.config, "std", None)
+            if std is not None:
+                start = start * (std / self.spectrum.embeddings()[:, columns].std())
             return start
         if name == "LLMESR":
             centred, width = self.spectrum.centred, known.shape[1]

@@ -163,11 +163,14 @@ class Recommender:
     def history_of(self, user_id: str) -> list[str]:
         """The items of a user, oldest first; of one whom the core filter dropped, those of the log that the catalogue has.
 
-        Empty if the log does not know the user, or knows no such item of this user.
+        Empty if the log does not know the user, or knows no such item of this user; also, after a line that says so, if the
+        user is not in the sequences and the log is not here.
         """
         row = self._rows.get(user_id)
         if row is not None:
             return [self.item_ids[i] for i in self.users["items"][row]]
+        if not self._has_log:
+            return []
         return self._dropped.get(user_id, [])
 
     def had_by(self, user_id: str) -> list[str]:
@@ -175,9 +178,8 @@ class Recommender:
 
         Raises UserError if the log is needed for this and is not here.
         """
-        history, (params, dataset) = self.history_of(user_id), self._origin
-        every_rating = getattr(params.sources[dataset], "min_rating", None) is None
-        whole = every_rating and len(history) < params.preprocessing(dataset).cap
+        history = self.history_of(user_id)
+        whole = self._preprocessing.get("min_rating") is None and len(history) < self._preprocessing["cap"]
         return history if whole else [*history, *self._had.get(user_id, [])]
 
     def indices(self, items: Iterable[str], where: str) -> np.ndarray:
@@ -250,10 +252,31 @@ class Recommender:
         return {user: row for row, user in enumerate(self.users["user_id"])}
 
     @cached_property
+    def _sidecar(self) -> dict[str, Any]:
+        """What the sequences were built from. Those of a retrained run name the dataset of the log too."""
+        return read_signed(self.run.sequences / SIDECAR, preprocess_command(self.run.dataset))
+
+    @cached_property
+    def _preprocessing(self) -> dict[str, Any]:
+        """The options that the sequences were built with, whatever params.yaml says today: `cap`, `ties`, `min_rating`, …."""
+        recorded: dict[str, Any] | None = self._sidecar.get("preprocess")
+        if recorded is None:
+            params, dataset = self._origin
+            recorded = params.of_preprocessing(dataset)["preprocess"]
+        return recorded
+
+    @cached_property
+    def _has_log(self) -> bool:
+        """Whether the log is here; if it is not, a line says what that means."""
+        raw = Path("data/raw") / self._sidecar["dataset"]
+        if not (here := (raw / SIDECAR).is_file()):
+            print(f"{raw} is not here, so users whom the core filter dropped count as unknown", file=sys.stderr, flush=True)
+        return here
+
+    @cached_property
     def _origin(self) -> tuple[Params, str]:
-        """Today's parameters, and the dataset of the log, also of a retrained run."""
-        sidecar = read_signed(self.run.sequences / SIDECAR, preprocess_command(self.run.dataset))
-        params, dataset = load_params(), sidecar["dataset"]
+        """Today's parameters, and the dataset of the log."""
+        params, dataset = load_params(), self._sidecar["dataset"]
         if dataset not in params.sources:
             raise UserError(f"params.yaml has no sources.{dataset}, which names the log; put its section back")
         return params, dataset
@@ -262,8 +285,8 @@ class Recommender:
         """The rows of the log with an item of the catalogue: user_id, item_id, timestamp. Raises UserError if it is not here."""
         params, dataset = self._origin
         source, raw = params.sources[dataset], Path("data/raw") / dataset
-        if every_rating and hasattr(source, "min_rating"):
-            source = source.model_copy(update={"min_rating": None})
+        if hasattr(source, "min_rating"):
+            source = source.model_copy(update={"min_rating": None if every_rating else self._preprocessing.get("min_rating")})
         verify(raw, f"`dvc repro data/dvc.yaml:download@{dataset}`")
         log = source_module(source.kind).read(source, raw).interactions.drop_nulls()
         return log.filter(pl.col("item_id").is_in(self.item_ids))
@@ -276,8 +299,7 @@ class Recommender:
     @cached_property
     def _dropped(self) -> dict[str, list[str]]:
         """Histories of the users whom the core filter dropped, read from the log at first use."""
-        params, dataset = self._origin
-        ties = params.preprocessing(dataset).ties
+        ties = self._preprocessing["ties"]
         log = self._log().filter(~pl.col("user_id").is_in(self.users["user_id"].implode()))
         # As the preprocess stage does: an exact duplicate counts once, equal times are ordered by `ties`.
         log = log.unique(["user_id", "item_id", "timestamp"], keep="first", maintain_order=True).with_row_index("row")

@@ -21,7 +21,7 @@ import pytest
 import torch
 import yaml
 
-from pipeline.artifacts import atomic_directory
+from pipeline.artifacts import atomic_directory, read_signed, write_signed
 from pipeline.embedding.pretrained import automatic_dtype
 
 ROOT = Path(__file__).parents[2]
@@ -511,7 +511,13 @@ def test_the_selected_run_from_training_to_its_table(set_params: SetParams) -> N
 
     set_params({"evaluate.cutoffs": [5]})
     refused("compare", "metrics/evaluation.json", "HR@5")
-    set_params({"evaluate.cutoffs": [10, 20], "dim": 8})
+    set_params({"evaluate.cutoffs": [10, 20]})
+    sidecar = Path("data/spectrum/tiny/random/sidecar.json")
+    before = sidecar.read_text()
+    write_signed(sidecar, read_signed(sidecar, "svd") | {"made": "anew"})
+    refused("compare", "metrics/evaluation.json belongs to another run than the one that params.yaml selects; run `dvc repro`")
+    sidecar.write_text(before)
+    set_params({"dim": 8})
     refused("compare", "metrics/evaluation.json belongs to another run than the one that params.yaml selects; run `dvc repro`")
     refused("evaluate", "holds a checkpoint with dim 16, params.yaml says 8; `dvc repro` trains it again")
 

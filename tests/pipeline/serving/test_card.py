@@ -69,8 +69,14 @@ def test_users_who_had_the_test_item_before_are_left_out_where_only_new_items_ar
 def test_the_card_of_a_run_that_was_not_tested_says_so(trained: Path) -> None:
     recommender = Recommender.load()
     other = Path("data/runs/evaluate-selected.json")
-    other.write_text(other.read_text().replace('"seed": 0', '"seed": 1'))
-    assert "No test of this run was found" in model_card(recommender)
+    tested = other.read_text()
+    for of_another in (
+        tested.replace('"seed": 0', '"seed": 1'),
+        tested.replace(recommender.run.fingerprint, "0" * 32),  # the same choice, trained on other data
+    ):
+        assert of_another != tested
+        other.write_text(of_another)
+        assert "No test of this run was found" in model_card(recommender)
     other.unlink()
     assert "No test of this run was found" in model_card(recommender)
 

@@ -54,6 +54,19 @@ def test_the_spectrum_is_that_of_the_kept_items(held: Held) -> None:
     assert rows == {tuple(row) for row in every}
 
 
+def test_items_that_another_process_held_out_meanwhile_are_not_ranked(held: Held) -> None:
+    hold_out(load_params(), share=0.25, seed=4)
+    with pytest.raises(UserError, match=r"^data/sequences/tiny-cold was replaced meanwhile, with other items held out; let one "):
+        measure(load_params(), held, "spectran")
+
+
+def test_an_adapter_without_text_is_refused_before_another_is_trained(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["cold", "spectran", "base"])
+    with pytest.raises(UserError, match="adapter Base knows items by their ID alone"):
+        cold.main()
+    assert not Run.of(load_params(), dataset="tiny-cold", adapter="spectran").finished
+
+
 def test_cases_are_the_users_whose_last_item_is_held_out(held: Held) -> None:
     ids, kept = (pl.read_parquet(f"data/sequences/{name}/items.parquet")["item_id"].to_list() for name in ("tiny", "tiny-cold"))
     out = [item for item in ids if item not in set(kept)]
@@ -227,7 +240,9 @@ def test_the_stage_writes_a_row_per_method(project: Path, monkeypatch: pytest.Mo
     [
         (["spectra"], "did you mean 'spectran'"),
         (["--share", "1"], "choose one between"),
-        (["--share", "0.001"], "is among the 0 that are held out"),
+        (["--share", "0.001"], r"^--share 0.001 holds out 0 of \d+ items of tiny; choose another"),
+        (["--share", "0.999"], r"^--share 0.999 holds out \d+ of \d+ items"),
+        (["--seed", "-1"], r"^--seed is -1; choose 0 or more"),
     ],
 )
 def test_a_mistake_is_one_line(project: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], says: str) -> None:

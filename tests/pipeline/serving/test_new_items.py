@@ -12,6 +12,7 @@ import torch
 import yaml
 
 from common.errors import UserError
+from common.section import Section
 from models.adapters import ADAPTERS
 from models.core.adapter import Adapter, Spectrum
 from models.losses import LOSSES
@@ -92,6 +93,17 @@ def test_options_of_the_adapter_are_kept(spectrum: Spectrum, known: torch.Tensor
     torch.testing.assert_close(new_rows(adapter, chosen, spectrum, known[:7]), adapter.table().detach()[:7], atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["morec", "unisrec", "llm_esr", "rlmrec", "spectran", "llminit"])
+def test_an_option_that_a_run_leaves_out_has_its_default(spectrum: Spectrum, known: torch.Tensor, name: str) -> None:
+    """As in training, where `morec: {}` is a section too; a number written as text is one."""
+    adapter, _ = build(spectrum, name)
+    default = adapter.Config().model_dump()
+    torch.testing.assert_close(new_rows(adapter, {}, spectrum, known), new_rows(adapter, default, spectrum, known))
+    if name == "llminit":
+        found, expected = (new_rows(adapter, {"std": std}, spectrum, known) for std in ("5e-2", 0.05))
+        torch.testing.assert_close(found, expected)
+
+
 def test_rows_of_u_are_those_of_a_float64_projection(spectrum: Spectrum) -> None:
     """Against numpy: u = e V / sigma from an SVD of the embeddings, up to the sign of each direction."""
     embeddings = np.load("data/embeddings/tiny/random/embeddings.npy").astype(np.float64)
@@ -110,7 +122,7 @@ def test_a_long_row_is_shortened_to_the_longest_of_the_training(spectrum: Spectr
     rows = shortened(torch.tensor([[3.0, 4.0], [0.3, 0.4], [0.0, 0.0]]), torch.tensor([[0.0, 2.0], [1.0, 0.0]]))
     torch.testing.assert_close(rows, torch.tensor([[1.2, 1.6], [0.3, 0.4], [0.0, 0.0]]))
     longest = torch.linalg.vector_norm(spectrum.U, dim=1).max()
-    made = new_items._Rows({}, spectrum, 50 * known[:3], "mean").U(spectrum.U, torch.nn.Module())  # type: ignore[arg-type]
+    made = new_items._Rows(Section(), spectrum, 50 * known[:3], "mean").U(spectrum.U, torch.nn.Module())  # type: ignore[arg-type]
     torch.testing.assert_close(torch.linalg.vector_norm(made, dim=1), longest.expand(3))
 
 

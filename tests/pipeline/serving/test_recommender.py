@@ -1,6 +1,7 @@
 """Recommendations of a trained checkpoint, compared with a float64 brute force over its own states and table."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from common.errors import UserError
-from pipeline.artifacts import atomic_directory
+from pipeline.artifacts import atomic_directory, read_signed, write_signed
 from pipeline.runs import CHECKPOINT
 from pipeline.serving.recommender import Recommender
 from tests.params import change_params
@@ -115,6 +116,34 @@ def test_what_cap_or_min_rating_left_out_of_a_history_is_not_recommended(trained
         assert found.filter(request=0).height == everything - len(set(history)) - 1
         assert found.filter(request=1).height == everything - 1, "of somebody without history, the most popular others"
     assert other in knowing.recommend([history], everything)["item_id"]
+
+
+def test_the_options_that_the_sequences_were_built_with_decide_what_a_user_had(trained: Path) -> None:
+    """params.yaml asks for another cap now, which no sequence has; those here were cut at the length of this history."""
+    plain = Recommender.load()
+    user = plain.users["user_id"][4]
+    built_with = {"cap": len(plain.history_of(user)), "ties": "file"}
+    sidecar = Path("data/sequences/tiny/sidecar.json")
+    write_signed(sidecar, read_signed(sidecar, "preprocess") | {"preprocess": built_with})
+    change_params(Path("params.yaml"), {"preprocess.cap": 1000})
+    other = next(item for item in plain.item_ids if item not in plain.history_of(user))
+    log = Path("data/raw/tiny/interactions.parquet")
+    rows = pl.read_parquet(log)
+    with atomic_directory(Path("data/raw/tiny"), {"source": "tiny"}) as directory:
+        pl.concat([rows, pl.DataFrame([(user, other, 0)], rows.schema, orient="row")]).write_parquet(directory / log.name)
+        shutil.copyfile("data/raw/tiny/items.parquet", directory / "items.parquet")
+        (directory / "understood.json").write_text('{"time_unit": "s", "findings": []}')
+    knowing = Recommender(plain.model, pl.read_parquet("data/sequences/tiny/items.parquet"), plain.users, plain.run)
+    assert other in knowing.had_by(user)
+
+
+def test_without_the_log_a_stranger_is_no_error(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A batch of visitors is answered; one line says that dropped users count as unknown."""
+    shutil.rmtree("data/raw/tiny")
+    recommender = Recommender.load()
+    assert [recommender.history_of(user) for user in ("nobody", "rare")] == [[], []]
+    assert recommender.history_of(recommender.users["user_id"][4])
+    assert capsys.readouterr().err == "data/raw/tiny is not here, so users whom the core filter dropped count as unknown\n"
 
 
 def test_ten_thousand_items_are_no_trouble(recommender: Recommender) -> None:
