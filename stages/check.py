@@ -25,14 +25,15 @@ def beyond_history(dataset: str, max_history: int) -> list[Finding]:
     A model is trained on a user's last `max_history` + 1 training items.
     """
     trained, _ = read_sequences(sequences_directory(dataset))
-    beyond = (trained["train"] - (max_history + 1)).clip(lower_bound=0)
+    sizes = trained["train"].to_numpy()
+    beyond = (sizes - (max_history + 1)).clip(min=0)
     if not (count := int(beyond.sum())):
         return []
     text = (
         f"Training leaves out {plural(count, 'interaction')} of {plural(int((beyond > 0).sum()), 'user')} with more than "
-        f"{max_history + 1} training items; to use all, set train.max_history to {trained['train'].max() - 1}."
+        f"{max_history + 1} training items; to use all, set train.max_history to {sizes.max() - 1}."
     )
-    return [Finding("max_history", text, count, int(trained["train"].sum()), lost=True)]
+    return [Finding("max_history", text, count, int(sizes.sum()), lost=True)]
 
 
 def main() -> str:

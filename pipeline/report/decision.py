@@ -134,12 +134,13 @@ def _block(
     lines.append(["training, a run", f"{leader.mean('training_seconds') / 60:.1f} minutes ({runs['device'][0]})"])
     heading = f"## {name}: {plural(users, 'user')}, {plural(leader.runs.height, 'seed')}"
     changes = what_would_change(params, leader, candidates, others, level, unusable, beaten, users)
+    act = verdict(leader, candidates, level, beaten, unfit, unusable_above(rows, unfit) if rows.height else [])
     parts = [
         markdown_text(heading),
-        f"**{verdict(leader, candidates, level, beaten, unfit, unusable_above(rows, unfit) if rows.height else [])}**",
+        f"**{act}**",
         markdown_lines([[markdown_text(entry) for entry in line] for line in lines]),
-        f"To serve {title(leader.adapter)}: `dvc exp run evaluate {' '.join(selecting(params, leader))}`, then "
-        "`dvc repro serving/dvc.yaml`.",
+        f"To serve {title(leader.adapter)}{' all the same' if act.startswith('Ship none') else ''}: "
+        f"`dvc exp run evaluate {' '.join(selecting(params, leader))}`, then `dvc repro serving/dvc.yaml`.",
         "What would change the verdict:\n\n" + "\n".join(f"- {markdown_text(change)}" for change in changes),
     ]
     return parts, changes

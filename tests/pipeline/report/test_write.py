@@ -44,6 +44,7 @@ def test_the_report_and_the_decision_name_the_baselines(reported: Path, set_para
         "`evaluate.exclude_history=true`",
     ):
         assert shown in decision
+    assert ("all the same: `dvc exp run" in decision) == ("Ship none yet" in decision)
     # Another max_history: these baselines are of other settings, and so are left out and said to be missing.
     set_params({"train.max_history": 5})
     assert trivial_rows(load_params(), ["tiny"])[1] == ["tiny"]
