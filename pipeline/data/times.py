@@ -72,9 +72,10 @@ def read_times(column: pl.Series, form: str | None, where: str, place: Callable[
         raise UserError(f"{where} holds {kind}, not points in time; write ISO 8601 or seconds since 1970")
     if kind.is_numeric() and (form is None or form in UNITS):
         return _numbers(column, form, where, place)
-    if kind.is_float():
-        numbers = column.fill_nan(None)
-        column = column if (numbers % 1 != 0).any() else numbers.cast(pl.Int64)  # 20170714.0 is 20170714
+    if _may_have_fractions(kind):
+        numbers = column.fill_nan(None) if kind.is_float() else column
+        whole = numbers.cast(pl.Int64, strict=False)  # 20170714.0 is 20170714
+        column = column if (numbers % 1 != 0).any() or whole.null_count() > numbers.null_count() else whole
     text = column.cast(pl.String)
     if form is None or form in UNITS:
         whole = text.cast(pl.Int64, strict=False)
@@ -94,15 +95,20 @@ def _share(flags: pl.Series) -> float:
     return int(flags.sum()) / max(1, flags.len())
 
 
+def _may_have_fractions(kind: pl.DataType) -> bool:
+    """Whether a type of numbers holds fractions, which a cast to whole numbers would cut without a word."""
+    return kind.is_float() or kind.is_decimal()
+
+
 def _numbers(column: pl.Series, form: str | None, where: str, place: Callable[[int], str]) -> Times:
     """Numbers of the unit `form`, or of the one unit that puts all of them between 1990 and tomorrow."""
     numbers = column.cast(pl.Float64, strict=False)
     numbers = numbers.set(~numbers.is_finite().fill_null(True), None)
     unreadable = (numbers.is_null() & column.is_not_null()).arg_true().to_list()
     unit = form or _fitting_unit(numbers, where, place)
-    whole = column.cast(pl.Int64, strict=False) if column.dtype != pl.String else _whole(column)
-    values = whole
-    if bool((whole.is_null() & numbers.is_not_null()).any()) or (column.dtype.is_float() and bool((numbers % 1 != 0).any())):
+    values = column.cast(pl.Int64, strict=False) if column.dtype != pl.String else _whole(column)
+    cut = _may_have_fractions(column.dtype) and bool((numbers % 1 != 0).any())
+    if cut or bool((values.is_null() & numbers.is_not_null()).any()):
         return _fractions(numbers, unit, unreadable)
     said = "named in `time`" if form else "recognised by their size"
     return _coarsest(values, unit, f"{NAMES[unit]} since 1970 ({said})", unreadable)

@@ -3,6 +3,7 @@
 import datetime
 import random
 from datetime import UTC, timedelta, timezone
+from decimal import Decimal
 
 import polars as pl
 import pytest
@@ -61,6 +62,22 @@ def test_fractions_of_a_second_are_kept_to_the_microsecond() -> None:
     for kind in (pl.String, pl.Float64):
         times = read_times(pl.Series(["1500000000.123456", "1500000000.5"]).cast(kind), None, WHERE)
         assert (times.values.to_list(), times.unit) == ([1_500_000_000_123_456, 1_500_000_000_500_000], "us")
+
+
+def test_fractions_of_decimals_are_kept_as_those_of_floats_are() -> None:
+    """A column of DECIMAL, as databases export it to Parquet."""
+    values = [Decimal("1500000000.25"), Decimal("1500000000.75"), None]
+    times = read_times(pl.Series(values), None, WHERE)
+    floats = read_times(pl.Series(values).cast(pl.Float64), None, WHERE)
+    assert (times.values.to_list(), times.unit) == ([1_500_000_000_250, 1_500_000_000_750, None], "ms")
+    assert (times.unit, times.form) == (floats.unit, floats.form)
+    assert times.values.equals(floats.values)
+    for form in (None, "ns"):
+        whole = read_times(pl.Series([Decimal("1500000000123456789.00"), None]), form, WHERE)
+        assert (whole.values.to_list(), whole.unit) == ([1_500_000_000_123_456_789, None], "ns"), "no float in between"
+    assert read([Decimal("20170714.00"), None], "%Y%m%d") == [SECONDS[0] - 9600, None]
+    for large in (Decimal("1e30"), 1e30):
+        assert read_times(pl.Series([large]), "%Y%m%d", WHERE).unreadable == [0], "more than 64 bits hold"
 
 
 def test_iso_is_read_as_python_reads_it() -> None:
