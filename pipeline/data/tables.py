@@ -137,11 +137,16 @@ def _difference(files: list[FileRead], parts: list[pl.DataFrame], wanted: Wanted
 def refuse_many(table: TableRead, problems: list[str], total: int) -> None:
     """Raise UserError that lists the first problems together where they are more than BAD_SHARE of the rows."""
     if len(problems) > BAD_SHARE * total:
-        more = f"; and {len(problems) - LISTED:,} more" if len(problems) > LISTED else ""
-        raise UserError(
-            f"{table.files[0].path}: {plural(len(problems), 'row')} of {total:,} cannot be read (at most {BAD_SHARE:.0%} are "
-            f"skipped); correct or remove them: {'; '.join(problems[:LISTED])}{more}"
-        )
+        raise UserError(unreadable(table.files[0].path, len(problems), total, problems))
+
+
+def unreadable(where: Path | str, count: int, total: int, problems: list[str]) -> str:
+    """The message that `count` of `total` rows cannot be read. problems: of these rows, at least the first LISTED."""
+    more = f"; and {count - LISTED:,} more" if count > LISTED else ""
+    return (
+        f"{where}: {plural(count, 'row')} of {total:,} cannot be read (at most {BAD_SHARE:.0%} are skipped); correct or remove "
+        f"them: {'; '.join(problems[:LISTED])}{more}"
+    )
 
 
 def _read(file: FileRead, wanted: Wanted) -> pl.DataFrame:

@@ -4,7 +4,7 @@ import html
 import os
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import polars as pl
 from pydantic import Field, field_validator
@@ -13,16 +13,17 @@ from common.errors import UserError
 from common.words import plural
 from pipeline.artifacts import main_checkout, read_json, write_json
 from pipeline.data import Source, Ties
-from pipeline.data.findings import Finding, findings, quoted
+from pipeline.data.findings import LISTED, Finding, findings, quoted
 from pipeline.data.sources import Raw, read_parquet_pair, write_parquet_pair
 from pipeline.data.table_file import Columns, Wanted
-from pipeline.data.tables import TableRead, matching_files, read_tables, refuse_many
+from pipeline.data.tables import TableRead, matching_files, read_tables, refuse_many, unreadable
 from pipeline.data.times import NAMES, Times, as_date, check_form, read_times
 
 INTERACTIONS = {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}
 ITEMS = {"item_id": pl.String, "title": pl.String}
 RATING = "rating"
 UNDERSTOOD = "understood.json"
+UNREAD_RATINGS = "unread_ratings"  # in UNDERSTOOD: those of a download that did not need them
 CODE = (
     "pipeline/data/findings.py",
     "pipeline/data/json_lines.py",
@@ -108,16 +109,21 @@ def fetch(source: Files, mirror: str | None, directory: Path) -> None:
     Paths are relative to the project's root. Rows without a user, item or time stay, for preprocessing to count.
     """
     notes: list[Finding] = []
-    log, unit = read_log(source, notes)
+    log, unit, unread = read_log(source, notes)
     items = read_items(source, notes)
     write_parquet_pair(log, items, directory)
     for note in notes:
         print(note.line(), flush=True)
-    write_json(directory / UNDERSTOOD, {"time_unit": unit, "findings": [note.record() for note in notes]})
+    understood: dict[str, Any] = {"time_unit": unit, "findings": [note.record() for note in notes]}
+    write_json(directory / UNDERSTOOD, understood | ({UNREAD_RATINGS: unread} if unread else {}))
 
 
 def read(source: Files, directory: Path) -> Raw:
-    """Read back what `fetch` wrote, without interactions rated below `min_rating`."""
+    """Read back what `fetch` wrote, without interactions rated below `min_rating`.
+
+    Raises UserError if `min_rating` was set after a download that passed over ratings it could not read: rows with a rating such
+    as `4,5` would be dropped as not rated.
+    """
     raw = read_parquet_pair(directory)
     understood = read_json(directory / UNDERSTOOD, "the download stage")
     notes = findings(understood["findings"])
@@ -127,6 +133,10 @@ def read(source: Files, directory: Path) -> Raw:
             raise UserError(
                 f"min_rating is {source.min_rating:g}, but {source.interactions} has no column 'rating'; name it in `columns`"
             )
+        if unread := understood.get(UNREAD_RATINGS):
+            says = unreadable(source.interactions, unread["count"], unread["rows"], unread["first"])
+            again = f"`dvc repro -f -s data/dvc.yaml:download@{directory.name}`"
+            raise UserError(f"{says}; they were passed over while min_rating was empty, so download again: {again}")
         kept = log.filter(pl.col(RATING) >= source.min_rating)
         lost = log.height - kept.height
         text = f"Dropped {plural(lost, 'interaction')} rated below {source.min_rating:g}, or not rated."
@@ -137,8 +147,12 @@ def read(source: Files, directory: Path) -> Raw:
     return Raw(log.select(list(INTERACTIONS)), raw.items, {}, understood["time_unit"], notes)
 
 
-def read_log(source: Files, notes: list[Finding]) -> tuple[pl.DataFrame, str]:
-    """The log as user_id, item_id, timestamp, rating if there is one; and the unit of its times. Adds to `notes`."""
+def read_log(source: Files, notes: list[Finding]) -> tuple[pl.DataFrame, str, dict[str, Any]]:
+    """The log as user_id, item_id, timestamp, rating if there is one; the unit of its times; unread ratings. Adds to `notes`.
+
+    Ratings that are no numbers are problems of their rows where `min_rating` or `columns` asks for ratings. Elsewhere, they are
+    null and recorded: their count, that of all rows, and the first problems; empty if there are none.
+    """
     columns: Columns = {name: source.columns.get(name, name) for name in INTERACTIONS}
     placed = isinstance(columns["user_id"], int)
     optional: Columns = {} if placed and RATING not in source.columns else {RATING: source.columns.get(RATING, RATING)}
@@ -156,13 +170,18 @@ def read_log(source: Files, notes: list[Finding]) -> tuple[pl.DataFrame, str]:
     wanted = source.min_rating is not None or RATING in source.columns
     if wanted and RATING in frame.columns and not _is_text(frame[RATING].dtype):
         raise UserError(f"{path}: column '{optional[RATING]}' holds {frame[RATING].dtype}, not ratings")
+    unread: dict[str, Any] = {}
     if RATING in frame.columns and _is_text(frame[RATING].dtype):
         rating = frame[RATING].cast(pl.String).str.strip_chars()
         made[RATING] = rating.cast(pl.Float64, strict=False)
         wrong = (made[RATING].is_null() & rating.is_not_null() & (rating != "")).arg_true().to_list()
         made[RATING] = made[RATING].fill_nan(None)  # of a text 'nan', which no comparison would drop
+        listed = wrong if wanted else wrong[:LISTED]
+        says = [f"{table.place(row)}: {RATING} {rating[row]!r} is no number" for row in listed]
         if wanted:
-            problems += [f"{table.place(row)}: {RATING} {rating[row]!r} is no number" for row in wrong]
+            problems += says
+        elif wrong:
+            unread = {"count": len(wrong), "rows": frame.height, "first": says}
     refuse_many(table, problems, frame.height)
     log = pl.DataFrame(made)
     if times.unreadable:
@@ -173,7 +192,7 @@ def read_log(source: Files, notes: list[Finding]) -> tuple[pl.DataFrame, str]:
     _describe_missing(log, notes)
     for name in ("user_id", "item_id"):
         _describe_ids(log[name], name.removesuffix("_id"), notes)
-    return log, times.unit
+    return log, times.unit, unread
 
 
 def read_items(source: Files, notes: list[Finding]) -> pl.DataFrame:

@@ -133,6 +133,36 @@ def test_a_smallest_rating_needs_ratings(load: Load) -> None:
         load(pl.DataFrame(INTERACTIONS), items_of("i1"), time="s", min_rating=4)
 
 
+def test_a_smallest_rating_that_is_set_after_the_download_drops_no_rating_that_was_not_read(load: Load, tmp_path: Path) -> None:
+    """DVC does not download again for `min_rating`, so ratings with a decimal comma would have counted as none."""
+    rows = [f"u{i},a,{START + i},5" for i in range(200)]
+    rows[3] = f'u3,a,{START},"4,5"'
+    log = "\n".join(["user_id,item_id,timestamp,rating", *rows]).encode()
+    assert load(log, items_of("a")).interactions.height == 200
+    later = Files.parse({"kind": "files", "interactions": "log.csv", "items": "items.csv", "min_rating": 4}, "sources.mine")
+    directory = (tmp_path / "raw").rename(tmp_path / "mine")
+    with pytest.raises(UserError) as caught:
+        files.read(later, directory)
+    assert str(caught.value) == (
+        "log.csv: 1 row of 200 cannot be read (at most 1% are skipped); correct or remove them: log.csv row 5: rating '4,5' is "
+        "no number; they were passed over while min_rating was empty, so download again: "
+        "`dvc repro -f -s data/dvc.yaml:download@mine`"
+    )
+    raw = load(log, items_of("a"), min_rating=4)
+    assert raw.interactions.height == 199
+    assert "row 5: rating '4,5' is no number" in found(raw)["unreadable"].text, "after that download it is named"
+    many = log.replace(b",5\n", b',"4,5"\n')
+    load(many, items_of("a"))
+    with pytest.raises(
+        UserError, match=r"log\.csv: 199 rows of 200 cannot be read .*; and 189 more; they were passed over while"
+    ):
+        files.read(later, tmp_path / "raw")
+    record = tmp_path / "raw" / files.UNDERSTOOD
+    older = {name: value for name, value in json.loads(record.read_text()).items() if name in ("time_unit", "findings")}
+    record.write_text(json.dumps(older))
+    assert files.read(later, tmp_path / "raw").interactions.height == 1, "without the record, as before"
+
+
 @pytest.mark.parametrize("values", [[datetime.timedelta(1)] * 3, [[1], [2], [3]], [b"1", b"2", b"3"]])
 def test_ratings_that_are_no_numbers_are_refused_only_where_they_are_used(load: Load, values: list[Any]) -> None:
     log, names = pl.DataFrame(INTERACTIONS).with_columns(rating=pl.Series(values)), ("log.parquet", "items.csv")
