@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.dvc_state import broken_dvc_lock, conflicted_lock_file, default_remote
-from common.errors import UserError
+from common.errors import UserError, first_line
 from common.secrets import masked
 from pipeline.artifacts import SIDECAR, main_checkout, read_json
 from pipeline.params import Encoder, Params
@@ -119,19 +119,31 @@ class Examination:
         return message
 
     @cached_property
-    def links(self) -> tuple[str, list[str], str]:
-        """DVC's cache, the types of link that its configuration lists, and the first type that works from here, or "copy"."""
+    def links(self) -> tuple[str, list[str], str] | UserError:
+        """DVC's cache, the types of link that its configuration lists, and the first type that works from here, or "copy".
+
+        Or the error that keeps DVC from working here.
+        """
+        from dvc.exceptions import DvcException
         from dvc.repo import Repo
+        from dvc.scm import SCMError
         from dvc_objects.fs import localfs
         from dvc_objects.fs.generic import test_links
 
-        with Repo() as repo:
-            folder, configured = repo.cache.local.path, repo.cache.local.cache_types
+        try:
+            with Repo() as repo:
+                folder, configured = repo.cache.local.path, repo.cache.local.cache_types
+        except DvcException as error:  # an unpacked archive of the code has no .git
+            here = ", or run `git init` here" if isinstance(error, SCMError) else ""
+            return UserError(f"DVC cannot work in this folder: {first_line(error)}; bring the project by `git clone`{here}")
         working = test_links(configured, localfs, folder, localfs, str(Path("data/runs").absolute()))
         return folder, configured, working[0] if working else "copy"
 
     def cache(self) -> str:
-        """Return how DVC's cache is linked to the workspace."""
+        """Return how DVC's cache is linked to the workspace, or why DVC does not work here."""
+        if isinstance(self.links, UserError):
+            self.problems.append(str(self.links))
+            return str(self.links)
         folder, configured, link = self.links
         if link == "copy":
             return f"copies: no link of .dvc/config works between {folder} and this folder; every artifact is on disk twice"
@@ -193,7 +205,7 @@ class Examination:
             return f"{free_space}an amount that depends on the number of items, known after {command}"
         if width is None:
             return f"{free_space}an amount that depends on the width of the embeddings, known once the model is on this machine"
-        copies = 2 if self.links[2] == "copy" else 1
+        copies = 2 if not isinstance(self.links, UserError) and self.links[2] == "copy" else 1
         need = artifact_bytes(items, width, self.params.dim) * copies
         if need > free:
             self.problems.append(f"the run needs about {need / 2**30:.1f} GiB of disk, {free / 2**30:.1f} are free")

@@ -45,6 +45,23 @@ def test_a_run_whose_data_is_here_needs_neither_model_nor_remote(examined: Calla
     assert page["device"].split()[0].rstrip(",:") in ("cpu", "cuda")
 
 
+@pytest.mark.parametrize(
+    ("without", "says"),
+    [
+        (".git", "is not a git repository; bring the project by `git clone`, or run `git init` here"),
+        (".dvc", "; bring the project by `git clone`"),
+    ],
+)
+def test_a_copy_without_git_or_dvc_is_a_problem_and_no_traceback(examined: Callable, without: str, says: str) -> None:
+    """An archive of the code, unpacked, has no .git."""
+    shutil.rmtree(without)
+    page, problems = examined()
+    assert problems == [page["cache"]]
+    assert problems[0].startswith("DVC cannot work in this folder: ")
+    assert problems[0].endswith(says)
+    assert "GiB free" in page["disk"], "the page is complete"
+
+
 def test_data_that_nothing_can_bring_is_a_problem(examined: Callable) -> None:
     shutil.rmtree("data/spectrum/tiny/random")
     page, problems = examined()
