@@ -30,12 +30,15 @@ def about(rows: pl.DataFrame) -> list[tuple[str, str]]:
 
 
 def code_version() -> str:
-    """Return the last commit that changed the code, with its date: "4270bbc, 2026-11-27"; "" outside git.
+    """Return the last commit that changed the code, with its date: "4270bbc, 2026-11-27"; "" outside git or without its program.
 
     A commit of results alone does not change it, so the report that such a commit holds is the same when built again.
     """
     log = ["git", "log", "-1", "--format=%h, %cs", "--abbrev=7", "--", *CODE]
-    found = subprocess.run(log, capture_output=True, text=True, check=False)
+    try:
+        found = subprocess.run(log, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return ""
     status = ["git", "status", "--porcelain", "--", *CODE]
     changed = subprocess.run(status, capture_output=True, text=True, check=False)
     if found.returncode or not found.stdout.strip():

@@ -46,9 +46,12 @@ def publish_grid(folder: Path, params: Params) -> str:
 
 
 def committed_code() -> str:
-    """Return the hash of HEAD. Raises UserError if a source file differs from it or is not in git."""
+    """Return the hash of HEAD. Raises UserError if a source file differs from it or is not in git, and without git's program."""
     status = ["git", "status", "--porcelain", "--untracked-files=all", "--ignored", "--", *CODE]
-    changed = subprocess.run(status, capture_output=True, text=True, check=False)
+    try:
+        changed = subprocess.run(status, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise UserError("the program git is missing on this machine; install it, then publish from a clone") from None
     head = subprocess.run(["git", "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True, check=False)
     if changed.returncode or head.returncode:
         raise UserError("git finds no commit here; publish from a clone, with the code committed")

@@ -33,6 +33,11 @@ def test_the_code_is_the_last_commit_that_changed_it(tmp_path: Path, monkeypatch
     assert code_version() == f"commit {code}, 2020-02-02, with uncommitted changes"
 
 
+def test_without_the_program_git_nothing_is_said_of_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert code_version() == ""
+
+
 def git(*arguments: str) -> str:
     identity = ("-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false")
     return subprocess.run(["git", *identity, *arguments], check=True, capture_output=True, text=True).stdout.strip()

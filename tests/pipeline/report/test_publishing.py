@@ -53,6 +53,12 @@ def test_code_that_is_not_committed_is_refused(tmp_path: Path, monkeypatch: pyte
         committed_code()
 
 
+def test_without_the_program_git_one_line_says_that_it_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match=r"^the program git is missing on this machine; install it, then publish from a clone$"):
+        committed_code()
+
+
 def test_the_report_that_is_published_is_of_the_cells_that_are(
     cells: list[Cell], set_params: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
