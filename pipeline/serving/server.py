@@ -39,7 +39,7 @@ class Package:
         self.folder = Path(folder)
         if check:
             verify(self.folder)
-        self.config: dict[str, Any] = read_json(self.folder / "config.json")
+        self.config = read_json(self.folder / "config.json")
         if self.config.get("format") != FORMAT:
             raise PackageError(f"{self.folder} is a package of format {self.config.get('format')!r}, this server reads {FORMAT}")
         items = read_json(self.folder / "items.json")
@@ -132,11 +132,15 @@ class Package:
         return [i for i in found if i >= 0]
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object that a JSON file of the package holds. Raises PackageError for anything else, and for a missing file."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise PackageError(f"{path} is missing or damaged; get the package again") from None
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise PackageError(f"{path} is missing or damaged; get the package again")
+    return content
 
 
 def verify(folder: Path) -> None:

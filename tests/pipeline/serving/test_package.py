@@ -156,6 +156,8 @@ def test_a_missing_python_package_is_one_line_that_names_the_extra(
         ),
         (lambda folder: (folder / "vectors.npy").unlink(), "vectors.npy is missing"),
         (lambda folder: (folder / "sidecar.json").write_text("{"), "sidecar.json is missing or damaged"),
+        (lambda folder: (folder / "sidecar.json").write_text("[]"), "sidecar.json is missing or damaged"),
+        (lambda folder: (folder / "sidecar.json").write_text("[" * 100_000), "sidecar.json is missing or damaged"),
         (lambda folder: (folder / "sidecar.json").write_text("{}"), "is no package"),
         (lambda folder: shutil.rmtree(folder), "sidecar.json is missing or damaged"),
         (lambda folder: of_format(folder, 2), "is a package of format 2, this server reads 1"),
