@@ -117,7 +117,10 @@ def _fetch(file: str, mirror: str | None, target: Path) -> None:
     if mirror is None or "://" in mirror:
         _download((mirror or SITE).rstrip("/") + "/" + file, target)
         return
-    folder = main_checkout() / Path(mirror).expanduser()
+    try:
+        folder = main_checkout() / Path(mirror).expanduser()
+    except RuntimeError:  # of `~name`
+        raise UserError(f"download.mirror: {mirror}: there is no home of that user; write the folder's whole path") from None
     if not (folder / file).is_file():
         raise UserError(f"download.mirror: {folder / file} not found; point the mirror at a folder that holds it")
     shutil.copyfile(folder / file, target)

@@ -91,6 +91,11 @@ def test_a_missing_file_of_the_mirror_is_named(mirror: Path, target: Path) -> No
         amazon2014.fetch(SOURCE, str(mirror), target)
 
 
+def test_a_mirror_in_the_home_of_nobody_is_one_line(target: Path) -> None:
+    with pytest.raises(UserError, match=r"^download\.mirror: ~no_such_user/x: there is no home of that user; write the folder's"):
+        amazon2014.fetch(SOURCE, "~no_such_user/x", target)
+
+
 @pytest.mark.parametrize(
     "damage",
     [
