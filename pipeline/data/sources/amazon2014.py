@@ -46,6 +46,7 @@ KNOWN = {
     "reviews_Office_Products_5.json.gz": "2479d978084ce15e0830a383ee231820e1099016174c4c8da10f0dcf88ae06b7",
     "reviews_Toys_and_Games_5.json.gz": "c392c8c058c2a1449b4b2107c3719e8c6f59dbaacb5a4d9076ab4bfb065a8d2f",
 }
+GZIP = b"\x1f\x8b"  # the first bytes of a gzip file
 ASIN = re.compile(rb"""['"]asin['"]:\s*['"]([^'"]+)['"]""")
 FIELDS = ("title", "brand", "categories", "description")
 MALFORMED_SHARE = 0.01  # of the metadata lines that are needed
@@ -168,7 +169,8 @@ def _resume(url: str, target: Path) -> None:
     part.parent.mkdir(parents=True, exist_ok=True)
     known = version.read_text() if part.exists() and version.exists() else ""
     have = part.stat().st_size if known else 0
-    # Without a known version there is no telling whether the rest belongs to it. No encoding: the file itself is compressed.
+    # Without a known version there is no telling whether the rest belongs to it. No encoding: the file itself is compressed. A
+    # server that names one all the same is read as it sends, since lengths and ranges are of what it sends.
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-", "If-Range": known} if have else {})
     with requests.get(url, headers=headers, stream=True, timeout=30) as response:
         if response.status_code == requests.codes.requested_range_not_satisfiable:
@@ -184,6 +186,7 @@ def _resume(url: str, target: Path) -> None:
         if not resumed:
             part.unlink(missing_ok=True)
             version.write_text(current)
+        response.raw.headers.pop("Content-Encoding", None)  # else `iter_content` unpacks
         have = have if resumed else 0
         expected = have + int(response.headers.get("Content-Length") or 0)
         size = expected
@@ -195,13 +198,41 @@ def _resume(url: str, target: Path) -> None:
                 size = max(size, file.tell() + len(chunk))
                 if size > LARGEST_DOWNLOAD:
                     part.unlink()
-                    raise UserError(f"{url} is larger than {LARGEST_DOWNLOAD >> 30} GiB, as no file of the 2014 reviews is")
+                    raise _too_large(url)
                 file.write(chunk)
                 bar.update(len(chunk))
     if expected > have and part.stat().st_size != expected:
         raise requests.exceptions.ConnectionError("the connection ended early")
+    if "gzip" in response.headers.get("Content-Encoding", "").lower():
+        _unwrap(part, url)
     shutil.move(part, target)
     version.unlink(missing_ok=True)
+
+
+def _too_large(url: str) -> UserError:
+    return UserError(f"{url} is larger than {LARGEST_DOWNLOAD >> 30} GiB, as no file of the 2014 reviews is")
+
+
+def _unwrap(part: Path, url: str) -> None:
+    """Undo the gzip that a server has put around a gzip file; many servers only name it and send the file as it is.
+
+    What is damaged stays as it is, for `check_gzip` to find.
+    """
+    inner = part.with_suffix(".inner")
+    try:
+        with gzip.open(part) as file, inner.open("wb") as written:
+            if file.peek(2)[:2] != GZIP:
+                return
+            while chunk := file.read(CHUNK):
+                if written.tell() + len(chunk) > LARGEST_DOWNLOAD:
+                    part.unlink()
+                    raise _too_large(url)
+                written.write(chunk)
+        inner.replace(part)
+    except (EOFError, gzip.BadGzipFile, zlib.error):
+        return
+    finally:
+        inner.unlink(missing_ok=True)
 
 
 def check_gzip(path: Path) -> None:

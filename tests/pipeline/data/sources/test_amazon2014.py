@@ -132,6 +132,7 @@ class Site:
     heeds_if_range: bool = True
     etag: str | None = '"v1"'
     encodes: bool = False
+    names_encoding: bool = False  # whether responses say Content-Encoding: gzip, whatever was asked
     sent: int = 0
     redirect: str = ""  # where the first request is sent
     length: bool = True  # whether responses say how long they are
@@ -165,7 +166,7 @@ class Site:
         else:
             handler.send_response(200)
         body = data[start:]
-        if self.encodes and "gzip" in headers.get("accept-encoding", ""):
+        if self.names_encoding or (self.encodes and "gzip" in headers.get("accept-encoding", "")):
             handler.send_header("Content-Encoding", "gzip")
         if self.etag:
             handler.send_header("ETag", self.etag)
@@ -288,6 +289,30 @@ def test_a_server_that_compresses_what_it_sends_does_not_unpack_the_file(site: S
     site.encodes = True
     fetch(site, target)
     assert contents(target) == FILES
+
+
+@pytest.mark.parametrize("packs", [False, True], ids=["named only", "packed once more"])
+@pytest.mark.parametrize("length", [True, False], ids=["length", "no length"])
+def test_a_server_that_names_an_encoding_though_none_was_asked_for(site: Site, target: Path, packs: bool, length: bool) -> None:
+    """Some servers call every .gz file an encoded one, and proxies pack what they pass on. Dropped connections are resumed."""
+    site.names_encoding, site.length = True, length
+    if packs:
+        site.content = {name: gzip.compress(content, compresslevel=0, mtime=0) for name, content in FILES.items()}
+    site.drops = [2 * amazon2014.DOWNLOAD_CHUNK] if length else []
+    fetch(site, target)
+    assert contents(target) == FILES
+    assert leftovers(target) == []
+    if length:
+        asked = [request.get("range") for request in site.requests if request["file"] == REVIEWS]
+        assert asked == [None, f"bytes={2 * amazon2014.DOWNLOAD_CHUNK}-"]
+
+
+def test_a_damaged_file_that_the_server_packed_once_more_is_refused(site: Site, target: Path) -> None:
+    site.names_encoding = True
+    site.content = {name: gzip.compress(content, compresslevel=0, mtime=0)[:-3] for name, content in FILES.items()}
+    with pytest.raises(UserError, match=f"{REVIEWS} is truncated or damaged"):
+        fetch(site, target)
+    assert leftovers(target) == []
 
 
 def test_a_damaged_file_of_the_server_is_refused_and_fetched_anew_next_time(site: Site, target: Path) -> None:
