@@ -32,6 +32,7 @@ from pipeline.runs import Run, sequences_directory, spectrum_directory
 
 ESTIMATE = [sys.executable, "-m", "stages.check", "--estimate"]
 REPRO = [sys.executable, "-m", "dvc", "repro", "--keep-going", "grid/dvc.yaml"]
+LOST = "ended without its result: params.yaml or the code changed since the grid started; run the same command again"
 
 
 FAILED = re.compile(r"ERROR: failed to reproduce (stages: )?'grid/dvc\.yaml:[^']+'((, | and )'grid/dvc\.yaml:[^']+')*")
@@ -324,20 +325,27 @@ def complete(params: Params, engine: Engine) -> str:
     if isinstance(engine, Local) and len(unfinished_tasks(params)) > 1:
         # In a process of its own, because torch would hold memory, on a GPU too, as long as the grid runs.
         subprocess.run([*ESTIMATE, "--jobs", str(engine.jobs)], check=False)
-    done = 0
-    failed: dict[str, Task] = {}
+    started: set[str] = set()
+    failed: dict[str, str] = {}  # the name of a task -> why it failed, and what to do
     # In rounds, because the runs of tuned cells are known only after tuning.
     while todo := [task for task in unfinished_tasks(params) if task.name not in failed]:
-        failed |= {task.name: task for task in run_all(todo, engine)}
-        done += len(todo)
+        if lost := [task.name for task in todo if task.name in started]:
+            # They would end in the same way for ever: tasks read params.yaml and the code anew, this process does not.
+            failed |= dict.fromkeys(lost, LOST)
+            print("".join(f"{name}: FAILED, {LOST}\n" for name in lost), end="", flush=True)
+            continue
+        started |= {task.name for task in todo}
+        failed |= {
+            task.name: f"{_last_line(task.log)} ({task.log}); after fixing that, the same command tries them again"
+            for task in run_all(todo, engine)
+        }
     assembled = assemble(params)
     if failed:
-        first = next(iter(failed.values()))
+        name, why = next(iter(failed.items()))
         raise UserError(
-            f"{len(failed)} of {done} tasks failed; the first, {first.name}: {_last_line(first.log)} ({first.log}); "
-            "after fixing that, the same command tries them again; `python -m stages.aggregate --partial` writes the report "
-            "without them"
+            f"{len(failed)} of {len(started)} tasks failed; the first, {name}: {why}; "
+            "`python -m stages.aggregate --partial` writes the report without them"
         )
     if not assembled:
         raise UserError("`dvc repro grid/dvc.yaml` failed, see above")
-    return f"{done} tasks done"
+    return f"{len(started)} tasks done"

@@ -6,18 +6,25 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from common.errors import UserError
 from pipeline.grid import tasks
+from pipeline.grid import tuning as tuning_module
 from pipeline.grid.cells import listed_cells
 from pipeline.grid.execution import evaluated_in_parallel
-from pipeline.grid.tasks import Local, Task, grid_lock, run_all, unfinished_tasks
+from pipeline.grid.tasks import Local, Task, complete, grid_lock, run_all, unfinished_tasks
+from pipeline.grid.tuning import SPACE, listed_tunings, tune, write_choice
 from pipeline.params import load_params
+from pipeline.runs import Run
 
 ROOT = Path(__file__).parents[3]
 
@@ -150,3 +157,110 @@ def test_of_two_grids_on_one_scratch_the_second_is_refused_until_the_first_is_go
         first.kill()
     with grid_lock():
         pass
+
+
+@dataclass
+class Here:
+    """An engine that calls a function in this process for each task, in order; it refuses to run one task twice.
+
+    execute: returns whether the task succeeded.
+    """
+
+    execute: Callable[[Task], bool]
+    jobs: int = 1
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        self.names: list[str] = []
+
+    @contextmanager
+    def submitting(self) -> Iterator[Callable[[Task], Future[bool]]]:
+        yield self._submit
+
+    def _submit(self, task: Task) -> Future[bool]:
+        assert task.name not in self.names, f"{task.name} is executed again"
+        self.names.append(task.name)
+        task.log.parent.mkdir(parents=True, exist_ok=True)
+        task.log.write_text("prepare: the disk is full\n")
+        future: Future[bool] = Future()
+        future.set_result(self.execute(task))
+        return future
+
+
+@pytest.fixture
+def no_dvc(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The project, of which DVC restores and builds nothing."""
+    monkeypatch.setattr(tasks, "assemble", lambda params, quiet=False: not quiet)
+    return project
+
+
+@pytest.mark.usefixtures("no_dvc")
+def test_a_task_that_succeeds_without_its_result_fails_and_is_not_executed_for_ever(
+    set_params: Callable[..., None], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """params.yaml changes after the first task, so the others succeed as other runs than those that the grid waits for."""
+    found: list[str] = []
+    monkeypatch.setattr(tasks, "evaluated_directory", lambda run: Path() if run.fingerprint in found else None)
+
+    def execute(task: Task) -> bool:
+        if len(engine.names) == 2:
+            set_params({"train.epochs": 3})
+        if len(engine.names) < 4:
+            found.append({run.name: run.fingerprint for _, run in tasks.unfinished_runs(load_params())}[task.name])
+        return len(engine.names) < 4
+
+    engine = Here(execute)
+    with pytest.raises(UserError) as raised:
+        complete(load_params(), engine)
+    assert len(engine.names) == 4
+    assert "\n" not in str(raised.value)
+    assert str(raised.value).startswith(f"3 of 4 tasks failed; the first, {engine.names[3]}: prepare: the disk is full (")
+    lost = "ended without its result: params.yaml or the code changed since the grid started; run the same command again"
+    assert capfd.readouterr().out.endswith("".join(f"{name}: FAILED, {lost}\n" for name in engine.names[1:3]))
+    assert [task.name for task in unfinished_tasks(load_params())] == [engine.names[0], engine.names[3]], "the others are done"
+
+
+@pytest.mark.usefixtures("no_dvc")
+def test_if_results_alone_are_missing_the_message_says_why() -> None:
+    reason = r"4 of 4 tasks failed; the first, tiny-sasrec-base dim 16 seed 0: ended without its result: params\.yaml or the code"
+    with pytest.raises(UserError, match=f"^{reason}"):
+        complete(load_params(), Here(lambda task: True))
+
+
+def space_of(text: str, set_params: Callable[..., None], **lists: Any) -> None:
+    """Write grid/space.yaml, and tune Base and SpecTran with two trials."""
+    SPACE.parent.mkdir(exist_ok=True)
+    SPACE.write_text(text)
+    lists = {"datasets": ["tiny"], "losses": ["info_nce"], "trials": 2} | lists
+    set_params({f"grid.tuning.{name}": value for name, value in lists.items()})
+
+
+@pytest.mark.usefixtures("no_dvc")
+@pytest.mark.parametrize("with_choice", [True, False])
+def test_tunings_and_then_tuned_runs_are_executed_once(
+    set_params: Callable[..., None], monkeypatch: pytest.MonkeyPatch, with_choice: bool
+) -> None:
+    """with_choice: whether the task writes the choice too, as on this machine, or leaves that to the grid, as on a cluster."""
+    space_of("train:\n  weight_decay: [0.0, 1.0e-4]\n", set_params)
+    found: list[str] = []
+    monkeypatch.setattr(tasks, "evaluated_directory", lambda run: Path() if run.fingerprint in found else None)
+    monkeypatch.setattr(tuning_module, "_validation", validation)
+
+    def execute(task: Task) -> bool:
+        if task.name.endswith(" tuning"):
+            (tuning,) = (one for one in listed_tunings(load_params()) if f"{one.name} tuning" == task.name)
+            tune(tuning)
+            if with_choice:
+                write_choice(tuning)
+        else:
+            found.append(task.result.name)
+        return True
+
+    engine = Here(execute)
+    # Two tunings, four runs of params.yaml, four with what was chosen.
+    assert complete(load_params(), engine) == "10 tasks done"
+
+
+def validation(run: Run) -> dict[str, Any]:
+    """What training would return: more weight decay is better."""
+    return {"state": "complete", "epochs": 3, "validation": 0.1 + run.settings["train"]["weight_decay"]}
