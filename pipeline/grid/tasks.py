@@ -26,12 +26,13 @@ from pipeline.artifacts import SIDECAR, scratch
 from pipeline.grid.cells import Cell, listed_cells
 from pipeline.grid.execution import NO_TRAINING, evaluated_directory, threads_per_run
 from pipeline.grid.fit import refuse_unfit
-from pipeline.grid.tuning import SPACE, Tuning, listed_tunings, write_choice
+from pipeline.grid.tuning import SPACE, AllFailedError, Tuning, listed_tunings, write_choice
 from pipeline.params import Params
 from pipeline.runs import Run, sequences_directory, spectrum_directory
 
 ESTIMATE = [sys.executable, "-m", "stages.check", "--estimate"]
 REPRO = [sys.executable, "-m", "dvc", "repro", "--keep-going", "grid/dvc.yaml"]
+AGAIN = "after fixing that, the same command tries them again"
 LOST = "ended without its result: params.yaml or the code changed since the grid started; run the same command again"
 
 
@@ -140,22 +141,40 @@ def tuning_task(tuning: Tuning) -> Task:
     """Return the task that runs the missing trials and second runs of a tuning."""
     run = tuning.run({})
     inputs = [run.sequences, run.spectrum, SPACE, *([tuning.scratch] if tuning.scratch.is_dir() else [])]
-    return Task(f"{tuning.name} tuning", tuning.arguments, tuple(inputs), tuning.scratch)
+    return Task(_tuning_name(tuning), tuning.arguments, tuple(inputs), tuning.scratch)
+
+
+def _tuning_name(tuning: Tuning) -> str:
+    return f"{tuning.name} tuning"
+
+
+def write_choices(params: Params) -> tuple[list[Tuning], dict[str, str]]:
+    """Write the choices of tunings whose trials are all done; return the tunings that still have trials to run, and the failed.
+
+    A failed tuning is one without a trial that succeeded: the name of its task -> what is wrong, and where its errors are. More
+    tasks cannot help it. Raises UserError if inputs are missing.
+    """
+    missing, failed = [], {}
+    for tuning in listed_tunings(params):
+        if tuning.has_choice:
+            continue
+        if not tuning.trials_done:
+            missing.append(tuning)
+            continue
+        try:
+            write_choice(tuning)
+        except AllFailedError as error:
+            failed[_tuning_name(tuning)] = str(error)
+    return missing, failed
 
 
 def unfinished_tasks(params: Params) -> list[Task]:
     """Return the tasks of tunings without a choice, and of runs that are not in a cell, in scratch or published.
 
-    Runs whose settings are still to be tuned are left out. If all trials of a tuning are done, its choice is written. Raises
-    UserError if inputs are missing.
+    Runs whose settings are still to be tuned are left out, and so are tunings whose trials all failed. If all trials of a tuning
+    are done, its choice is written. Raises UserError if inputs are missing.
     """
-    tasks: dict[str, Task] = {}
-    for tuning in listed_tunings(params):
-        if not tuning.has_choice:
-            if tuning.trials_done:
-                write_choice(tuning)
-            else:
-                tasks[tuning.name] = tuning_task(tuning)
+    tasks = {tuning.name: tuning_task(tuning) for tuning in write_choices(params)[0]}
     for cell, run in unfinished_runs(params):
         tasks[run.fingerprint] = training_task(run, cell, params)
     return list(tasks.values())
@@ -335,10 +354,12 @@ def complete(params: Params, engine: Engine) -> str:
             print("".join(f"{name}: FAILED, {LOST}\n" for name in lost), end="", flush=True)
             continue
         started |= {task.name for task in todo}
-        failed |= {
-            task.name: f"{_last_line(task.log)} ({task.log}); after fixing that, the same command tries them again"
-            for task in run_all(todo, engine)
-        }
+        failed |= {task.name: f"{_last_line(task.log)} ({task.log}); {AGAIN}" for task in run_all(todo, engine)}
+    for name, why in write_choices(params)[1].items():
+        if name not in failed:  # no task of it was left to execute
+            started.add(name)
+            failed[name] = f"{why}; {AGAIN}"
+            print(f"{name}: FAILED, {why}", flush=True)
     assembled = assemble(params)
     if failed:
         name, why = next(iter(failed.items()))

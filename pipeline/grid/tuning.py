@@ -207,8 +207,12 @@ def tune(tuning: Tuning) -> None:
             write_json(tuning.second_run(number), _validation(tuning.run(trials[number]["setting"], tuning.seeds[1])))
 
 
+class AllFailedError(UserError):
+    """All trials of a tuning failed, so it has no choice."""
+
+
 def write_choice(tuning: Tuning) -> float:
-    """Write the choice, the finalist with the best mean validation; return this mean. Raises UserError if all failed."""
+    """Write the choice, the finalist with the best mean validation; return this mean. Raises AllFailedError if all failed."""
     trials = tuning.trials()
     compared: list[dict[str, Any]] = []  # the finalists with their results
     for number in finalists(trials):
@@ -220,7 +224,7 @@ def write_choice(tuning: Tuning) -> float:
     try:
         best = _best(compared)
     except ValueError:
-        raise UserError(f"all {len(trials)} trials of {tuning.name} failed; {tuning.scratch} has their errors") from None
+        raise AllFailedError(f"all {len(trials)} trials of {tuning.name} failed; {tuning.scratch} has their errors") from None
     content = {
         "chosen": best["setting"],
         "validation": best["mean"],

@@ -264,3 +264,39 @@ def test_tunings_and_then_tuned_runs_are_executed_once(
 def validation(run: Run) -> dict[str, Any]:
     """What training would return: more weight decay is better."""
     return {"state": "complete", "epochs": 3, "validation": 0.1 + run.settings["train"]["weight_decay"]}
+
+
+@pytest.mark.usefixtures("no_dvc")
+@pytest.mark.parametrize("restarted", [True, False])
+def test_a_tuning_whose_trials_all_failed_is_one_line_and_the_others_go_on(
+    set_params: Callable[..., None], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], restarted: bool
+) -> None:
+    """restarted: the trials failed in an earlier grid, so that this one has nothing more to try."""
+    space_of("train:\n  weight_decay: [0.0, 1.0e-4]\n", set_params)
+    found: list[str] = []
+    monkeypatch.setattr(tasks, "evaluated_directory", lambda run: Path() if run.fingerprint in found else None)
+    diverged = {"state": "failed", "epochs": 0, "validation": None, "error": "the loss is nan"}
+    monkeypatch.setattr(tuning_module, "_validation", lambda run: diverged if run.adapter == "base" else validation(run))
+    (base, spectran) = listed_tunings(load_params())
+    if restarted:
+        tune(base)
+
+    def execute(task: Task) -> bool:
+        if not task.name.endswith(" tuning"):
+            found.append(task.result.name)
+            return True
+        tune(base if task.name == "tiny-sasrec-base-info_nce tuning" else spectran)
+        return True
+
+    engine = Here(execute)
+    with pytest.raises(UserError) as raised:
+        complete(load_params(), engine)
+    assert spectran.has_choice
+    assert len(engine.names) == (1 if restarted else 2) + 4 + 2, "SpecTran's runs with what was chosen are executed"
+    why = f"all 2 trials of tiny-sasrec-base-info_nce failed; {base.scratch} has their errors"
+    again = "after fixing that, the same command tries them again"
+    without = "`python -m stages.aggregate --partial` writes the report without them"
+    expected = f"1 of 8 tasks failed; the first, tiny-sasrec-base-info_nce tuning: {why}; {again}; {without}"
+    assert str(raised.value) == expected
+    assert capfd.readouterr().out.endswith(f"tiny-sasrec-base-info_nce tuning: FAILED, {why}\n")
+    assert "the loss is nan" in (base.scratch / "trial-0.json").read_text()
