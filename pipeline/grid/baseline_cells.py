@@ -12,6 +12,7 @@ import torch
 from pipeline.artifacts import atomic_directory, read_json, verify
 from pipeline.evaluation.beyond import LISTED, beyond_accuracy, buyers
 from pipeline.grid.baselines import Baseline, baselines
+from pipeline.grid.tables import read_csv_table
 from pipeline.params import Evaluate
 from pipeline.runs import sequences_directory, spectrum_directory, svd_command
 from pipeline.training.batches import items_before_test, load_sequences
@@ -158,5 +159,5 @@ def read_baselines(datasets: list[str]) -> pl.DataFrame:
         directory = directory_of(dataset)
         if directory.is_dir():
             verify(directory, command(dataset))
-            frames.append(pl.read_csv(directory / "metrics.csv", glob=False))
+            frames.append(read_csv_table(directory / "metrics.csv"))
     return pl.concat(frames, how="diagonal_relaxed") if frames else pl.DataFrame()

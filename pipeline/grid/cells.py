@@ -13,6 +13,7 @@ import polars.selectors as cs
 
 from common.errors import UserError
 from pipeline.artifacts import SIDECAR, atomic_directory, read_json, read_signed, remove_directory, scratch, verify
+from pipeline.grid.tables import read_csv_table
 from pipeline.grid.tuning import TUNED, Tuning
 from pipeline.params import Grid, Params
 from pipeline.runs import Run, preprocess_command, svd_command
@@ -75,7 +76,7 @@ class Cell:
     def read(self) -> pl.DataFrame:
         """Return a row per run, from metrics.csv. Raises UserError if a file is missing or damaged; weights are not checked."""
         verify(self.directory, self.command, ["metrics.csv", "ranks.parquet"])
-        rows = pl.read_csv(self.directory / "metrics.csv", glob=False)
+        rows = read_csv_table(self.directory / "metrics.csv")
         folders = [self.run_directory(row).relative_to(self.directory).as_posix() for row in rows.iter_rows(named=True)]
         verify(self.directory, self.command, [f"{folder}/{name}" for folder in folders for name in RUN_FILES])
         return rows

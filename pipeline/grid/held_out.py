@@ -9,6 +9,7 @@ import polars as pl
 
 from common.code import code_fingerprint
 from pipeline.artifacts import SIDECAR, atomic_directory, read_signed, verify
+from pipeline.grid.tables import read_csv_table
 from pipeline.params import Params
 from pipeline.runs import ROOT, Run, preprocess_command, sequences_directory
 
@@ -64,4 +65,4 @@ def read_figures(params: Params, dataset: str, encoder: str, backbone: str, dim:
     current = made_from(params, dataset, encoder, backbone, dim, made["settings"]["runs"])
     if differs := [name for name, value in current.items() if made.get(name) != value]:
         return None, f"{directory} was measured with other {' and '.join(differs)} and is left out; {again} measures it again"
-    return pl.read_csv(directory / TABLE, glob=False).with_columns(pl.col("ids").fill_null("")), ""
+    return read_csv_table(directory / TABLE).with_columns(pl.col("ids").fill_null("")), ""

@@ -27,6 +27,7 @@ from common.errors import UserError, first_line
 from common.names import check_form
 from pipeline.artifacts import SIDECAR, atomic_directory, atomic_file, read_json, read_signed, scratch, verify
 from pipeline.grid.cells import KEYS, RUN_FILES, Cell, Over, write_cell
+from pipeline.grid.tables import read_csv_table
 from pipeline.grid.tuning import TUNED
 from pipeline.runs import Run, evaluation_code
 
@@ -128,7 +129,7 @@ def read_table(folder: Path, name: str) -> pl.DataFrame:
         raise UserError(f"{file} is missing; `python -m stages.publish {folder.name}` writes it")
     verify(folder, PUBLISH, [name])
     try:
-        return pl.read_csv(file, glob=False)
+        return read_csv_table(file)
     except pl.exceptions.PolarsError as error:
         raise UserError(f"{file} is not CSV ({first_line(error)}); `git checkout {folder}`") from None
 

@@ -67,6 +67,7 @@ from models.adapters import ADAPTERS
 from pipeline.artifacts import atomic_file
 from pipeline.grid.cells import SPECTRAN
 from pipeline.grid.published import PUBLISHED, read_runs, read_table
+from pipeline.grid.tables import read_csv_table
 from pipeline.report import findings
 from pipeline.report.leaders import PROTOCOL, PublishedSet, leaders_table, level_table
 from pipeline.report.mean_ranks import MeanRanks, mean_ranks
@@ -158,7 +159,7 @@ def cold_table(dataset: str) -> pl.DataFrame:
         raise UserError(
             f"{file} is missing; it is a copy of metrics/cold/{dataset}/cold.csv, which `python -m stages.cold` writes"
         )
-    rows = pl.read_csv(file, glob=False).with_columns(pl.col("ids").fill_null(""))
+    rows = read_csv_table(file).with_columns(pl.col("ids").fill_null(""))
     return rows.filter(pl.col("ids").is_in(["", "zero"])).rename({"method": "adapter"})
 
 

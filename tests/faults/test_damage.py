@@ -229,7 +229,7 @@ def test_the_state_of_an_unfinished_run_is_used_whole_or_not_at_all(
     assert copied.is_dir()
 
 
-READING = ("read_parquet", "scan_parquet", "read_csv", "load_file", "read_json", "open_array")
+READING = ("read_parquet", "scan_parquet", "read_csv", "read_csv_table", "load_file", "read_json", "open_array")
 LOADERS = {"np": "load", "torch": "load"}
 CHECKING = {"verify", "check_seal", "read_signed"}
 UNCHECKED = {
@@ -243,6 +243,7 @@ UNCHECKED = {
     "pipeline/embedding/pretrained.py": "files of a model's publisher, whose checksums the embedding's sidecar has",
     "pipeline/embedding/spectrum.py": "read by the svd stage, which checks the directory first",
     "pipeline/evaluation/summary.py": "read from what `evaluated` has checked",
+    "pipeline/grid/tables.py": "reads what its callers have checked",
     "pipeline/grid/tuning.py": "trials of scratch; a choice is compared with its trials and the space",
     "pipeline/report/blocks.py": "published reports and figures, in git; the runs are read by `read_runs`, which checks them",
     "pipeline/report/conclusions.py": "read from cells that `Cell.read` has checked",

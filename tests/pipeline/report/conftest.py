@@ -43,10 +43,10 @@ def reported(project: Path, reported_project: Path) -> Path:
 
 
 def build_grid(params: Params) -> None:
-    """Train the grid and write its baselines and its report, in the current directory, which holds the tiny project."""
+    """Train the grid and write its baselines and its report, in the current directory, which holds a project."""
     for cell in listed_cells(params.grid):
         build_cell(cell, params)
-    write_baselines("tiny", "random", params.train.max_history, params.evaluate)
+    write_baselines(params.dataset, params.encoder, params.train.max_history, params.evaluate)
     write_report(params)
 
 

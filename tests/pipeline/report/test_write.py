@@ -10,15 +10,17 @@ from typing import Any
 import polars as pl
 import pytest
 
-from pipeline.artifacts import read_signed, write_signed
+from pipeline.artifacts import SIDECAR, read_signed, write_signed
 from pipeline.grid.baseline_cells import directory_of
-from pipeline.grid.cells import Cell, read_cells
+from pipeline.grid.cells import Cell, listed_cells, read_cells
+from pipeline.grid.published import publish, read_runs, restore
 from pipeline.params import load_params
 from pipeline.report.decision import write_decision
 from pipeline.report.measured import Measured
 from pipeline.report.trivial import trivial_rows
 from pipeline.report.write import write_report
 from tests.conftest import enter_copy
+from tests.pipeline.conftest import FOLDER
 from tests.pipeline.report.conftest import build_grid
 
 
@@ -106,3 +108,32 @@ def test_a_project_may_lie_in_a_folder_whose_name_reads_like_a_glob(
     build_grid(load_params())
     assert "No verdict" in (root / "metrics/decision.md").read_text() or "Ship" in (root / "metrics/decision.md").read_text()
     assert Cell("tiny", "sasrec", "base").read().height == 2
+
+
+def test_names_may_consist_of_digits(project: Path, set_params: Callable[[dict[str, Any]], None]) -> None:
+    """Zeros in front of a number would be lost, and numbers cannot be joined to a path."""
+    for folder in ("raw/{}", "sequences/{}", "embeddings/{}/{}", "spectrum/{}/{}"):
+        old, new = (project / "data" / folder.format(*names) for names in (("tiny", "random"), ("2014", "007")))
+        sidecar = read_signed(old.relative_to(project) / SIDECAR, "the test")  # it is valid in one place alone
+        new.parent.mkdir(exist_ok=True)
+        old.rename(new)
+        write_signed(new.relative_to(project) / SIDECAR, sidecar)
+    params = load_params().model_dump(mode="json")
+    sources = {"2014": params["sources"]["tiny"]}
+    encoders = {"007": params["encoders"]["random"]}
+    set_params({"sources": sources, "templates": {}, "encoders": encoders, "dataset": "2014", "encoder": "007"})
+    set_params({"train.epochs": 2, "grid.seeds": [0], "grid.datasets": ["2014"]})
+    for name in ("ablations", "dimensions", "tuning"):
+        set_params({f"grid.{name}.datasets": []})
+    params = load_params()
+    build_grid(params)
+    assert "## 2014, SASRec: " in (project / "metrics/decision.md").read_text()
+    cells = listed_cells(params.grid)
+    rows = read_cells(cells)
+    assert rows.select("dataset", "encoder").unique().rows() == [("2014", "007")]
+    assert rows["variant"].to_list() == [None, "full"]
+    publish([(cell, cell.runs(params)) for cell in cells], FOLDER, "0123456789")
+    assert read_runs(FOLDER).select("dataset", "encoder", "commit").unique().rows() == [("2014", "007", "0123456789")]
+    shutil.rmtree("grid/cells")
+    assert restore(FOLDER) == cells
+    write_report(params)
