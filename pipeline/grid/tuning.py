@@ -12,10 +12,13 @@ from typing import Any
 import yaml
 
 from common.errors import UserError
+from common.section import Section
+from models.adapters import ADAPTERS
+from models.backbones import BACKBONES
 from pipeline.artifacts import SIDECAR, atomic_file, fingerprint, read_json, scratch, verify, write_json
 from pipeline.grid.fit import misfit
 from pipeline.grid.sampler import models, next_choice, values_of
-from pipeline.params import Params, read_yaml
+from pipeline.params import Params, Train, read_yaml
 from pipeline.runs import Run
 
 SPACE = Path("grid/space.yaml")
@@ -80,23 +83,39 @@ class Tuning:
 
     @cached_property
     def space(self) -> dict[str, list[Any]]:
-        """Option -> values to choose from, the value of params.yaml first. Raises UserError if grid/space.yaml is invalid."""
+        """Option -> values to choose from, the value of params.yaml first. Raises UserError if grid/space.yaml is invalid.
+
+        The values are parsed as those of params.yaml are, so that `1e-3`, a text in YAML, is a number. This imports torch if
+        there are values for the backbone or the adapter, whose classes parse them.
+        """
         listed = read_yaml(SPACE)
         defaults = self.run({}).settings
         space = {}
-        for section, options in (
-            ("train", listed.get("train")),
-            ("backbone", (listed.get("backbones") or {}).get(self.backbone)),
-            ("adapter", (listed.get("adapters") or {}).get(self.adapter)),
+        for section, options, within in (
+            ("train", listed.get("train"), "train"),
+            ("backbone", (listed.get("backbones") or {}).get(self.backbone), f"backbones.{self.backbone}"),
+            ("adapter", (listed.get("adapters") or {}).get(self.adapter), f"adapters.{self.adapter}"),
         ):
             for option, values in (options or {}).items():
                 if option not in defaults[section]:
                     raise UserError(f"{SPACE}: {section} {option} is not an option of {self.name} in params.yaml")
                 if not isinstance(values, list):
                     raise UserError(f"{SPACE}: {section} {option} must be a list of values, found {values!r}")
-                default = defaults[section][option]
-                space[f"{section}.{option}"] = [default, *(value for value in values if value != default)]
+                config = self._class_of(section)
+                default = getattr(config.parse(defaults[section], f"params.yaml: {within}"), option)
+                parsed = [
+                    getattr(config.parse(defaults[section] | {option: value}, f"{SPACE}: {within}"), option) for value in values
+                ]
+                # The default as it is in params.yaml, so that its trial is the run that is trained without tuning.
+                space[f"{section}.{option}"] = [defaults[section][option], *(value for value in parsed if value != default)]
         return space
+
+    def _class_of(self, section: str) -> type[Section]:
+        """Return the class that parses a section of `Run.settings`."""
+        if section == "train":
+            return Train
+        config: type[Section] = (BACKBONES.load(self.backbone) if section == "backbone" else ADAPTERS.load(self.adapter)).Config
+        return config
 
     @property
     def n_trials(self) -> int:

@@ -1,7 +1,9 @@
 """Tuning: only validation decides, every method has the same budget, and an interrupted tuning resumes to the same choice."""
 
+import contextlib
 import json
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -234,12 +236,55 @@ def test_a_small_space_is_tried_once(params: Params, trained: list[Run], monkeyp
     [
         ("train:\n  weigth_decay: [0.1]\n", "train weigth_decay is not an option"),
         ("adapters:\n  base:\n    id_std: 0.1\n", "adapter id_std must be a list of values, found 0.1"),
+        (
+            "train:\n  learning_rate: [fast]\n",
+            r"^grid/space\.yaml: train: learning_rate: .* valid number.*, found 'fast'$",
+        ),
+        ("train:\n  learning_rate: [1e-4, -1.0]\n", r"^grid/space\.yaml: train: learning_rate: .* greater than 0, found -1\.0$"),
+        ("backbones:\n  sasrec:\n    dropout: [2]\n", r"^grid/space\.yaml: backbones\.sasrec: dropout: .*, found 2$"),
+        (
+            "adapters:\n  base:\n    id_std: [true]\n",
+            r"^grid/space\.yaml: adapters\.base: id_std: .* number, found true$",
+        ),
     ],
 )
 def test_a_space_that_cannot_be_used_is_one_line(params: Params, text: str, message: str) -> None:
     SPACE.write_text(text)
     with pytest.raises(UserError, match=message):
         tune(tuning(params))
+
+
+def test_a_number_that_yaml_takes_for_text_is_a_number(params: Params, set_params: Callable[..., None]) -> None:
+    """In YAML 1.1 a number with an exponent has a point and a sign; params.yaml may have such a text as well."""
+    SPACE.write_text("train:\n  learning_rate: [1e-3, 1e-4]\nadapters:\n  base:\n    id_std: ['0.02', 5e-1]\n")
+    assert tuning(params).space == {"train.learning_rate": [0.001, 0.0001], "adapter.id_std": [0.02, 0.5]}
+    set_params({"adapters.base.id_std": "5e-1"})
+    assert tuning(load_params()).space["adapter.id_std"] == ["5e-1", 0.02]
+    found = tuned(load_params())
+    assert [trial["state"] for trial in found["trials"]] == ["complete"] * 4
+    assert tuning(load_params()).has_choice
+
+
+def test_the_values_of_the_space_in_git_are_those_of_its_yaml() -> None:
+    """Choices and trials from before values were parsed stay valid, so no number may become another one, nor 1 become 1.0."""
+    listed = yaml.safe_load((ROOT / SPACE).read_text(encoding="utf-8"))
+    params = load_params(ROOT / "params.yaml")
+    with contextlib.chdir(ROOT):
+        for backbone, adapter in product(BACKBONES, ADAPTERS):
+            subject = Tuning(params, "tiny", backbone, adapter, "info_nce")
+            defaults = subject.run({}).settings
+            sections = {
+                "train": listed["train"],
+                "backbone": listed["backbones"][backbone],
+                "adapter": listed["adapters"][adapter],
+            }
+            before = {
+                f"{section}.{option}": [default, *(value for value in values if value != default)]
+                for section, options in sections.items()
+                for option, values in options.items()
+                for default in [defaults[section][option]]
+            }
+            assert json.dumps(subject.space) == json.dumps(before)
 
 
 def test_a_cell_is_trained_with_the_choice_and_its_loss(params: Params) -> None:
