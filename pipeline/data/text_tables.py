@@ -100,7 +100,7 @@ def _read_separated(file: FileRead, wanted: Wanted, ending: str, encoding: str) 
     layout = _layout(file, lines, placed, ending, encoding)
     if placed:
         wanted = Wanted(_as_names(wanted.columns), _as_names(wanted.optional))
-    chosen = layout.names if wanted.others else list(wanted.resolve(file.path, layout.names).values())
+    chosen = layout.names if wanted.others else list(dict.fromkeys(wanted.resolve(file.path, layout.names).values()))
     file.first_row = lines[0][0] + (not placed)
     file.blank = lambda: _blank_rows(file, layout)
     file.how = layout.how

@@ -10,7 +10,7 @@ import polars as pl
 from pydantic import Field, field_validator
 
 from common.errors import UserError
-from common.words import plural
+from common.words import enumeration, plural
 from pipeline.artifacts import main_checkout, read_json, write_json
 from pipeline.data import Source, Ties
 from pipeline.data.findings import LISTED, Finding, findings, quoted
@@ -100,6 +100,11 @@ def _known(columns: Columns, names: tuple[str, ...], others: bool = False) -> Co
         raise ValueError(f"a file without a header needs a place for each of {', '.join(needed)}")
     if any(isinstance(place, int) and place < 1 for place in columns.values()):
         raise ValueError("places count from 1")
+    roles = {name: columns.get(name, name) for name in names if name in needed or name in columns}
+    for theirs in roles.values():
+        if len(same := [name for name in roles if roles[name] == theirs]) > 1:
+            what = f"place {theirs}" if isinstance(theirs, int) else repr(theirs)
+            raise ValueError(f"names {what} for {enumeration(same)}; each needs a column of its own")
     return columns
 
 
@@ -155,7 +160,8 @@ def read_log(source: Files, notes: list[Finding]) -> tuple[pl.DataFrame, str, di
     """
     columns: Columns = {name: source.columns.get(name, name) for name in INTERACTIONS}
     placed = isinstance(columns["user_id"], int)
-    optional: Columns = {} if placed and RATING not in source.columns else {RATING: source.columns.get(RATING, RATING)}
+    unnamed = RATING not in source.columns and (placed or RATING in columns.values())
+    optional: Columns = {} if unnamed else {RATING: source.columns.get(RATING, RATING)}
     table = read_tables(matching_files(main_checkout(), source.interactions), Wanted(columns, optional))
     path, frame = table.files[0].path, table.frame
     _describe(table, "interactions", notes)

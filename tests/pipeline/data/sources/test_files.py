@@ -296,12 +296,26 @@ def test_ids_that_are_none_are_named_by_the_files_column(load: Load) -> None:
         ({"columns": {"user_id": 1}}, "a file without a header needs a place for each of user_id, item_id, timestamp"),
         ({"columns": {"user_id": 0, "item_id": 1, "timestamp": 2}}, "places count from 1"),
         ({"core": 2}, "core: Input should be greater than or equal to 3"),
+        ({"columns": {"user_id": "item_id"}}, "columns: names 'item_id' for user_id and item_id; each needs a column of its own"),
+        ({"columns": {"user_id": "x", "item_id": "x", "timestamp": "x"}}, "names 'x' for user_id, item_id and timestamp; each"),
+        ({"columns": {"user_id": 1, "item_id": 1, "timestamp": 2}}, "columns: names place 1 for user_id and item_id; each needs"),
+        ({"columns": {"rating": "timestamp"}}, "columns: names 'timestamp' for timestamp and rating; each needs"),
+        ({"item_columns": {"title": "item_id"}}, "item_columns: names 'item_id' for item_id and title; each needs"),
+        ({"item_columns": {"item_id": 2, "title": 2}}, "item_columns: names place 2 for item_id and title; each needs"),
     ],
 )
 def test_a_mistake_in_the_options_is_one_line(options: dict[str, Any], says: str) -> None:
     with pytest.raises(UserError) as caught:
         Files.parse({"kind": "files", "interactions": "a", "items": "b", **options}, "sources.mine")
     assert says in str(caught.value)
+
+
+def test_columns_may_change_places_and_a_field_may_repeat_a_column(load: Load) -> None:
+    log = pl.DataFrame({"item_id": ["u"], "user_id": ["a"], "rating": [START]})
+    columns = {"user_id": "item_id", "item_id": "user_id", "timestamp": "rating"}
+    raw = load(log, b"a,Tea\n", columns=columns, item_columns={"item_id": 1, "title": 2, "code": 1})
+    assert raw.interactions.rows() == [("u", "a", START)]
+    assert raw.items.to_dicts() == [{"item_id": "a", "title": "Tea", "code": "a"}]
 
 
 @pytest.mark.parametrize("kind", ["amazon2014", "demo", "files"])
