@@ -3,7 +3,7 @@
 import polars as pl
 
 from common.words import plural
-from pipeline.data.findings import WARNING, Finding, quoted
+from pipeline.data.findings import LISTED, WARNING, Finding, quoted
 from pipeline.data.interactions import KEYS, Dataset, both_sides
 from pipeline.data.repeats import repeated
 from pipeline.data.sources import Raw
@@ -14,6 +14,8 @@ ORDERED = {
     "item": "their order is that of the item ids (ties: item), which a model learns; write `ties: shuffled`",
     "shuffled": "their order is arbitrary (ties: shuffled)",
 }
+LONGEST = 60  # characters of a text in a finding
+NO_TITLE = r"^(?i:nan|nat|none|null|<na>|#?n/?a|undefined)$"  # what programs write for a missing text
 
 
 def dropped(raw: Raw, made: Dataset, options: Preprocess) -> list[Finding]:
@@ -51,6 +53,7 @@ def dropped(raw: Raw, made: Dataset, options: Preprocess) -> list[Finding]:
     kept = f"Kept: {plural(capped['users'], 'user')}, {plural(capped['items'], 'item')}, "
     kept += f"{plural(capped['interactions'], 'interaction')}, {100 * share:.1f} % of the log."
     found.append(Finding("kept", kept, capped["interactions"], first["interactions"]))
+    found += _poor_titles(made.items)
     if again := repeated(made.users).height:
         tested = made.users.height if not split else split["test_users"]
         text = f"Of {plural(tested, 'user')} with a test item, {again:,} had it before. A server that shows only new items never "
@@ -62,6 +65,26 @@ def dropped(raw: Raw, made: Dataset, options: Preprocess) -> list[Finding]:
         text += f"{plural(split['test_users'], 'user')} test it."
         found.append(Finding("split", text))
     return found + _tied(made.statistics["tied"], options)
+
+
+def _poor_titles(items: pl.DataFrame) -> list[Finding]:
+    """Items whose title is perhaps none, and items that their text does not tell from another, where these are many."""
+    found = []
+    none = items["title"].str.contains(NO_TITLE)
+    if count := int(none.sum()):
+        text = f"Perhaps a missing value that a program has written as text, but taken as a title: {plural(count, 'item')} "
+        text += f"({quoted(items.filter(none)['title'].unique().sort(), LISTED)}); leave these titles empty."
+        found.append(Finding("missing_titles", text, count, items.height, lost=True))
+    shared = items.filter(~none & pl.col("text").is_duplicated())
+    what = "title" if items["text"].equals(items["title"]) else "text"
+    most = shared.group_by("text").len().sort(["len", "text"], descending=[True, False]).head(1)
+    for example, count in most.iter_rows():
+        short = example if len(example) <= LONGEST else f"{example[:LONGEST]}…"
+        text = f"With the same {what} as another item: {plural(shared.height, 'item')}, {count:,} of them {short!r}; "
+        text += "adapters cannot tell them apart by their text."
+        finding = Finding("shared_titles", text, shared.height, items.height, lost=True)
+        found += [finding] if finding.warning else []
+    return found
 
 
 def _tied(shares: dict[str, float], options: Preprocess) -> list[Finding]:

@@ -13,7 +13,7 @@ LISTED = 10  # problems of a file that are listed together
 class Finding:
     """A sentence about `count` of `total` rows, interactions or items; count 0: only what was understood.
 
-    `lost`: whether the counted things are dropped, so that a large share is a warning.
+    `lost`: whether the counted things are dropped or spoilt, so that a large share is a warning.
     """
 
     name: str

@@ -79,3 +79,36 @@ def test_much_order_that_the_times_do_not_tell_is_said(load: Load) -> None:
         assert tied.text.endswith(says)
     raw, options = load(dense(list("abc")), items_of(*"abc")), Preprocess(core=3)
     assert not [note for note in dropped(raw, build_sequences(raw, options), options) if note.name == "tied"]
+
+
+def titles_said(load: Load, titles: list[str], template: str = "{title}") -> dict[str, str]:
+    names = [f"i{number:02}" for number in range(len(titles))]
+    items = pl.DataFrame({"item_id": names, "title": titles, "brand": names})
+    raw, options = load(dense(names), items), Preprocess(core=3, cap=100)
+    notes = dropped(raw, build_sequences(raw, options, template), options)
+    return {note.name: note.line() for note in notes if note.name.endswith("_titles")}
+
+
+def test_titles_that_read_like_missing_values_are_a_warning_if_many(load: Load) -> None:
+    distinct = [f"Title {number}" for number in range(16)]
+    assert titles_said(load, ["nan", "None", "N/A", "nan", *distinct]) == {
+        "missing_titles": "WARNING (20.0 %): Perhaps a missing value that a program has written as text, but taken as a title: "
+        "4 items ('N/A', 'None', 'nan'); leave these titles empty."
+    }
+    assert titles_said(load, ["null", *distinct])["missing_titles"].startswith("Perhaps a missing value")
+    assert not titles_said(load, ["Nancy", "None of the above", *distinct])
+
+
+def test_items_that_share_their_title_are_a_warning_if_many(load: Load) -> None:
+    distinct = [f"Title {number}" for number in range(5)]
+    titles = ["Shirt", "Shoe", "Shirt", "Shoe", "Shirt", *distinct]
+    assert titles_said(load, titles) == {
+        "shared_titles": "WARNING (50.0 %): With the same title as another item: 5 items, 3 of them 'Shirt'; adapters cannot "
+        "tell them apart by their text."
+    }
+    assert not titles_said(load, titles, "{title} {brand}")
+    assert (
+        "With the same text as another item: 5 items, 3 of them 'A Shirt'"
+        in titles_said(load, titles, "A {title}")["shared_titles"]
+    )
+    assert not titles_said(load, ["Shirt", "Shirt", *(f"Title {number}" for number in range(18))]), "10 % are no warning"
