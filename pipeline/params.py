@@ -290,6 +290,11 @@ class Params(Section):
             options["min_rating"] = least
         return {"preprocess": options, "template": self.templates.get(dataset, TITLE)}
 
+    def ties_chosen(self, dataset: str) -> bool:
+        """Whether somebody wrote the order of ties: in the source's section, or in `preprocess` where its kind has none."""
+        source = self.sources[dataset]
+        return "ties" in source.model_fields_set or source.ties is None
+
     def check_cell(self, dataset: str, backbone: str, adapter: str) -> None:
         """Raise UserError for an unknown name, with the nearest valid one."""
         check_name("dataset", dataset, self.sources)

@@ -30,7 +30,7 @@ def main() -> str:
         sequences.users.write_parquet(directory / "sequences.parquet")
         sequences.items.write_parquet(directory / "items.parquet")
         write_json(directory / "statistics.json", sequences.statistics)
-    found = [*tables.findings, *dropped(tables, sequences, options)]
+    found = [*tables.findings, *dropped(tables, sequences, options, params.ties_chosen(dataset))]
     write_json(preprocess_report(dataset), {"findings": [finding.record() for finding in found]})
     for finding in found:
         if finding.lost:

@@ -53,8 +53,9 @@ def write_options(params: Params) -> None:
                     if source.kind == kind:
                         write_json(directory / f"{dataset}.json", source.of_download())
     with atomic_directory(PREPROCESSING) as directory:
-        for dataset in params.sources:
-            write_json(directory / f"{dataset}.json", params.of_preprocessing(dataset))
+        for dataset, source in params.sources.items():
+            own = "ties" in source.model_fields_set  # what `check` says of ties depends on it, and the sequences do not
+            write_json(directory / f"{dataset}.json", params.of_preprocessing(dataset) | ({"ties_chosen": True} if own else {}))
 
 
 if __name__ == "__main__":

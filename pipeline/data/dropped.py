@@ -18,8 +18,11 @@ LONGEST = 60  # characters of a text in a finding
 NO_TITLE = r"^(?i:nan|nat|none|null|<na>|#?n/?a|undefined)$"  # what programs write for a missing text
 
 
-def dropped(raw: Raw, made: Dataset, options: Preprocess) -> list[Finding]:
-    """The findings of a dataset that `build_sequences` made of `raw`, in the order of the filters."""
+def dropped(raw: Raw, made: Dataset, options: Preprocess, ties_chosen: bool = True) -> list[Finding]:
+    """The findings of a dataset that `build_sequences` made of `raw`, in the order of the filters.
+
+    ties_chosen: whether somebody wrote `ties`; if not, many ties are a warning, since their order decides what is tested.
+    """
     steps = list(made.statistics["steps"].values())
     first, complete, deduplicated, titled, cored, capped = steps
     found: list[Finding] = []
@@ -64,7 +67,7 @@ def dropped(raw: Raw, made: Dataset, options: Preprocess) -> list[Finding]:
         text += f"{plural(split['training_users'], 'user')}, {plural(split['validation_users'], 'user')} validate it, "
         text += f"{plural(split['test_users'], 'user')} test it."
         found.append(Finding("split", text))
-    return found + _tied(made.statistics["tied"], options)
+    return found + _tied(made, options, ties_chosen)
 
 
 def _poor_titles(items: pl.DataFrame) -> list[Finding]:
@@ -73,7 +76,8 @@ def _poor_titles(items: pl.DataFrame) -> list[Finding]:
     none = items["title"].str.contains(NO_TITLE)
     if count := int(none.sum()):
         text = f"Perhaps a missing value that a program has written as text, but taken as a title: {plural(count, 'item')} "
-        text += f"({quoted(items.filter(none)['title'].unique().sort(), LISTED)}); leave these titles empty."
+        text += f"({quoted(items.filter(none)['title'].unique().sort(), LISTED)}); bring them, or leave them empty, which drops "
+        text += "the items."
         found.append(Finding("missing_titles", text, count, items.height, lost=True))
     shared = items.filter(~none & pl.col("text").is_duplicated())
     what = "title" if items["text"].equals(items["title"]) else "text"
@@ -87,13 +91,20 @@ def _poor_titles(items: pl.DataFrame) -> list[Finding]:
     return found
 
 
-def _tied(shares: dict[str, float], options: Preprocess) -> list[Finding]:
-    """Say which shares of the items have the time of the item before them, where that is much."""
+def _tied(made: Dataset, options: Preprocess, chosen: bool) -> list[Finding]:
+    """Say which shares of the items have the time of the item before them, where that is much; count the larger share."""
+    shares = made.statistics["tied"]
     if max(shares["steps"], shares["test"]) <= WARNING:
         return []
     text = f"At the same time as the item before: {100 * shares['steps']:.1f} % of the training items, "
-    text += f"{100 * shares['test']:.1f} % of the test items; {ORDERED[options.ties]}."
-    return [Finding("tied", text)]
+    text += f"{100 * shares['test']:.1f} % of the test items; {ORDERED[options.ties]}"
+    text += "." if chosen else f"; if not, `ties: {options.ties}` ends this warning."
+    split = "test" in made.users.columns
+    train = made.users["train"] if split else made.users["items"].list.len().cast(pl.Int64) - 2
+    steps = int((train - 1).clip(lower_bound=0).sum())
+    tested = made.users.height - (made.users["test"].null_count() if split else 0)
+    total, share = (tested, shares["test"]) if shares["test"] >= shares["steps"] else (steps, shares["steps"])
+    return [Finding("tied", text, round(share * total), total, lost=not chosen)]
 
 
 def _unknown_items(raw: Raw, total: int) -> list[Finding]:

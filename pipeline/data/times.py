@@ -27,7 +27,7 @@ class Times:
     """Times of every row, null where there is none or it cannot be read.
 
     unit: the coarsest of UNITS that loses nothing; form: how they were written; unreadable: rows (from 0) with a value that is no
-    time; scientific: how many are in scientific notation.
+    time; scientific: how many are in scientific notation; rounded: whether none of these has the digits of a whole unit.
     """
 
     values: pl.Series
@@ -35,6 +35,7 @@ class Times:
     form: str
     unreadable: list[int]
     scientific: int = 0
+    rounded: bool = False
 
 
 def check_form(form: str) -> str:
@@ -87,8 +88,20 @@ def read_times(column: pl.Series, form: str | None, where: str, place: Callable[
         return _by_format(text, form, where)
     is_number = text.str.contains(NUMBER).fill_null(True)
     if is_number.all() or form in UNITS or _share(is_number) > _share(text.str.contains(ISO).fill_null(True)):
-        return replace(_numbers(text, form, where, place), scientific=int((text.str.contains("[eE]") & is_number).sum()))
+        scientific = text.filter(text.str.contains("[eE]") & is_number)
+        return replace(_numbers(text, form, where, place), scientific=scientific.len(), rounded=_rounded(scientific))
     return _iso(text, where)
+
+
+def _rounded(scientific: pl.Series) -> bool:
+    """Whether every number has fewer decimals than its exponent.
+
+    >>> _rounded(pl.Series(["1.68E+09", "1.7E+09"])), _rounded(pl.Series(["1.68028882E9", "1.680288821E9"]))
+    (True, False)
+    """
+    decimals = scientific.str.extract(r"\.(\d*)[eE]").str.len_chars().fill_null(0).cast(pl.Int64)
+    exponents = scientific.str.extract(r"[eE]([+-]?\d+)").str.strip_chars_start("+").cast(pl.Int64, strict=False)
+    return scientific.len() > 0 and bool((decimals < exponents).all())
 
 
 def _share(flags: pl.Series) -> float:

@@ -68,6 +68,26 @@ def test_items_that_no_model_would_read_are_counted(
         ]
 
 
+def test_the_order_of_ties_is_a_warning_until_somebody_chooses_it(
+    project: Path, set_params: SetParams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DVC runs preprocessing again for the choice, since a file on which it depends changes; the sequences stay."""
+    rows = [f"u{u},i{i},{START}" for u in range(6) for i in range(5)]
+    (project / "log.csv").write_text("\n".join(["user_id,item_id,timestamp", *rows]))
+    (project / "items.csv").write_text("item_id,title\n" + "".join(f"i{i},Title {i}\n" for i in range(5)))
+    mine = {"kind": "files", "interactions": "log.csv", "items": "items.csv"}
+    seen = []
+    for chosen, warns in (({}, True), ({"ties": "file"}, False)):
+        set_params({"sources.mine": mine | chosen, "dataset": "mine"})
+        for stage in ("validate", "download", "preprocess"):
+            call(stage, monkeypatch, *(["mine"] if stage != "validate" else []))
+        assert call("check", monkeypatch) == f"mine: {'1 warning' if warns else 'no warning'}, in metrics/check.json"
+        parts = [path.read_bytes() for path in sorted(Path("data/sequences/mine").iterdir())]
+        seen.append((parts, Path("data/preprocessing/mine.json").read_bytes()))
+    assert seen[0][0] == seen[1][0]
+    assert seen[0][1] != seen[1][1]
+
+
 def test_a_dataset_that_was_not_preprocessed_is_one_line(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"preprocess-tiny\.json is missing; it is made by `dvc repro"):
         call("check", monkeypatch)

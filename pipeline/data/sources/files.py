@@ -304,7 +304,7 @@ def _describe_times(values: pl.Series, times: Times, notes: list[Finding]) -> No
     if times.scientific:
         text = "In scientific notation, as spreadsheets write long numbers, so that different times may have become one: "
         text += f"{plural(times.scientific, 'time')}; the log has {known.n_unique():,} different ones; write them in full."
-        notes.append(Finding("scientific_times", text, times.scientific, values.len()))
+        notes.append(Finding("scientific_times", text, times.scientific, values.len(), lost=times.rounded))
     if early := int((known <= 0).sum()):
         text = f"Zero or negative, which is 1970 or before: {plural(early, 'time')}; a missing time may have been written as 0."
         notes.append(Finding("early_times", text, early, values.len()))

@@ -77,8 +77,20 @@ def test_much_order_that_the_times_do_not_tell_is_said(load: Load) -> None:
             "At the same time as the item before: 66.7 % of the training items, 100.0 % of the test items; "
         )
         assert tied.text.endswith(says)
+        assert not tied.warning
+        (tied,) = (note for note in dropped(raw, build_sequences(raw, options), options, False) if note.name == "tied")
+        assert (tied.warning, tied.count, tied.total) == (True, 4, 4), "the test items, of which the larger share is tied"
+        assert tied.text.endswith(f"; if not, `ties: {ties}` ends this warning.")
     raw, options = load(dense(list("abc")), items_of(*"abc")), Preprocess(core=3)
     assert not [note for note in dropped(raw, build_sequences(raw, options), options) if note.name == "tied"]
+
+
+def test_tied_training_items_are_counted_where_their_share_is_the_larger(load: Load) -> None:
+    """Of 9 items, 7 are for training: 6 steps, 4 of them within a day."""
+    log = dense(list("abcdefghi")).with_columns(pl.Series("timestamp", [START + at for at in (0, 0, 0, 1, 1, 1, 2, 3, 4)] * 4))
+    raw, options = load(log, items_of(*"abcdefghi")), Preprocess(core=3)
+    (tied,) = (note for note in dropped(raw, build_sequences(raw, options), options, False) if note.name == "tied")
+    assert (tied.count, tied.total) == (16, 24)
 
 
 def titles_said(load: Load, titles: list[str], template: str = "{title}") -> dict[str, str]:
@@ -93,7 +105,7 @@ def test_titles_that_read_like_missing_values_are_a_warning_if_many(load: Load) 
     distinct = [f"Title {number}" for number in range(16)]
     assert titles_said(load, ["nan", "None", "N/A", "nan", *distinct]) == {
         "missing_titles": "WARNING (20.0 %): Perhaps a missing value that a program has written as text, but taken as a title: "
-        "4 items ('N/A', 'None', 'nan'); leave these titles empty."
+        "4 items ('N/A', 'None', 'nan'); bring them, or leave them empty, which drops the items."
     }
     assert titles_said(load, ["null", *distinct])["missing_titles"].startswith("Perhaps a missing value")
     assert not titles_said(load, ["Nancy", "None of the above", *distinct])

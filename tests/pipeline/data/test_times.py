@@ -51,6 +51,16 @@ def test_times_in_scientific_notation_are_counted(form: str | None) -> None:
     assert read_times(pl.Series(["2023-01-01", "2023-12-01", "1.7e9"]), None, WHERE).scientific == 0
 
 
+def test_times_that_lost_digits_are_told_from_those_that_are_written_in_full() -> None:
+    times = [1_680_288_820 + second for second in range(20)]
+    for form, rounded in ((".5E", True), (".8E", True), (".9E", False), (".18e", False)):
+        assert read_times(pl.Series([format(time, form) for time in times]), None, WHERE).rounded == rounded
+    java = pl.Series([f"{time / 1e9!r}E9" for time in times])  # without zeros at the end
+    assert read_times(java, None, WHERE).values.to_list() == times
+    assert not read_times(java, None, WHERE).rounded
+    assert not read_times(pl.Series(list(map(str, times))), None, WHERE).rounded
+
+
 def test_times_with_and_without_zones_in_one_column_are_counted() -> None:
     texts = ["2023-01-01T12:00:00+02:00", "2023-01-01 12:00:00", "2023-01-01", "tomorrow", None]
     assert read_times(pl.Series(texts), None, WHERE).form == "ISO 8601 with zones; 2 times without one, taken as UTC"

@@ -220,10 +220,12 @@ def test_times_within_a_second_keep_their_order(load: Load) -> None:
 
 def test_times_that_a_spreadsheet_has_rounded_are_named(load: Load) -> None:
     log = pl.DataFrame({"user_id": ["u"] * 3, "item_id": list("abc"), "timestamp": ["1.68E+12", "1.68E+12", "1.69E+12"]})
-    assert found(load(log, items_of("a")))["scientific_times"].text == (
-        "In scientific notation, as spreadsheets write long numbers, so that different times may have become one: 3 times; the "
-        "log has 2 different ones; write them in full."
+    assert found(load(log, items_of("a")))["scientific_times"].line() == (
+        "WARNING (100.0 %): In scientific notation, as spreadsheets write long numbers, so that different times may have become "
+        "one: 3 times; the log has 2 different ones; write them in full."
     )
+    whole = log.with_columns(timestamp=pl.Series(["1.680288822E+09", "1.680288823E+09", "1.68028882E+09"]))
+    assert not found(load(whole, items_of("a")))["scientific_times"].warning
 
 
 def test_titles_are_what_people_read(load: Load) -> None:
