@@ -6,6 +6,7 @@ bytes and its ending, the separator by the first line.
 
 import glob
 import gzip
+import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from pipeline.data.table_file import FileRead, Wanted
 from pipeline.data.text_tables import read_text
 
 BAD_SHARE = 0.01  # of rows that may be unreadable; they are dropped and named
+ALIKE = 3  # problems of a file that are listed if all are alike
+VALUES = re.compile(r"""^.*? row [\d,]+: |'(?:[^'\\]|\\.)*'|"[^"]*"|-?\d[\d.]*""")  # in which problems that are alike differ
 JSON_ENDINGS = {".json", ".jsonl", ".ndjson"}
 PARQUET_ENDINGS = {".parquet", ".pq"}
 PACKED = "packed with {}; unpack it, or pack it with gzip"
@@ -141,11 +144,15 @@ def refuse_many(table: TableRead, problems: list[str], total: int) -> None:
 
 
 def unreadable(where: Path | str, count: int, total: int, problems: list[str]) -> str:
-    """The message that `count` of `total` rows cannot be read. problems: of these rows, at least the first LISTED."""
-    more = f"; and {count - LISTED:,} more" if count > LISTED else ""
+    """The message that `count` of `total` rows cannot be read. problems: of these rows, at least the first LISTED.
+
+    Fewer are listed where all are the same but for their places and values.
+    """
+    listed = ALIKE if len({VALUES.sub("", problem) for problem in problems}) == 1 else LISTED
+    more = f"; and {count - listed:,} more" if count > listed else ""
     return (
         f"{where}: {plural(count, 'row')} of {total:,} cannot be read (at most {BAD_SHARE:.0%} are skipped); correct or remove "
-        f"them: {'; '.join(problems[:LISTED])}{more}"
+        f"them: {'; '.join(problems[:listed])}{more}"
     )
 
 

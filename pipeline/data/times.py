@@ -104,6 +104,17 @@ def _rounded(scientific: pl.Series) -> bool:
     return scientific.len() > 0 and bool((decimals < exponents).all())
 
 
+def check_fits(column: pl.Series, times: Times, form: str | None, where: str) -> None:
+    """Raise UserError, which starts with `where`, if most times are not of the `form` that the user named: it is the mistake."""
+    wrong, right = len(times.unreadable), times.values.len() - times.values.null_count()
+    if form is not None and wrong > right:
+        which = f"{wrong:,} of {wrong + right:,} times do not fit" if right else "no time fits"
+        raise UserError(
+            f"{where}: {which} `time: {form if form in UNITS else repr(form)}`, e.g. {str(column[times.unreadable[0]])!r}; leave "
+            "the option out or correct it"
+        )
+
+
 def _share(flags: pl.Series) -> float:
     return int(flags.sum()) / max(1, flags.len())
 

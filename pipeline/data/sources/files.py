@@ -16,8 +16,8 @@ from pipeline.data import Source, Ties
 from pipeline.data.findings import LISTED, Finding, findings, quoted
 from pipeline.data.sources import Raw, read_parquet_pair, write_parquet_pair
 from pipeline.data.table_file import Columns, Wanted
-from pipeline.data.tables import TableRead, matching_files, read_tables, refuse_many, unreadable
-from pipeline.data.times import NAMES, Times, as_date, check_form, read_times
+from pipeline.data.tables import BAD_SHARE, TableRead, matching_files, read_tables, refuse_many, unreadable
+from pipeline.data.times import NAMES, Times, as_date, check_fits, check_form, read_times
 
 INTERACTIONS = {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}
 ITEMS = {"item_id": pl.String, "title": pl.String}
@@ -36,6 +36,7 @@ ENTITY = re.compile(r"&#?\w+;")  # with its semicolon: "R&D" and "&copy2020" are
 MISSING = r"^(?i:nan|nat|none|null|<na>|undefined)$"
 SCIENTIFIC = r"^[+-]?\d+(\.\d+)?[eE][+-]?\d+$"
 DECIMAL = r"^\d+\.0$"
+DECIMAL_COMMA = r"^[+-]?\d+,\d+$"
 
 
 class Files(Source):
@@ -167,6 +168,7 @@ def read_log(source: Files, notes: list[Finding]) -> tuple[pl.DataFrame, str, di
     _describe(table, "interactions", notes)
     where = f"{path}: column '{columns['timestamp']}'"
     times = read_times(frame["timestamp"], source.time, where, table.place)
+    check_fits(frame["timestamp"], times, source.time, where)
     problems = [f"{table.place(row)}: {columns['timestamp']} {frame['timestamp'][row]!r} is no time" for row in times.unreadable]
     made = {
         "user_id": ids(frame["user_id"], path, columns["user_id"]),
@@ -185,6 +187,7 @@ def read_log(source: Files, notes: list[Finding]) -> tuple[pl.DataFrame, str, di
         listed = wrong if wanted else wrong[:LISTED]
         says = [f"{table.place(row)}: {RATING} {rating[row]!r} is no number" for row in listed]
         if wanted:
+            _refuse_commas(rating, wrong, f"{path}: column '{optional[RATING]}'")
             problems += says
         elif wrong:
             unread = {"count": len(wrong), "rows": frame.height, "first": says}
@@ -250,6 +253,15 @@ def ids(column: pl.Series, path: Path, theirs: str | int) -> pl.Series:
     text = column.cast(pl.String)
     empty = text == ""
     return text.set(empty, None) if empty.any() else text  # `set` copies the column
+
+
+def _refuse_commas(rating: pl.Series, wrong: list[int], where: str) -> None:
+    """Raise UserError if the ratings that are no numbers all have a comma for the decimal point, and are too many to drop."""
+    if len(wrong) > BAD_SHARE * rating.len() and rating.gather(wrong).str.contains(DECIMAL_COMMA).all():
+        raise UserError(
+            f"{where} has decimal commas, such as {rating[wrong[0]]!r}, in {plural(len(wrong), 'row')}; write points: "
+            f"{rating[wrong[0]].replace(',', '.')!r}"
+        )
 
 
 def _without_entities(text: str) -> str:

@@ -189,6 +189,55 @@ def test_unreadable_rows_are_refused_together_and_few_of_many_dropped_by_number(
     assert "\n" not in str(caught.value)
 
 
+def test_problems_that_are_alike_are_named_by_three(load: Load) -> None:
+    rows = [f"u{i},a,{START + i}" if i % 3 else f"u{i},a,it's {i}" for i in range(60)]
+    log = "\n".join(["user_id,item_id,timestamp", *rows])
+    with pytest.raises(UserError) as caught:
+        load(log.encode(), items_of("a"))
+    assert str(caught.value).endswith(
+        '20 rows of 60 cannot be read (at most 1% are skipped); correct or remove them: log.csv row 2: timestamp "it\'s 0" is no '
+        'time; log.csv row 5: timestamp "it\'s 3" is no time; log.csv row 8: timestamp "it\'s 6" is no time; and 17 more'
+    )
+    assert len(str(caught.value)) < 400
+    ratings = "\n".join(["user_id,item_id,timestamp,rating", *(f"u,a,{START},{'x' if i else 'y'}" for i in range(9)), "u,a,x,5"])
+    with pytest.raises(UserError, match="rating 'y' is no number") as caught:
+        load(ratings.encode(), items_of("a"), min_rating=1)
+    assert str(caught.value).count(" is no ") == 10, "two kinds"
+
+
+@pytest.mark.parametrize("form", ["%d.%m.%Y", "ms"])
+def test_an_option_that_fits_no_time_is_the_mistake_and_not_the_data(load: Load, form: str) -> None:
+    other = "'2023-04-01'" if form == "ms" else "'1680288822'"
+    log = pl.DataFrame(INTERACTIONS | {"timestamp": [other.strip("'"), "", None]})
+    with pytest.raises(UserError) as caught:
+        load(log, items_of("i1"), time=form)
+    named = form if form == "ms" else repr(form)
+    assert str(caught.value).endswith(
+        f"log.csv: column 'timestamp': no time fits `time: {named}`, e.g. {other}; leave the option out or correct it"
+    )
+
+
+def test_an_option_that_fits_few_times_is_the_mistake_too(load: Load) -> None:
+    """The month before the day."""
+    days = [f"{day:02}/01/2020" for day in range(1, 29)]
+    log = pl.DataFrame({"user_id": days, "item_id": days, "timestamp": days})
+    with pytest.raises(UserError, match=r"16 of 28 times do not fit `time: '%m/%d/%Y'`, e\.g\. '13/01/2020'; leave the option"):
+        load(log, items_of("a"), time="%m/%d/%Y")
+    with pytest.raises(UserError, match=r"1 row of 28 cannot be read .* timestamp 'x' is no time"):
+        load(log.with_columns(timestamp=pl.Series(["x", *days[1:]])), items_of("a"), time="%d/%m/%Y")
+
+
+def test_decimal_commas_of_ratings_are_named(load: Load) -> None:
+    log = pl.DataFrame(INTERACTIONS | {"rating": ["1,99", "2", "3,50"]})
+    with pytest.raises(UserError) as caught:
+        load(log, items_of("i1"), time="s", min_rating=1)
+    assert str(caught.value).endswith(
+        "log.csv: column 'rating' has decimal commas, such as '1,99', in 2 rows; write points: '1.99'"
+    )
+    with pytest.raises(UserError, match=r"3 rows of 3 cannot be read .*'1,99' is no number"):
+        load(log.with_columns(rating=pl.Series(["1,99", "good", "bad"])), items_of("i1"), time="s", min_rating=1)
+
+
 def test_a_text_that_encloses_rows_is_a_warning_and_one_of_several_lines_is_not(load: Load) -> None:
     rows = [f"u{i},a,{START + i},tea" for i in range(100)]
     rows[10], rows[40] = f'u,a,{START},"55 inch', f'u,a,{START},"lamp"'
