@@ -7,6 +7,7 @@ import traceback
 from argparse import ArgumentParser
 from collections.abc import Callable
 from importlib.util import find_spec
+from pathlib import Path
 
 # Before a stage's own imports, because DVC starts the `python` on the path, which may lack the packages.
 if missing := [name for name in ("numpy", "polars", "pydantic", "torch", "yaml") if find_spec(name) is None]:
@@ -25,6 +26,18 @@ def add_dataset(parser: ArgumentParser) -> None:
     """Add the argument `dataset`; if DVC runs the script, its default is the dataset of the DVC stage."""
     key = dvc_key()
     parser.add_argument("dataset", nargs="?" if key else None, default=key, help="a section of `sources:` in params.yaml")
+
+
+def check_checkpoint(directory: Path) -> None:
+    """Raise UserError if `--checkpoint` names a folder without one, other than the folder that the selected run fills."""
+    from common.errors import UserError
+    from pipeline.artifacts import SIDECAR
+    from pipeline.runs import CHECKPOINT
+
+    if directory != CHECKPOINT and not (directory / SIDECAR).is_file():
+        raise UserError(
+            f"--checkpoint {directory}: there is no checkpoint in that folder; name that of a trained run, such as {CHECKPOINT}"
+        )
 
 
 def run(main: Callable[[], str | None]) -> None:

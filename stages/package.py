@@ -9,7 +9,7 @@ from pathlib import Path
 from common.words import plural
 from pipeline.artifacts import SIDECAR, read_signed
 from pipeline.runs import CHECKPOINT, preprocess_command
-from stages import run
+from stages import check_checkpoint, run
 
 
 def main() -> str:
@@ -18,6 +18,7 @@ def main() -> str:
     parser.add_argument("--push-to-hub", metavar="OWNER/NAME", help="upload it to a private model repository of Hugging Face")
     parser.add_argument("--new-items", type=Path, metavar="FILE", help="catalogue with items that the training did not know")
     given = parser.parse_args()
+    check_checkpoint(given.checkpoint)
 
     from pipeline.serving.card import source_kind
     from pipeline.serving.package import PACKAGE, push_to_hub, write_package

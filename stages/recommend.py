@@ -15,7 +15,7 @@ from common.errors import UserError
 from common.words import plural
 from pipeline.runs import CHECKPOINT
 from pipeline.serving.requests import check_out, read_requests, write_answers
-from stages import run
+from stages import check_checkpoint, run
 
 if TYPE_CHECKING:
     from pipeline.serving.recommender import Recommender
@@ -37,6 +37,7 @@ def main() -> str:
     given = parser.parse_args()
     if (given.requests is None) != (given.out is None):
         parser.error("--requests and --out go together")
+    check_checkpoint(given.checkpoint)
     if given.out is not None:
         check_out(given.out, [file for file in (given.requests, given.new_items) if file is not None])
     requests = None if given.requests is None else read_requests(given.requests)

@@ -10,13 +10,14 @@ from pathlib import Path
 from common.vector_math import select_kernels
 from pipeline.params import load_params
 from pipeline.runs import CHECKPOINT
-from stages import run
+from stages import check_checkpoint, run
 
 
 def main() -> str:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, metavar="DIR", help=f"the earlier run ({CHECKPOINT})")
     given = parser.parse_args()
+    check_checkpoint(given.checkpoint)
     params = load_params()
 
     from pipeline.device import select_device

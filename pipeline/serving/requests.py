@@ -45,12 +45,23 @@ def read_requests(path: Path) -> pl.DataFrame:
         wanted = "lists of item ids, each text or a whole number" if lists else "ids as text or whole numbers"
         raise UserError(f"{path}: column {named[0]} holds {column.dtype}; write {wanted}")
     column = column.cast(pl.List(pl.String) if lists else pl.String)
-    missing = column.null_count()
-    if lists:
-        missing += int(column.list.eval(pl.element().is_null()).list.sum().sum() or 0)
-    if missing:
-        raise UserError(f"{path}: column {named[0]} has {missing} missing values; write an empty list for no history")
+    for rows, what, advice in _gaps(column, lists):
+        if rows:
+            where = f"row {rows[0]:,}" if len(rows) == 1 else f"{len(rows):,} rows, the first of them row {rows[0]:,}"
+            raise UserError(f"{path}: {what} in {where} (rows count from 0); {advice}")
     return column.to_frame()
+
+
+def _gaps(column: pl.Series, lists: bool) -> list[tuple[list[int], str, str]]:
+    """The rows, from 0, where something is missing, with what it is and what to do; none if nothing is missing."""
+    empty = column.is_null().arg_true().to_list()
+    if not lists:
+        return [(empty, "no user_id", "name a user, or remove the row")]
+    inside = column.list.eval(pl.element().is_null()).list.any().fill_null(False).arg_true().to_list()
+    return [
+        (empty, "no history", "write an empty list for a user without one"),
+        (inside, "a missing item in the history", "leave it out"),
+    ]
 
 
 def write_answers(found: pl.DataFrame, requests: pl.DataFrame, out: Path) -> None:

@@ -4,6 +4,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import polars as pl
@@ -106,8 +107,9 @@ def test_a_file_of_requests_becomes_a_file_of_answers(
         ({"history": ["a"]}, "column history holds String; write lists of item ids, each text or a whole number"),
         ({"history": [[1.5]]}, "column history holds List(Float64); write lists of item ids"),
         ({"history": [[1]]}, "history 0: unknown item '1'"),
-        ({"history": [["a"], None]}, "column history has 1 missing values"),
-        ({"history": [["a", None], []]}, "column history has 1 missing values"),
+        ({"user_id": ["a", None]}, "no user_id in row 1 (rows count from 0)"),
+        ({"history": [["a"], None]}, "no history in row 1 (rows count from 0)"),
+        ({"history": [["a", None], []]}, "a missing item in the history in row 0 (rows count from 0)"),
         ({"history": [[], ["no such item"]]}, "history 1: unknown item 'no such item'"),
     ],
 )
@@ -160,3 +162,16 @@ def test_a_wrong_command_line_says_how_it_is_used(typed: Typed, capsys: pytest.C
     with pytest.raises(SystemExit, match="2"):
         typed(*arguments)
     assert "recommend: error: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("stage", ["package", "recommend", "retrain"])
+def test_a_folder_without_a_checkpoint_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
+    module = import_module(f"stages.{stage}")
+    for folder in (tmp_path, tmp_path / "nope"):
+        monkeypatch.setattr(sys, "argv", [stage, "--checkpoint", str(folder), *(["--user", "a"] if stage == "recommend" else [])])
+        with pytest.raises(UserError) as refused:
+            module.main()
+        assert str(refused.value) == (
+            f"--checkpoint {folder}: there is no checkpoint in that folder; name that of a trained run, such as "
+            "data/checkpoints/selected"
+        )

@@ -5,6 +5,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from common.errors import UserError
 from pipeline.serving.requests import read_requests, write_answers
 
 
@@ -15,6 +16,23 @@ def test_ids_of_requests_are_text_as_in_the_log(tmp_path: Path, kind: pl.DataTyp
     pl.DataFrame({"history": pl.Series([given, given[:0]])}).write_parquet(tmp_path / "histories.parquet")
     assert read_requests(tmp_path / "users.parquet")["user_id"].to_list() == ["7", "8"]
     assert read_requests(tmp_path / "histories.parquet")["history"].to_list() == [["7", "8"], []]
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "says"),
+    [
+        ("user_id", ["a", None], "no user_id in row 1 (rows count from 0); name a user, or remove the row"),
+        ("user_id", [None, 7, None], "no user_id in 2 rows, the first of them row 0 (rows count from 0); name a user, or remove"),
+        ("history", [["a"], [], None], "no history in row 2 (rows count from 0); write an empty list for a user without one"),
+        ("history", [["a"], ["b", None, None]], "a missing item in the history in row 1 (rows count from 0); leave it out"),
+        ("history", [None], "no history in row 0 (rows count from 0); write an empty list for a user without one"),
+    ],
+)
+def test_a_gap_names_its_row_and_what_to_do(tmp_path: Path, column: str, values: list, says: str) -> None:
+    pl.DataFrame({column: values}).write_parquet(tmp_path / "requests.parquet")
+    with pytest.raises(UserError) as caught:
+        read_requests(tmp_path / "requests.parquet")
+    assert str(caught.value).startswith(f"{tmp_path / 'requests.parquet'}: {says}")
 
 
 def test_a_request_of_one_file_is_not_answered_from_another(tmp_path: Path) -> None:
