@@ -16,7 +16,7 @@ from models.adapters import ADAPTERS
 from models.backbones import BACKBONES
 from models.losses import LOSSES
 from pipeline.artifacts import atomic_file
-from pipeline.data import SOURCES, Moment, Source, Split, Ties
+from pipeline.data import SOURCES, Moment, Source, Split, Ties, out_of_order
 from pipeline.texts import TITLE, fields
 
 PARAMS_FILE = Path("params.yaml")
@@ -290,6 +290,13 @@ class Params(Section):
             options["min_rating"] = least
         return {"preprocess": options, "template": self.templates.get(dataset, TITLE)}
 
+    def places_of_split(self, dataset: str) -> dict[str, str]:
+        """Return where the dates of a dataset's split are written: `sources.<dataset>.valid_from` or `preprocess.valid_from`."""
+        source = self.sources[dataset]
+        return {
+            name: f"preprocess.{name}" if getattr(source, name) is None else f"sources.{dataset}.{name}" for name in SPLIT[1:]
+        }
+
     def ties_chosen(self, dataset: str) -> bool:
         """Whether somebody wrote the order of ties: in the source's section, or in `preprocess` where its kind has none."""
         source = self.sources[dataset]
@@ -335,8 +342,14 @@ class Params(Section):
             raise ValueError(str(error)) from None
         for name in dict.fromkeys([self.dataset, *grid.datasets]):
             options = self.preprocessing(name)
-            if options.split == "global" and (options.valid_from is None or options.test_from is None):
+            valid_from, test_from = options.valid_from, options.test_from
+            if options.split != "global":
+                continue
+            if valid_from is None or test_from is None:
                 raise ValueError(f"the split of {name} is global, so preprocess or sources.{name} needs valid_from and test_from")
+            if out_of_order(valid_from, test_from):
+                valid, test = self.places_of_split(name).values()
+                raise ValueError(f"{valid}, {valid_from}, is not before {test}, {test_from}")
         for name, template in self.templates.items():
             try:
                 fields(template)

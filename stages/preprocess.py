@@ -24,7 +24,8 @@ def main() -> str:
     settings = params.of_preprocessing(dataset)
     provenance = {"dataset": dataset, **settings, "raw": verify(raw, f"`python -m stages.download {dataset}`")}
     tables = source_module(source.kind).read(source, raw)
-    sequences = build_sequences(tables, options, settings["template"], f"params.yaml: templates.{dataset}")
+    places = params.places_of_split(dataset)
+    sequences = build_sequences(tables, options, settings["template"], f"params.yaml: templates.{dataset}", places)
     target = sequences_directory(dataset)
     with atomic_directory(target, provenance) as directory:
         sequences.users.write_parquet(directory / "sequences.parquet")

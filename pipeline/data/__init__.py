@@ -5,7 +5,7 @@ A new kind of source is one file in `pipeline/data/sources/`, one line in this r
 """
 
 import re
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -34,6 +34,28 @@ def moment(value: Any) -> Any:
                 f"expected a date such as 2014-01-31, or a number such as the log's times, found {value!r}"
             ) from None
     return value
+
+
+def out_of_order(earlier: int | str, later: int | str) -> bool:
+    """Whether `earlier` cannot be before `later`, as far as it can be told without the log, whose unit numbers may have.
+
+    >>> out_of_order("2014-01-02", "2014-01-01T23:00:00-05:00"), out_of_order(1_600_000_000, 1_500_000_000)
+    (False, True)
+    >>> out_of_order(1_500_000_000_000, 1_600_000_000), out_of_order("2014-01-02", 7)
+    (False, False)
+    """
+    if isinstance(earlier, str) and isinstance(later, str):
+        return in_utc(earlier) >= in_utc(later)
+    if isinstance(earlier, int) and isinstance(later, int):
+        alike = abs(len(str(earlier)) - len(str(later))) <= 1  # perhaps milliseconds and seconds otherwise
+        return alike and earlier >= later
+    return False
+
+
+def in_utc(text: str) -> datetime:
+    """Return the point in time of an ISO 8601 text, in UTC unless it names a zone."""
+    found = datetime.fromisoformat(text)
+    return found.replace(tzinfo=UTC) if found.tzinfo is None else found
 
 
 Moment = Annotated[int | str, BeforeValidator(moment)]

@@ -1,6 +1,7 @@
 """From raw records to filtered, capped, ordered sequences."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -8,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from common.errors import UserError
-from pipeline.data import Ties
+from pipeline.data import Ties, in_utc
 from pipeline.data.findings import quoted
 from pipeline.data.sources import Raw
 from pipeline.data.times import DAY, EARLIEST, UNITS, as_date
@@ -33,7 +34,9 @@ class Dataset:
     statistics: dict
 
 
-def build_sequences(raw: Raw, options: Preprocess, template: str = TITLE, where: str = "template") -> Dataset:
+def build_sequences(
+    raw: Raw, options: Preprocess, template: str = TITLE, where: str = "template", places: Mapping[str, str] | None = None
+) -> Dataset:
     """Filter, cap, order and index, exactly in this order; every step is counted.
 
     Exact duplicates are dropped; items without a title of at least two characters; then users and items with fewer than `core`
@@ -48,6 +51,7 @@ def build_sequences(raw: Raw, options: Preprocess, template: str = TITLE, where:
     nothing to train on.
 
     An item's text is `template`, filled with fields of the source; one that the source lacks raises UserError (`where`).
+    places: what messages call the dates of the split; `preprocess.valid_from` and `preprocess.test_from` if it is empty.
     """
     check_fields(template, set(raw.items.columns) - {"item_id"}, where)
     # Ids are numbers from here on, in the order of the texts: a table of numbers takes a fraction of the memory.
@@ -62,14 +66,14 @@ def build_sequences(raw: Raw, options: Preprocess, template: str = TITLE, where:
         raise UserError(nothing_known(raw.interactions["item_id"], raw.items))
     log = steps.count("titled", log)
     log = steps.count(f"{options.core}-core", _core(log, options.core))
-    cut = cut_of(options, raw.time_unit)
+    cut = cut_of(options, raw.time_unit, places)
     log = steps.count(f"last {options.cap}", _capped(log, options, cut))
     # The cap takes whole interactions away from a user, never below `cap`, so no user falls under three.
     items, rows = _items(log, names["item_id"], titled, template)
     users = _users(_ordered(log, options.ties, names), names["user_id"], rows)
     if cut is not None:
         users = split_by_time(users, cut)
-        check_targets(users, options, raw.time_unit)
+        check_targets(users, options, raw.time_unit, places)
     return Dataset(users, items, _statistics(steps.sizes, users, raw, cut))
 
 
@@ -220,29 +224,32 @@ def shuffle_key(user_id: str, item_id: str) -> int:
     return int.from_bytes(hashlib.blake2b(f"{user_id}\t{item_id}".encode(), digest_size=8, key=SHUFFLE).digest())
 
 
-def cut_of(options: Preprocess, unit: str) -> dict[str, int] | None:
+def cut_of(options: Preprocess, unit: str, places: Mapping[str, str] | None = None) -> dict[str, int] | None:
     """Return the times at which validation and test begin, in the log's unit; None for leave-one-out.
 
     Raises UserError if one is missing, or if they are not in this order.
     """
     if options.split != "global":
         return None
-    cut = {}
+    named, cut = _named(places), {}
     for name in ("valid_from", "test_from"):
         value = getattr(options, name)
         if value is None:
-            raise UserError(f"preprocess.{name} is missing, which split global needs")
+            raise UserError(f"{named[name]} is missing, which split global needs")
         if isinstance(value, str):
-            moment = datetime.fromisoformat(value)
-            moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
-            since = moment - datetime(1970, 1, 1, tzinfo=UTC)
+            since = in_utc(value) - datetime(1970, 1, 1, tzinfo=UTC)
             value = (since.days * DAY + since.seconds) * UNITS[unit] + since.microseconds * UNITS[unit] // UNITS["us"]
         else:
             value = in_unit(value, unit)
         cut[name] = value
     if cut["valid_from"] >= cut["test_from"]:
-        raise UserError(f"preprocess.valid_from, {options.valid_from}, is not before preprocess.test_from, {options.test_from}")
+        raise UserError(f"{named['valid_from']}, {options.valid_from}, is not before {named['test_from']}, {options.test_from}")
     return cut
+
+
+def _named(places: Mapping[str, str] | None) -> dict[str, str]:
+    """What messages call the two dates."""
+    return {name: (places or {}).get(name, f"preprocess.{name}") for name in ("valid_from", "test_from")}
 
 
 def in_unit(number: int, unit: str) -> int:
@@ -284,17 +291,14 @@ def split_counts(users: pl.DataFrame) -> dict[str, int]:
     }
 
 
-def check_targets(users: pl.DataFrame, options: Preprocess, unit: str) -> None:
+def check_targets(users: pl.DataFrame, options: Preprocess, unit: str, places: Mapping[str, str] | None = None) -> None:
     """Raise UserError if the dates of a split by time leave nothing to train on, to validate or to test."""
-    counts = split_counts(users)
+    counts, named = split_counts(users), _named(places)
+    valid, test = f"{named['valid_from']}, {options.valid_from}", f"{named['test_from']}, {options.test_from}"
     for name, lacking in (
-        ("training_users", f"no user has two interactions before preprocess.valid_from, {options.valid_from}"),
-        (
-            "validation_users",
-            f"no user has an interaction from preprocess.valid_from, {options.valid_from}, until preprocess.test_from, "
-            f"{options.test_from}, and one before it",
-        ),
-        ("test_users", f"no user has an interaction from preprocess.test_from, {options.test_from}, on and one before it"),
+        ("training_users", f"no user has two interactions before {valid}"),
+        ("validation_users", f"no user has an interaction from {valid}, until {test}, and one before it"),
+        ("test_users", f"no user has an interaction from {test}, on and one before it"),
     ):
         if not counts[name]:
             flat = users["timestamps"].explode()

@@ -3,6 +3,7 @@
 import datetime
 import json
 import random
+import re
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -168,6 +169,46 @@ def test_a_selected_dataset_needs_its_dates_and_a_source_may_have_its_own(set_pa
     assert (made["split"], made["valid_from"], made["test_from"]) == ("global", "2013-08-28", 1382227200)
     set_params({"preprocess.split": "leave_one_out"})
     assert load_params().of_preprocessing("tiny")["preprocess"] == {"core": 5, "cap": 13, "ties": "shuffled"}
+
+
+@pytest.mark.parametrize(
+    ("valid", "test"),
+    [
+        (datetime.date(2013, 10, 20), "2013-08-28"),
+        ("2013-10-20", "2013-10-20T02:00:00+02:00"),
+        (1_600_000_000, 1_500_000_000),
+        (7, 7),
+    ],
+)
+def test_dates_in_the_wrong_order_are_refused_with_the_parameters(set_params: SetParams, valid: Any, test: Any) -> None:
+    set_params({"sources.tiny.split": "global", "sources.tiny.valid_from": valid, "preprocess.test_from": test})
+    with pytest.raises(UserError) as refused:
+        load_params()
+    assert str(refused.value) == f"params.yaml: sources.tiny.valid_from, {valid}, is not before preprocess.test_from, {test}"
+    set_params({"sources.tiny.split": "leave_one_out"})
+    load_params()
+
+
+@pytest.mark.parametrize(("valid", "test"), [(1_300_000_000_000, 1_400_000_000), ("2013-08-28", 1_382_227_200)])
+def test_dates_of_different_units_are_compared_with_the_log(set_params: SetParams, valid: Any, test: Any) -> None:
+    set_params({"sources.tiny.split": "global", "sources.tiny.valid_from": valid, "sources.tiny.test_from": test})
+    load_params()
+
+
+def test_a_message_names_the_option_that_holds_the_date(set_params: SetParams, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = {"sources.tiny.split": "global", "sources.tiny.valid_from": "2013-08-28"}
+    for changes, says in (
+        ({"preprocess.test_from": "2099-01-01"}, "no user has an interaction from preprocess.test_from, 2099-01-01, on"),
+        ({"sources.tiny.test_from": "2098-01-01"}, "no user has an interaction from sources.tiny.test_from, 2098-01-01, on"),
+        ({"sources.tiny.test_from": 7}, "sources.tiny.valid_from, 2013-08-28, is not before sources.tiny.test_from, 7"),
+        (
+            {"sources.tiny.valid_from": "1980-01-01", "sources.tiny.test_from": "2013-10-20"},
+            "before sources.tiny.valid_from, 1980",
+        ),
+    ):
+        set_params(own | changes)
+        with pytest.raises(UserError, match=re.escape(says)):
+            preprocess(monkeypatch)
 
 
 def preprocess(monkeypatch: pytest.MonkeyPatch) -> Path:
