@@ -207,7 +207,7 @@ def read_log(source: Files, notes: list[Finding]) -> tuple[pl.DataFrame, str, di
 def read_items(source: Files, notes: list[Finding]) -> pl.DataFrame:
     """The catalogue as item_id, title and its other columns as text. Adds to `notes`.
 
-    Titles have their HTML entities replaced and no spaces around them; one without a letter or digit left is none.
+    Titles have their HTML entities replaced and no spaces around them; one of spaces and invisible characters only is none.
     """
     columns: Columns = {name: source.item_columns.get(name, name) for name in ITEMS}
     placed = isinstance(columns["item_id"], int)

@@ -278,11 +278,21 @@ def test_times_that_a_spreadsheet_has_rounded_are_named(load: Load) -> None:
 
 
 def test_titles_are_what_people_read(load: Load) -> None:
-    titles = ["Tom &amp; Jerry&#39;s", "  padded ", "&nbsp;", "   ", "", "x", "R&D &copy2020 &amp;lt;"]
-    items = pl.DataFrame({"item_id": list("abcdefg"), "title": titles})
+    titles = [
+        "Tom &amp; Jerry&#39;s",
+        "  padded ",
+        "&nbsp;",
+        "   ",
+        "",
+        "x",
+        "R&D &copy2020 &amp;lt;",
+        "!!!",
+        "\u200b\u00a0\u200b",
+    ]
+    items = pl.DataFrame({"item_id": list("abcdefghi"), "title": titles})
     raw = load(pl.DataFrame({"user_id": ["u"], "item_id": ["a"], "timestamp": [START]}), items)
-    assert raw.items["title"].to_list() == ["Tom & Jerry's", "padded", None, None, None, "x", "R&D &copy2020 &lt;"]
-    assert found(raw)["untitled_items"].text == "No title, or one of spaces only: 3 items of 7."
+    assert raw.items["title"].to_list() == ["Tom & Jerry's", "padded", None, None, None, "x", "R&D &copy2020 &lt;", "!!!", None]
+    assert found(raw)["untitled_items"].text == "No title, or one of spaces only: 4 items of 9."
 
 
 def test_an_item_twice_with_two_titles_is_named(load: Load) -> None:
