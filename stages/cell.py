@@ -21,8 +21,9 @@ def main() -> str:
     for name in ("dataset", "backbone", "adapter"):
         parser.add_argument(name, nargs="?" if stage else None)
     over = [name for name in get_args(Over) if name != "tuned"]
-    parser.add_argument("--over", choices=over, default="seeds", help="vary only seeds, or also SpecTran's variants or dims")
-    parser.add_argument("--tuned", metavar="LOSS", choices=list(LOSSES), help="use the settings that tuning under LOSS chose")
+    runs = parser.add_mutually_exclusive_group()
+    runs.add_argument("--over", choices=over, default="seeds", help="vary only seeds, or also SpecTran's variants or dims")
+    runs.add_argument("--tuned", metavar="LOSS", choices=list(LOSSES), help="use the settings that tuning under LOSS chose")
     arguments = parser.parse_args()
     params = load_params()
     if arguments.dataset is None:

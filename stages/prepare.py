@@ -5,10 +5,11 @@
 
 from argparse import ArgumentParser
 
+from common.errors import UserError
 from models.losses import LOSSES
 from pipeline.grid.execution import evaluated
 from pipeline.grid.tuning import Tuning
-from pipeline.params import load_params
+from pipeline.params import LARGEST_DIM, load_params
 from pipeline.runs import Run
 from stages import run
 
@@ -22,6 +23,8 @@ def main() -> str:
     parser.add_argument("--variant", help="a variant of SpecTran")
     parser.add_argument("--tuned", metavar="LOSS", choices=list(LOSSES), help="use the settings that tuning under LOSS chose")
     arguments = parser.parse_args()
+    if arguments.dim is not None and not 1 <= arguments.dim <= LARGEST_DIM:
+        raise UserError(f"--dim is {arguments.dim}; choose 1 to {LARGEST_DIM}")
     params = load_params()
     params.check_cell(arguments.dataset, arguments.backbone, arguments.adapter)
     names = {"dataset": arguments.dataset, "backbone": arguments.backbone, "adapter": arguments.adapter}
@@ -30,7 +33,8 @@ def main() -> str:
         selected = tuning.run(tuning.chosen, arguments.seed)
     else:
         changes = {"adapter": {"variant": arguments.variant}} if arguments.variant else {}
-        selected = Run.of(params, **names, dim=arguments.dim or params.grid.dim, seed=arguments.seed, changes=changes)
+        dim = params.grid.dim if arguments.dim is None else arguments.dim
+        selected = Run.of(params, **names, dim=dim, seed=arguments.seed, changes=changes)
     return f"{selected.name}: {evaluated(selected)}"
 
 

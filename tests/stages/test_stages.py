@@ -712,6 +712,19 @@ def test_a_stage_that_cannot_write_its_run_says_where() -> None:
     refused("train", ".scratch", "check permissions and free disk space")
 
 
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize("dim", [-1, 0, 2**16 + 1])
+def test_a_dim_that_no_run_can_have_is_one_line(dim: int) -> None:
+    refused(f"prepare tiny sasrec base --seed 0 --dim {dim}", f"prepare: --dim is {dim}; choose 1 to 65536")
+
+
+@pytest.mark.usefixtures("project")
+def test_a_cell_is_over_something_or_tuned() -> None:
+    done = stage("cell tiny sasrec spectran --over variants --tuned info_nce")
+    assert done.returncode == 2
+    assert done.stderr.endswith("error: argument --tuned: not allowed with argument --over\n")
+
+
 def test_stages_that_need_no_torch_do_not_import_it(project: Path) -> None:
     """Importing takes half a second instead of three."""
     code = (
