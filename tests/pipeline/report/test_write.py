@@ -118,9 +118,9 @@ def test_names_may_consist_of_digits(project: Path, set_params: Callable[[dict[s
         new.parent.mkdir(exist_ok=True)
         old.rename(new)
         write_signed(new.relative_to(project) / SIDECAR, sidecar)
-    params = load_params().model_dump(mode="json")
-    sources = {"2014": params["sources"]["tiny"]}
-    encoders = {"007": params["encoders"]["random"]}
+    named = load_params().model_dump(mode="json")
+    sources = {"2014": named["sources"]["tiny"]}
+    encoders = {"007": named["encoders"]["random"]}
     set_params({"sources": sources, "templates": {}, "encoders": encoders, "dataset": "2014", "encoder": "007"})
     set_params({"train.epochs": 2, "grid.seeds": [0], "grid.datasets": ["2014"]})
     for name in ("ablations", "dimensions", "tuning"):
