@@ -25,6 +25,8 @@ def main() -> str:
     arguments = parser.parse_args()
     if arguments.dim is not None and not 1 <= arguments.dim <= LARGEST_DIM:
         raise UserError(f"--dim is {arguments.dim}; choose 1 to {LARGEST_DIM}")
+    if arguments.tuned and (arguments.dim is not None or arguments.variant):
+        raise UserError("--tuned takes dim and variant from the tuning; leave out --dim and --variant")
     params = load_params()
     params.check_cell(arguments.dataset, arguments.backbone, arguments.adapter)
     names = {"dataset": arguments.dataset, "backbone": arguments.backbone, "adapter": arguments.adapter}

@@ -89,6 +89,9 @@ class Tuning:
         there are values for the backbone or the adapter, whose classes parse them.
         """
         listed = read_yaml(SPACE)
+        for name in ("backbones", "adapters"):
+            if not isinstance(listed.get(name) or {}, dict):
+                raise UserError(f"{SPACE}: {name} must list {name} with their options, found {listed[name]!r}")
         defaults = self.run({}).settings
         space = {}
         for section, options, within in (
@@ -96,6 +99,8 @@ class Tuning:
             ("backbone", (listed.get("backbones") or {}).get(self.backbone), f"backbones.{self.backbone}"),
             ("adapter", (listed.get("adapters") or {}).get(self.adapter), f"adapters.{self.adapter}"),
         ):
+            if options is not None and not isinstance(options, dict):
+                raise UserError(f"{SPACE}: {within} must list options with their values, found {options!r}")
             for option, values in (options or {}).items():
                 if option not in defaults[section]:
                     raise UserError(f"{SPACE}: {section} {option} is not an option of {self.name} in params.yaml")

@@ -716,6 +716,9 @@ def test_a_stage_that_cannot_write_its_run_says_where() -> None:
 @pytest.mark.parametrize("dim", [-1, 0, 2**16 + 1])
 def test_a_dim_that_no_run_can_have_is_one_line(dim: int) -> None:
     refused(f"prepare tiny sasrec base --seed 0 --dim {dim}", f"prepare: --dim is {dim}; choose 1 to 65536")
+    refused(
+        "prepare tiny sasrec base --seed 0 --dim 8 --tuned info_nce", "prepare: --tuned takes dim and variant from the tuning"
+    )
 
 
 @pytest.mark.usefixtures("project")

@@ -241,6 +241,8 @@ def test_a_small_space_is_tried_once(params: Params, trained: list[Run], monkeyp
             r"^grid/space\.yaml: train: learning_rate: .* valid number.*, found 'fast'$",
         ),
         ("train:\n  learning_rate: [1e-4, -1.0]\n", r"^grid/space\.yaml: train: learning_rate: .* greater than 0, found -1\.0$"),
+        ("adapters: [base]\n", r"^grid/space\.yaml: adapters must list adapters with their options, found \['base'\]$"),
+        ("train: [0.1]\n", r"^grid/space\.yaml: train must list options with their values, found \[0\.1\]$"),
         ("backbones:\n  sasrec:\n    dropout: [2]\n", r"^grid/space\.yaml: backbones\.sasrec: dropout: .*, found 2$"),
         (
             "adapters:\n  base:\n    id_std: [true]\n",
