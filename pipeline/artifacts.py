@@ -1,5 +1,6 @@
 """Atomic writes, sidecars with provenance and checksums, and fingerprints."""
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -9,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -285,8 +287,7 @@ def atomic_directory(path: Path, made_from: dict[str, Any] | None = None) -> Ite
     """
     check_artifact_folder(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    inside, outside = path.parent, path.parent.parent
-    around = outside if outside.stat().st_dev == inside.stat().st_dev else inside  # nothing can be renamed to another disk
+    around = path.parent.parent if _can_rename(path.parent.parent.absolute(), path.parent.absolute()) else path.parent
     with _partial(around, path.name, directory=True) as partial, room_for(path):
         yield partial
         if made_from is not None:
@@ -299,6 +300,20 @@ def atomic_directory(path: Path, made_from: dict[str, Any] | None = None) -> Ite
                 old = replaced.enter_context(_partial(around, path.name, directory=True))
                 path.replace(old / path.name)
             partial.replace(path)
+
+
+@cache
+def _can_rename(outside: Path, inside: Path) -> bool:
+    """Return whether a directory of `outside` can be renamed into `inside`; not if that is another disk or volume."""
+    with _partial(outside, "probe", directory=True) as probe:
+        try:
+            probe.rename(inside / probe.name)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            return False
+        _remove(inside / probe.name)
+        return True
 
 
 @contextmanager

@@ -389,7 +389,11 @@ def choose_grid(lists: Path, path: Path = PARAMS_FILE) -> None:
     if new is None or len(section.findall(text)) != 1:
         raise UserError(f"{path if new else lists} has no section `grid:` at the start of a line")
     replaced = section.sub(lambda _: new[0], text)
-    if yaml.safe_load(replaced) != values | {"grid": chosen["grid"]}:
+    try:
+        same = yaml.safe_load(replaced) == values | {"grid": chosen["grid"]}
+    except yaml.YAMLError:  # an alias of something outside the section, for example
+        same = False
+    if not same:
         raise UserError(f"the section `grid:` of {lists} cannot be put into {path}; copy it by hand")
     with atomic_file(path) as partial:
         partial.write_text(replaced, encoding="utf-8")

@@ -98,7 +98,7 @@ def _tied(made: Dataset, options: Preprocess, chosen: bool) -> list[Finding]:
         return []
     text = f"At the same time as the item before: {100 * shares['steps']:.1f} % of the training items, "
     text += f"{100 * shares['test']:.1f} % of the test items; {ORDERED[options.ties]}"
-    text += "." if chosen else f"; if not, `ties: {options.ties}` ends this warning."
+    text += "." if chosen else f". To keep this order, write `ties: {options.ties}`, which ends this warning."
     split = "test" in made.users.columns
     train = made.users["train"] if split else made.users["items"].list.len().cast(pl.Int64) - 2
     steps = int((train - 1).clip(lower_bound=0).sum())

@@ -112,7 +112,8 @@ class Tuning:
                     getattr(config.parse(defaults[section] | {option: value}, f"{SPACE}: {within}"), option) for value in values
                 ]
                 # The default as it is in params.yaml, so that its trial is the run that is trained without tuning.
-                space[f"{section}.{option}"] = [defaults[section][option], *(value for value in parsed if value != default)]
+                others = [value for i, value in enumerate(parsed) if value not in [default, *parsed[:i]]]
+                space[f"{section}.{option}"] = [defaults[section][option], *others]
         return space
 
     def _class_of(self, section: str) -> type[Section]:

@@ -30,7 +30,8 @@ def about(rows: pl.DataFrame) -> list[tuple[str, str]]:
 
 
 def code_version() -> str:
-    """Return the last commit that changed the code, with its date: "4270bbc, 2026-11-27"; "" outside git or without its program.
+    """Return the last commit that changed the code, with its date: "4270bbc, 2026-11-27"; "" outside a git checkout, or
+    if the program git is missing.
 
     A commit of results alone does not change it, so the report that such a commit holds is the same when built again.
     """

@@ -97,7 +97,7 @@ def model_card(recommender: Recommender) -> str:
 def licence_of(model: str) -> str | None:
     """The licence of an encoder, by its name on the hub or its path; None if this project does not know the model."""
     for name, licence in LICENCES.items():
-        if re.search(rf"(^|[/:]|--){re.escape(name)}(?![a-z0-9]|\.\d)", model, re.IGNORECASE):
+        if re.search(rf"(^|[/:_]|--){re.escape(name)}(?![a-z0-9]|\.\d)", model, re.IGNORECASE):
             return licence
     return None
 

@@ -178,6 +178,27 @@ def test_a_folder_on_another_disk_takes_directories(tmp_path: Path, monkeypatch:
         assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
+def test_a_volume_of_the_same_disk_takes_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bind mount has the device of its disk, and yet nothing can be renamed into it from outside."""
+    monkeypatch.chdir(tmp_path)
+    Path("data").mkdir()
+    rename = Path.rename
+
+    def refused(self: Path, target: Path) -> Path:
+        if ("data" in self.parts) != ("data" in Path(target).parts):
+            raise OSError(errno.EXDEV, "Invalid cross-device link", str(self))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refused)
+    monkeypatch.setattr(Path, "replace", refused)
+    artifacts._can_rename.cache_clear()
+    with atomic_directory(Path("data/preprocessing"), {}) as directory:
+        (directory / "file").write_text("new")
+    assert (tmp_path / "data/preprocessing/file").read_text() == "new"
+    assert [path.name for path in tmp_path.rglob("*.partial")] == []
+    artifacts._can_rename.cache_clear()
+
+
 def test_the_sidecar_holds_what_made_it_and_a_checksum_of_every_file(tmp_path: Path) -> None:
     target = tmp_path / "data/x"
     with atomic_directory(target, {"dataset": "demo"}) as directory:

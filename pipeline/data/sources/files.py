@@ -127,8 +127,8 @@ def fetch(source: Files, mirror: str | None, directory: Path) -> None:
 def read(source: Files, directory: Path) -> Raw:
     """Read back what `fetch` wrote, without interactions rated below `min_rating`.
 
-    Raises UserError if `min_rating` was set after a download that passed over ratings it could not read: rows with a rating such
-    as `4,5` would be dropped as not rated.
+    Raises UserError if `min_rating` was set after a download that passed over many ratings it could not read: rows with a rating
+    such as `4,5` would be dropped as not rated.
     """
     raw = read_parquet_pair(directory)
     understood = read_json(directory / UNDERSTOOD, "the download stage")
@@ -139,7 +139,11 @@ def read(source: Files, directory: Path) -> Raw:
             raise UserError(
                 f"min_rating is {source.min_rating:g}, but {source.interactions} has no column 'rating'; name it in `columns`"
             )
-        if unread := understood.get(UNREAD_RATINGS):
+        unread = understood.get(UNREAD_RATINGS)
+        if unread and unread["count"] <= BAD_SHARE * unread["rows"]:
+            text = f"Dropped {plural(unread['count'], 'row')} with a rating that is no number ({unread['first'][0]}, …)."
+            notes.append(Finding("unread_ratings", text, unread["count"], unread["rows"], lost=True))
+        elif unread:
             says = unreadable(source.interactions, unread["count"], unread["rows"], unread["first"])
             again = f"`dvc repro -f -s data/dvc.yaml:download@{directory.name}`"
             raise UserError(f"{says}; they were passed over while min_rating was empty, so download again: {again}")

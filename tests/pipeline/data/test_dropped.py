@@ -80,7 +80,7 @@ def test_much_order_that_the_times_do_not_tell_is_said(load: Load) -> None:
         assert not tied.warning
         (tied,) = (note for note in dropped(raw, build_sequences(raw, options), options, False) if note.name == "tied")
         assert (tied.warning, tied.count, tied.total) == (True, 4, 4), "the test items, of which the larger share is tied"
-        assert tied.text.endswith(f"; if not, `ties: {ties}` ends this warning.")
+        assert tied.text.endswith(f". To keep this order, write `ties: {ties}`, which ends this warning.")
     raw, options = load(dense(list("abc")), items_of(*"abc")), Preprocess(core=3)
     assert not [note for note in dropped(raw, build_sequences(raw, options), options) if note.name == "tied"]
 

@@ -140,23 +140,25 @@ def test_a_smallest_rating_that_is_set_after_the_download_drops_no_rating_that_w
     log = "\n".join(["user_id,item_id,timestamp,rating", *rows]).encode()
     assert load(log, items_of("a")).interactions.height == 200
     later = Files.parse({"kind": "files", "interactions": "log.csv", "items": "items.csv", "min_rating": 4}, "sources.mine")
-    directory = (tmp_path / "raw").rename(tmp_path / "mine")
-    with pytest.raises(UserError) as caught:
-        files.read(later, directory)
-    assert str(caught.value) == (
-        "log.csv: 1 row of 200 cannot be read (at most 1% are skipped); correct or remove them: log.csv row 5: rating '4,5' is "
-        "no number; they were passed over while min_rating was empty, so download again: "
-        "`dvc repro -f -s data/dvc.yaml:download@mine`"
+    few = files.read(later, tmp_path / "raw")
+    assert few.interactions.height == 199
+    assert found(few)["unread_ratings"].text == (
+        "Dropped 1 row with a rating that is no number (log.csv row 5: rating '4,5' is no number, …)."
     )
     raw = load(log, items_of("a"), min_rating=4)
     assert raw.interactions.height == 199
     assert "row 5: rating '4,5' is no number" in found(raw)["unreadable"].text, "after that download it is named"
     many = log.replace(b",5\n", b',"4,5"\n')
     load(many, items_of("a"))
-    with pytest.raises(
-        UserError, match=r"log\.csv: 199 rows of 200 cannot be read .*; and 189 more; they were passed over while"
-    ):
+    with pytest.raises(UserError) as caught:
         files.read(later, tmp_path / "raw")
+    assert str(caught.value).startswith(
+        "log.csv: 199 rows of 200 cannot be read (at most 1% are skipped); correct or remove them: "
+    )
+    assert str(caught.value).endswith(
+        "; and 196 more; they were passed over while min_rating was empty, so download again: "
+        "`dvc repro -f -s data/dvc.yaml:download@raw`"
+    )
     record = tmp_path / "raw" / files.UNDERSTOOD
     older = {name: value for name, value in json.loads(record.read_text()).items() if name in ("time_unit", "findings")}
     record.write_text(json.dumps(older))
