@@ -14,6 +14,7 @@ from typing import Any
 
 from common.code import code_fingerprint, with_siblings
 from common.errors import UserError
+from common.section import Section
 from models.adapters import ADAPTERS
 from models.backbones import BACKBONES
 from models.losses import LOSSES
@@ -106,6 +107,13 @@ class Run:
         """Dataset, encoder, backbone, adapter, dim, seed and settings."""
         names = ("dataset", "encoder", "backbone", "adapter", "dim", "seed", "settings")
         return {name: getattr(self, name) for name in names}
+
+    def section_class(self, section: str) -> type[Section]:
+        """Return the class that parses `train`, `backbone` or `adapter` of the settings; the latter two import torch."""
+        if section == "train":
+            return Train
+        found: type[Section] = (BACKBONES.load(self.backbone) if section == "backbone" else ADAPTERS.load(self.adapter)).Config
+        return found
 
     def config(self) -> dict[str, Any]:
         """Return everything needed to rebuild the model; it is saved with the weights."""

@@ -12,13 +12,10 @@ from typing import Any
 import yaml
 
 from common.errors import UserError
-from common.section import Section
-from models.adapters import ADAPTERS
-from models.backbones import BACKBONES
 from pipeline.artifacts import SIDECAR, atomic_file, fingerprint, read_json, scratch, verify, write_json
 from pipeline.grid.fit import misfit
 from pipeline.grid.sampler import models, next_choice, values_of
-from pipeline.params import Params, Train, read_yaml
+from pipeline.params import Params, read_yaml
 from pipeline.runs import Run
 
 SPACE = Path("grid/space.yaml")
@@ -92,7 +89,8 @@ class Tuning:
         for name in ("backbones", "adapters"):
             if not isinstance(listed.get(name) or {}, dict):
                 raise UserError(f"{SPACE}: {name} must list {name} with their options, found {listed[name]!r}")
-        defaults = self.run({}).settings
+        run = self.run({})
+        defaults = run.settings
         space = {}
         for section, options, within in (
             ("train", listed.get("train"), "train"),
@@ -106,7 +104,7 @@ class Tuning:
                     raise UserError(f"{SPACE}: {section} {option} is not an option of {self.name} in params.yaml")
                 if not isinstance(values, list):
                     raise UserError(f"{SPACE}: {section} {option} must be a list of values, found {values!r}")
-                config = self._class_of(section)
+                config = run.section_class(section)
                 default = getattr(config.parse(defaults[section], f"params.yaml: {within}"), option)
                 parsed = [
                     getattr(config.parse(defaults[section] | {option: value}, f"{SPACE}: {within}"), option) for value in values
@@ -115,13 +113,6 @@ class Tuning:
                 others = [value for i, value in enumerate(parsed) if value not in [default, *parsed[:i]]]
                 space[f"{section}.{option}"] = [defaults[section][option], *others]
         return space
-
-    def _class_of(self, section: str) -> type[Section]:
-        """Return the class that parses a section of `Run.settings`."""
-        if section == "train":
-            return Train
-        config: type[Section] = (BACKBONES.load(self.backbone) if section == "backbone" else ADAPTERS.load(self.adapter)).Config
-        return config
 
     @property
     def n_trials(self) -> int:

@@ -322,7 +322,7 @@ def other_split(leader: Candidate, candidates: dict[str, Candidate], cutoff: int
     for file in sorted(PUBLISHED.glob(f"*/{RUNS}")):
         runs = read_runs(file.parent)
         same = pl.all_horizontal(pl.col(name) == row[name] for name in conditions if name in row and name in runs.columns)
-        runs = runs.filter(same & (pl.col("over") == row["over"]) & pl.col("adapter").is_in(list(candidates)))
+        runs = runs.filter(same & (pl.col("over") == row.get("over", "seeds")) & pl.col("adapter").is_in(list(candidates)))
         if metric not in runs.columns or runs["adapter"].n_unique() < 2:
             continue
         there = runs["split"][0] if "split" in runs.columns else LEAVE_ONE_OUT  # before there was a choice

@@ -20,14 +20,14 @@ def test_a_line_of_json_that_is_not_utf8_is_named_and_dropped(tmp_path: Path) ->
     assert table.bad == ["a.jsonl row 301: not UTF-8"]
 
 
-def test_many_unreadable_lines_are_refused_ten_at_a_time(tmp_path: Path) -> None:
+def test_many_unreadable_lines_are_refused_and_three_of_many_alike_are_named(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text("\n".join(['{"id": 1}', *["{"] * 12]))
     with pytest.raises(UserError) as caught:
         read_tables([tmp_path / "a.jsonl"], Wanted({"id": "id"}, {}))
     text = str(caught.value)
-    assert text.count("no JSON object") == 10
+    assert text.count("no JSON object") == 3
     assert "a.jsonl row 2: no JSON object; a.jsonl row 3" in text
-    assert text.endswith("; and 2 more")
+    assert text.endswith("; and 9 more")
 
 
 def test_json_values_of_mixed_types_and_lists(tmp_path: Path) -> None:
