@@ -42,7 +42,7 @@ def main() -> str:
     ]
     for adapter in adapters:
         rows += [{"method": adapter, "ids": ids, **found} for ids, found in measure(params, held, adapter).items()]
-    table = write_figures(params, {"share": given.share, "seed": given.seed}, rows)
+    table = write_figures(params, held.drawn, rows)
     print(pl.DataFrame(rows).write_csv(float_precision=4), end="")
     counts = f"{len(held.embeddings):,} of {len(held.embeddings) + len(held.known):,} items held out"
     return f"{params.dataset}: {counts}, test item of {len(held.targets):,} users, in {table}"

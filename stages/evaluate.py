@@ -4,7 +4,7 @@ from argparse import ArgumentParser
 from pathlib import Path
 
 from common.words import plural
-from pipeline.artifacts import atomic_file, sha256, write_json, write_signed
+from pipeline.artifacts import atomic_file, read_json, sha256, write_json, write_signed
 from pipeline.params import load_params
 from pipeline.runs import CHECKPOINT, EVALUATED, EVALUATION, Run
 from pipeline.training.metrics import headline, metrics_by_ranking
@@ -32,8 +32,9 @@ def main() -> str:
         ranks.write_parquet(partial)
     write_json(Path("data/analysis/selected.json"), evaluation.analysis)
     write_json(EVALUATION, metrics | {"others": others})
-    of = {"run": selected.choice, "fingerprint": selected.fingerprint}
-    record = {"seconds": evaluation.seconds, **of, EVALUATION.name: sha256(EVALUATION)}
+    # The fingerprint is that of the weights: a checkpoint from other data of the same name can be tested too.
+    trained = read_json(CHECKPOINT / "config.json", "`dvc repro train`")["fingerprint"]
+    record = {"seconds": evaluation.seconds, "run": selected.choice, "fingerprint": trained, EVALUATION.name: sha256(EVALUATION)}
     write_signed(EVALUATED, record)
     beyond = evaluation.analysis["beyond_accuracy"][headline(params.evaluate.exclude_history)]
     write_json(Path("metrics/analysis.json"), {name: evaluation.analysis[name] for name in ANALYSIS_METRICS} | beyond)

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from common.errors import UserError
 from pipeline.grid.cluster import Cluster
+from pipeline.grid.lists import choose_grid
 from pipeline.grid.tasks import Local, complete, grid_lock
-from pipeline.params import choose_grid, load_params
+from pipeline.params import load_params
 from stages import run
 
 

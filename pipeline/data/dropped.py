@@ -3,7 +3,7 @@
 import polars as pl
 
 from common.words import plural
-from pipeline.data.findings import LISTED, WARNING, Finding, quoted
+from pipeline.data.findings import LISTED, NO_VALUE, WARNING, Finding, quoted
 from pipeline.data.interactions import KEYS, Dataset, both_sides
 from pipeline.data.repeats import repeated
 from pipeline.data.sources import Raw
@@ -15,7 +15,7 @@ ORDERED = {
     "shuffled": "their order is arbitrary (ties: shuffled)",
 }
 LONGEST = 60  # characters of a text in a finding
-NO_TITLE = r"^(?i:nan|nat|none|null|<na>|#?n/?a|undefined)$"  # what programs write for a missing text
+NO_TITLE = rf"^(?i:{NO_VALUE}|#?n/?a)$"
 
 
 def dropped(raw: Raw, made: Dataset, options: Preprocess, ties_chosen: bool = True) -> list[Finding]:

@@ -134,12 +134,11 @@ def _block(
     lines.append(["training, a run", f"{leader.mean('training_seconds') / 60:.1f} minutes ({runs['device'][0]})"])
     heading = f"## {name}: {plural(users, 'user')}, {plural(leader.runs.height, 'seed')}"
     changes = what_would_change(params, leader, candidates, others, level, unusable, beaten, users)
-    act = verdict(leader, candidates, level, beaten, unfit, unusable_above(rows, unfit) if rows.height else [])
     parts = [
         markdown_text(heading),
-        f"**{act}**",
+        f"**{verdict(leader, candidates, level, beaten, unfit, unusable_above(rows, unfit) if rows.height else [])}**",
         markdown_lines([[markdown_text(entry) for entry in line] for line in lines]),
-        f"To serve {title(leader.adapter)}{' all the same' if act.startswith('Ship none') else ''}: "
+        f"To serve {title(leader.adapter)}{'' if beaten is None or beaten.surely else ' all the same'}: "
         f"`dvc exp run evaluate {' '.join(selecting(params, leader))}`, then `dvc repro serving/dvc.yaml`.",
         "What would change the verdict:\n\n" + "\n".join(f"- {markdown_text(change)}" for change in changes),
     ]
@@ -156,7 +155,7 @@ def selecting(params: Params, leader: Candidate) -> list[str]:
     trained = read_json(Path(row["run_directory"]) / "config.json", "`dvc repro grid/dvc.yaml`")["settings"]
     for section in ("train", "backbone", "adapter"):
         for option, value in trained[section].items():
-            if value != default[section].get(option):
+            if option in default[section] and value != default[section][option]:  # else there is no such option any more
                 shown = value if isinstance(value, str) else json.dumps(value)
                 found.append(f"-S {sections.get(section, section)}.{option}={shown}")
     return found

@@ -8,8 +8,9 @@ import yaml
 from common.errors import UserError
 from pipeline.artifacts import verify
 from pipeline.grid.cells import listed_cells, read_cells
+from pipeline.grid.lists import choose_grid
 from pipeline.grid.published import PUBLISH, PUBLISHED, RUNS, publish, restore
-from pipeline.params import Params, choose_grid
+from pipeline.params import Params
 from pipeline.report.leaders import comparison_files
 from pipeline.report.users import GROUPED
 from pipeline.report.write import FIGURES, REPORT_MARKDOWN, TABLES, write_report

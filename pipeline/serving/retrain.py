@@ -45,7 +45,7 @@ from pipeline.training.sequences import read_sequences
 from pipeline.training.steps import Steps
 
 RETRAINED = Path("data/checkpoints/retrained")
-SUFFIX = "-retrained"  # of the dataset with the new log and the earlier directions
+SUFFIX = "-retrained"  # as in `params.DERIVED`; of the dataset with the new log and the earlier directions
 BLOCK = 65_536  # items whose coordinates are computed together
 
 

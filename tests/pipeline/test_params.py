@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from typing import Any, get_args
 
-import polars as pl
 import pytest
 import yaml
 
@@ -15,8 +14,7 @@ from common.errors import UserError
 from models.adapters import ADAPTERS, spectran
 from models.backbones import BACKBONES
 from pipeline.data import PREPROCESSING, SOURCES
-from pipeline.grid.cells import listed_cells
-from pipeline.params import Params, Preprocess, Resources, Variant, choose_grid, load_params
+from pipeline.params import Params, Preprocess, Resources, Variant, load_params
 
 ROOT = Path(__file__).parents[2]
 REPOSITORY = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
@@ -117,52 +115,6 @@ def test_an_unknown_choice_is_refused_with_the_nearest_name(parameter: str, valu
 
 def test_the_grid_may_list_every_variant_that_spectran_has() -> None:
     assert set(get_args(Variant)) == set(get_args(spectran.Variant))
-
-
-def test_the_papers_lists_take_the_place_of_the_grids_and_nothing_else(tmp_path: Path) -> None:
-    file = tmp_path / "params.yaml"
-    file.write_text((ROOT / "params.yaml").read_text() + "# the end\n")
-    before = load_params(file)
-    choose_grid(ROOT / "grid/paper.yaml", file)
-    after = load_params(file)
-    assert after.model_dump(exclude={"grid"}) == before.model_dump(exclude={"grid"})
-    assert file.read_text().startswith((ROOT / "params.yaml").read_text().partition("\ngrid:")[0])
-    assert file.read_text().endswith("# the end\n")
-    cells = listed_cells(after.grid)
-    kinds = [cell.over for cell in cells]
-    assert {kind: kinds.count(kind) for kind in kinds} == {"seeds": 4 * 3 * 9, "variants": 4 * 3, "dims": 2 * 4}
-    found = {(cell.dataset, run.dim, cell.adapter) for cell in cells for run in cell.runs(after)}
-    paper = pl.read_csv(ROOT / "metrics/paper/table4.csv").select("dataset", "dim", "adapter").rows()
-    assert set(paper) <= found
-
-
-@pytest.mark.parametrize("comment", ["# mine\n", "\n# mine\n\n", "# mine\n# more: than one\n"])
-@pytest.mark.parametrize("before", ["  ablations:", "  seeds:", "  - 0\n  #"])
-def test_comments_at_the_start_of_a_line_do_not_end_the_section(tmp_path: Path, comment: str, before: str) -> None:
-    """In the old grid and in the new one; a comment above the next section stays."""
-    file, lists = tmp_path / "params.yaml", tmp_path / "mine.yaml"
-    text = (ROOT / "params.yaml").read_text()
-    head, _, grid = text.partition("\ngrid:")
-    sections = f"{head}\n# above the grid\ngrid:{grid.replace(before, comment + before, 1)}"
-    file.write_text(sections + "# of the end\n")
-    lists.write_text((ROOT / "grid/paper.yaml").read_text().replace("  ablations:", comment + "  ablations:"))
-    choose_grid(lists, file)
-    assert yaml.safe_load(file.read_text()) == yaml.safe_load(text) | yaml.safe_load(lists.read_text())
-    assert "\n# above the grid\ngrid:" in file.read_text()
-    assert file.read_text().endswith("# of the end\n")
-    assert file.read_text().count("# mine") == lists.read_text().count("# mine")
-
-
-def test_lists_that_are_no_grid_leave_the_parameters_alone(tmp_path: Path) -> None:
-    file, lists = tmp_path / "params.yaml", tmp_path / "mine.yaml"
-    file.write_text((ROOT / "params.yaml").read_text())
-    for text, expected in (("grids: {}\n", "mine.yaml: grid: "), ("grid: {dims: 3}\n", "unknown parameter 'dims'")):
-        lists.write_text(text)
-        with pytest.raises(UserError, match=expected):
-            choose_grid(lists, file)
-        assert file.read_text() == (ROOT / "params.yaml").read_text()
-    with pytest.raises(UserError, match=r"none.yaml not found"):
-        choose_grid(tmp_path / "none.yaml", file)
 
 
 @pytest.mark.parametrize(("suffix", "stage"), [("cold", "cold"), ("retrained", "retrain")])

@@ -20,15 +20,19 @@ def call(name: str, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
     return str(import_module(f"stages.{name}").main())
 
 
+def bring(project: Path, rows: list[str], n_titles: int) -> dict[str, str]:
+    """Write a log and a catalogue of the first items into the project; return the source of both."""
+    (project / "log.csv").write_text("\n".join(["user_id,item_id,timestamp", *rows]))
+    (project / "items.csv").write_text("item_id,title\n" + "".join(f"i{i},Title {i}\n" for i in range(n_titles)))
+    return {"kind": "files", "interactions": "log.csv", "items": "items.csv"}
+
+
 def test_every_loss_is_a_line_and_a_large_one_a_warning(
     project: Path, set_params: SetParams, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Half of the catalogue is missing: of 6 x 8 interactions 24 are with unknown items."""
     rows = [f"u{u},i{i},{START + i}" for u in range(6) for i in range(8)]
-    (project / "log.csv").write_text("\n".join(["user_id,item_id,timestamp", *rows]))
-    (project / "items.csv").write_text("item_id,title\n" + "".join(f"i{i},Title {i}\n" for i in range(4)))
-    mine = {"kind": "files", "interactions": "log.csv", "items": "items.csv", "core": 3}
-    set_params({"sources.mine": mine, "dataset": "mine"})
+    set_params({"sources.mine": bring(project, rows, 4) | {"core": 3}, "dataset": "mine"})
     call("download", monkeypatch, "mine")
     capsys.readouterr()
     call("preprocess", monkeypatch, "mine")
@@ -52,9 +56,7 @@ def test_items_that_no_model_would_read_are_counted(
 ) -> None:
     """Of 6 x 8 interactions 6 x 6 are for training. A model that reads 3 items and predicts the fourth leaves out 2 a user."""
     rows = [f"u{u},i{(u + i) % 8},{START + i}" for u in range(6) for i in range(8)]
-    (project / "log.csv").write_text("\n".join(["user_id,item_id,timestamp", *rows]))
-    (project / "items.csv").write_text("item_id,title\n" + "".join(f"i{i},Title {i}\n" for i in range(8)))
-    set_params({"sources.mine": {"kind": "files", "interactions": "log.csv", "items": "items.csv"}, "dataset": "mine"})
+    set_params({"sources.mine": bring(project, rows, 8), "dataset": "mine"})
     for stage in ("download", "preprocess"):
         call(stage, monkeypatch, "mine")
     for history, warns in ((5, False), (3, True)):

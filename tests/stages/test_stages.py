@@ -516,6 +516,8 @@ def test_the_selected_run_from_training_to_its_table(set_params: SetParams) -> N
     before = sidecar.read_text()
     write_signed(sidecar, read_signed(sidecar, "svd") | {"made": "anew"})
     refused("compare", "metrics/evaluation.json belongs to another run than the one that params.yaml selects; run `dvc repro`")
+    assert stage("evaluate").returncode == 0, "weights of another spectrum of the same name"
+    refused("compare", "metrics/evaluation.json belongs to another run")
     sidecar.write_text(before)
     set_params({"dim": 8})
     refused("compare", "metrics/evaluation.json belongs to another run than the one that params.yaml selects; run `dvc repro`")

@@ -13,7 +13,7 @@ from common.errors import UserError
 from common.words import enumeration, plural
 from pipeline.artifacts import main_checkout, read_json, write_json
 from pipeline.data import Source, Ties
-from pipeline.data.findings import LISTED, Finding, findings, quoted
+from pipeline.data.findings import LISTED, NO_VALUE, Finding, findings, quoted
 from pipeline.data.sources import Raw, read_parquet_pair, write_parquet_pair
 from pipeline.data.table_file import Columns, Wanted
 from pipeline.data.tables import BAD_SHARE, TableRead, matching_files, read_tables, refuse_many, unreadable
@@ -33,7 +33,7 @@ CODE = (
     "pipeline/data/times.py",
 )  # that reads the files, beside this module
 ENTITY = re.compile(r"&#?\w+;")  # with its semicolon: "R&D" and "&copy2020" are what they are
-MISSING = r"^(?i:nan|nat|none|null|<na>|undefined)$"
+MISSING = rf"^(?i:{NO_VALUE})$"
 SCIENTIFIC = r"^[+-]?\d+(\.\d+)?[eE][+-]?\d+$"
 DECIMAL = r"^\d+\.0$"
 DECIMAL_COMMA = r"^[+-]?\d+,\d+$"

@@ -15,7 +15,7 @@ import torch
 
 from common.errors import UserError
 from pipeline.artifacts import atomic_directory, sha256
-from pipeline.params import load_params
+from pipeline.params import DERIVED, load_params
 from pipeline.runs import Run
 from pipeline.serving.cold import Held, figures, hold_out, measure, nearest_text, popularity_metrics
 from pipeline.serving.recommender import Recommender
@@ -34,6 +34,7 @@ def held(project: Path) -> Held:
 def test_nothing_of_the_held_out_items_is_left_in_what_is_trained_on(held: Held) -> None:
     before, after = (pl.read_parquet(f"data/sequences/{name}/items.parquet") for name in ("tiny", "tiny-cold"))
     out = before.join(after, on="item_id", how="anti")
+    assert DERIVED[held.dataset.removeprefix("tiny")] == "cold"  # no source of the user has this name
     assert out.height == round(0.25 * before.height) == len(held.embeddings)
     assert after["item_id"].to_list() == [item for item in before["item_id"] if item not in set(out["item_id"])]
     ids, kept_ids = before["item_id"].to_list(), after["item_id"].to_list()
