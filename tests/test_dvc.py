@@ -239,17 +239,14 @@ def test_an_unknown_name_is_refused_in_one_line_and_loses_nothing(project: Proje
     project.run("git", "checkout", "-q", "params.yaml")
     project.run("dvc", "repro")
     before = project.metrics()
-    for wrong, line in (
-        ("dataset=dem", "unknown dataset 'dem'; did you mean 'demo'?"),
-        ("dim=0", "dim: Input should be greater than or equal to 1, found 0"),
-    ):
-        printed = project.run("dvc", "exp", "run", "evaluate", "-S", wrong, fails=True)
-        assert line in printed
-        assert "Traceback" not in printed
-        project.run("git", "checkout", "-q", "params.yaml")
+    printed = project.run("dvc", "exp", "run", "evaluate", "-S", "dataset=dem", fails=True)
+    assert "unknown dataset 'dem'; did you mean 'demo'?" in printed
+    assert "Traceback" not in printed
+    project.run("git", "checkout", "-q", "params.yaml")
     assert project.metrics() == before
 
 
+@pytest.mark.slow
 def test_a_dim_above_the_rank_is_refused_by_an_adapter_that_slices(project: Project) -> None:
     project.run("git", "checkout", "-q", "params.yaml")
     printed = project.run("dvc", "exp", "run", "evaluate", "-S", "adapter=spectran", "-S", "dim=2000", fails=True)

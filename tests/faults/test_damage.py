@@ -258,6 +258,7 @@ UNCHECKED = {
     "pipeline/report/users.py": "read from cells that `Cell.read` has checked",
     "stages/check.py": "sentences beside the sequences, which decide no number",
     "pipeline/serving/requests.py": "the user's requests, which have no checksum",
+    "stages/evaluate.py": "read from what `load_checkpoint` has checked",
     "stages/scan.py": "its own record of checksums, in git",
     "stages/train.py": "read from what `trained` has checked",
 }

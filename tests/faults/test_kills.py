@@ -29,6 +29,7 @@ def test_a_stage_that_is_cut_off_and_run_again_leaves_what_it_leaves_undisturbed
     assert int(re.findall(r"^(\d+) faults: lost 0", done.stdout, re.MULTILINE)[0]) >= 10
 
 
+@pytest.mark.slow
 def test_what_a_killed_stage_leaves_over_is_found() -> None:
     """The same trials, where nothing removes what a killed process was writing."""
     broken = "from pipeline import artifacts; artifacts._remove_abandoned = lambda partial: None"

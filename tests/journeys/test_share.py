@@ -36,6 +36,7 @@ def test_without_a_target_too_nothing_is_embedded(team: Team) -> None:
     assert not (ben.root / "data/embeddings/demo/minilm").exists()
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_fetched_and_not_trained_again(team: Team) -> None:
     """Runs of ada come from the run-cache when ben changes the dim and back."""
     ben = team.member("ben")

@@ -171,6 +171,7 @@ def test_a_task_that_fails_is_reported_and_not_tried_again(
     assert stand.found("good") == [stand.digest, "1"]
 
 
+@pytest.mark.slow
 def test_a_run_on_a_node_is_the_run_of_this_machine_to_the_last_digit(
     joined: Nodes, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
