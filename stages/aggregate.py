@@ -1,13 +1,12 @@
 """Write tables, figures and report of the grid: `python -m stages.aggregate`."""
 
-from argparse import ArgumentParser
-
+from common.arguments import Arguments
 from pipeline.params import load_params
 from stages import run
 
 
 def main() -> str:
-    parser = ArgumentParser(description=__doc__)
+    parser = Arguments(description=__doc__)
     parser.add_argument("--partial", action="store_true", help="leave out missing and outdated cells")
     partial = parser.parse_args().partial
     params = load_params()

@@ -1,14 +1,13 @@
 """Rank the test items of a dataset by popularity, ItemKNN and nearest text: `python -m stages.baselines office`."""
 
-from argparse import ArgumentParser
-
+from common.arguments import Arguments
 from common.names import check_name
 from pipeline.params import load_params
 from stages import add_dataset, run
 
 
 def main() -> str:
-    parser = ArgumentParser(description=__doc__)
+    parser = Arguments(description=__doc__)
     add_dataset(parser)
     dataset = parser.parse_args().dataset
     params = load_params()

@@ -4,9 +4,9 @@ DVC runs it without arguments; the cell follows from the name of the DVC stage.
 """
 
 import os
-from argparse import ArgumentParser
 from typing import get_args
 
+from common.arguments import Arguments
 from common.errors import UserError
 from models.losses import LOSSES
 from pipeline.grid.cells import SPECTRAN, Cell, Over, cell_of_stage
@@ -16,7 +16,7 @@ from stages import run
 
 
 def main() -> str:
-    parser = ArgumentParser(description=__doc__)
+    parser = Arguments(description=__doc__)
     stage = os.environ.get("DVC_STAGE", "").rpartition(":")[2] or None
     for name in ("dataset", "backbone", "adapter"):
         parser.add_argument(name, nargs="?" if stage else None)

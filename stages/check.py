@@ -4,9 +4,9 @@ With `--estimate`, say how long the grid of params.yaml will take here, from a f
 """
 
 import os
-from argparse import ArgumentParser
 from pathlib import Path
 
+from common.arguments import Arguments
 from common.errors import UserError
 from common.words import plural
 from pipeline.artifacts import read_json, write_json
@@ -37,7 +37,7 @@ def beyond_history(dataset: str, max_history: int) -> list[Finding]:
 
 
 def main() -> str:
-    parser = ArgumentParser(description=__doc__)
+    parser = Arguments(description=__doc__)
     parser.add_argument("--estimate", action="store_true", help="say how long the grid will take, and train nothing")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at a time, as for `python -m stages.grid`")
     arguments = parser.parse_args()

@@ -5,8 +5,7 @@ params.yaml, and ranks the held-out test items of their users. Writes metrics/co
 which the report of a grid with the same settings shows.
 """
 
-from argparse import ArgumentParser
-
+from common.arguments import Arguments
 from common.errors import UserError
 from common.names import check_name
 from common.vector_math import select_kernels
@@ -15,7 +14,7 @@ from stages import run
 
 
 def main() -> str:
-    parser = ArgumentParser(description=__doc__)
+    parser = Arguments(description=__doc__)
     parser.add_argument("adapters", nargs="*", metavar="ADAPTER", help="those of the grid, without base, if left out")
     parser.add_argument("--share", type=float, default=0.2, help="of the items that is held out (0.2)")
     parser.add_argument("--seed", type=int, default=0, help="of the draw of these items (0)")

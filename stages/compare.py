@@ -1,14 +1,13 @@
 """Compare the selected run with the paper's row and the grid's cells, in metrics/selected.md: `python -m stages.compare`."""
 
-from argparse import ArgumentParser
-
+from common.arguments import Arguments
 from pipeline.params import load_params
 from pipeline.report.comparison import write_comparison
 from stages import run
 
 
 def main() -> str:
-    ArgumentParser(description=__doc__).parse_args()
+    Arguments(description=__doc__).parse_args()
     return write_comparison(load_params())
 
 

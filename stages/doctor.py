@@ -3,8 +3,7 @@
 With `--secrets`, it only checks that .dvc/config holds no password, key or token.
 """
 
-from argparse import ArgumentParser
-
+from common.arguments import Arguments
 from common.errors import UserError
 from pipeline.doctor import Examination
 from pipeline.params import load_params
@@ -14,7 +13,7 @@ from stages import run
 
 
 def main() -> str:
-    parser = ArgumentParser(description=__doc__)
+    parser = Arguments(description=__doc__)
     parser.add_argument("--secrets", action="store_true", help="only check that .dvc/config holds no password, key or token")
     if parser.parse_args().secrets:
         refuse_secrets()

@@ -1,8 +1,8 @@
 """Download or generate a dataset's files into data/raw/<dataset>: `python -m stages.download office`."""
 
-from argparse import ArgumentParser
 from pathlib import Path
 
+from common.arguments import Arguments
 from common.dvc_state import has_remote
 from common.errors import UserError
 from common.names import check_name
@@ -14,7 +14,7 @@ from stages.validate import with_place
 
 
 def main() -> str:
-    parser = ArgumentParser(description=__doc__)
+    parser = Arguments(description=__doc__)
     add_dataset(parser)
     dataset = parser.parse_args().dataset
     params = load_params()

@@ -4,11 +4,11 @@ On several GPUs or nodes: `accelerate launch -m stages.embed office llama3-8b`. 
 of processes; finished shards are reused.
 """
 
-from argparse import ArgumentParser
 from pathlib import Path
 
 import polars as pl
 
+from common.arguments import Arguments
 from common.names import check_name
 from common.vector_math import select_kernels
 from pipeline.artifacts import RUNS, atomic_directory, verify, write_json
@@ -19,7 +19,7 @@ from stages import add_dataset, run
 
 
 def main() -> str | None:
-    parser = ArgumentParser(description=__doc__)
+    parser = Arguments(description=__doc__)
     add_dataset(parser)
     parser.add_argument("encoder", nargs="?", help="a section of `encoders:`; default: the `encoder` of params.yaml")
     arguments = parser.parse_args()

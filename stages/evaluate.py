@@ -1,8 +1,8 @@
 """Rank every item for every user with the selected run's checkpoint: `python -m stages.evaluate`."""
 
-from argparse import ArgumentParser
 from pathlib import Path
 
+from common.arguments import Arguments
 from common.words import plural
 from pipeline.artifacts import atomic_file, read_json, sha256, write_json, write_signed
 from pipeline.params import load_params
@@ -14,7 +14,7 @@ ANALYSIS_METRICS = ("effective_rank", "top10_share")  # columns of `dvc exp show
 
 
 def main() -> str:
-    ArgumentParser(description=__doc__).parse_args()
+    Arguments(description=__doc__).parse_args()
     params = load_params()
     selected = Run.of(params)
     selected.verify_inputs()  # before torch is imported

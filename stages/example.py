@@ -3,11 +3,11 @@
 clicks.csv and catalogue.csv look like a shop's export: semicolons, times with a zone, HTML in titles, a few gaps.
 """
 
-from argparse import ArgumentParser
 from pathlib import Path
 
 import polars as pl
 
+from common.arguments import Arguments
 from common.errors import UserError
 from pipeline.artifacts import atomic_file
 from pipeline.data.sources.demo import generate
@@ -18,7 +18,7 @@ LOG, CATALOGUE = Path("clicks.csv"), Path("catalogue.csv")
 
 
 def main() -> str:
-    ArgumentParser(description=__doc__).parse_args()
+    Arguments(description=__doc__).parse_args()
     for path in (LOG, CATALOGUE):
         if path.exists():
             raise UserError(f"{path} is there already; move it away first")

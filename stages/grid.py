@@ -6,9 +6,9 @@ It restores cells from DVC's cache, trains the missing runs, and builds cells an
 """
 
 import os
-from argparse import ArgumentParser
 from pathlib import Path
 
+from common.arguments import Arguments
 from common.errors import UserError
 from pipeline.grid.cluster import Cluster
 from pipeline.grid.lists import choose_grid
@@ -18,7 +18,7 @@ from stages import run
 
 
 def main() -> str:
-    parser = ArgumentParser(description=__doc__)
+    parser = Arguments(description=__doc__)
     parser.add_argument("--engine", choices=("local", "ray"), default="local", help="where runs are executed")
     parser.add_argument("--jobs", type=int, help="runs at a time on this machine; default: its number of cores")
     parser.add_argument("--lists", type=Path, metavar="FILE", help="first replace `grid:` in params.yaml by that of FILE")

@@ -3,9 +3,9 @@
 The folder is compared with the checkpoint in onnxruntime, and kept only if both agree. Needs `pip install '.[package]'`.
 """
 
-from argparse import ArgumentParser
 from pathlib import Path
 
+from common.arguments import Arguments
 from common.words import plural
 from pipeline.artifacts import SIDECAR, read_signed
 from pipeline.runs import CHECKPOINT, preprocess_command
@@ -13,7 +13,7 @@ from stages import check_checkpoint, run
 
 
 def main() -> str:
-    parser = ArgumentParser(description=__doc__)
+    parser = Arguments(description=__doc__)
     parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, metavar="DIR", help=f"a trained run ({CHECKPOINT})")
     parser.add_argument("--push-to-hub", metavar="OWNER/NAME", help="upload it to a private model repository of Hugging Face")
     parser.add_argument("--new-items", type=Path, metavar="FILE", help="catalogue with items that the training did not know")

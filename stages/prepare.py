@@ -3,8 +3,7 @@
 `python -m stages.grid` runs it for each missing run; cells are then built without training.
 """
 
-from argparse import ArgumentParser
-
+from common.arguments import Arguments
 from common.errors import UserError
 from models.losses import LOSSES
 from pipeline.grid.execution import evaluated
@@ -15,7 +14,7 @@ from stages import run
 
 
 def main() -> str:
-    parser = ArgumentParser(description=__doc__)
+    parser = Arguments(description=__doc__)
     for name in ("dataset", "backbone", "adapter"):
         parser.add_argument(name)
     parser.add_argument("--seed", type=int, required=True)

@@ -1,8 +1,8 @@
 """Filter, cap, order and index a dataset's interactions: `python -m stages.preprocess office`."""
 
-from argparse import ArgumentParser
 from pathlib import Path
 
+from common.arguments import Arguments
 from common.words import plural
 from pipeline.artifacts import atomic_directory, verify, write_json
 from pipeline.data.dropped import dropped
@@ -14,7 +14,7 @@ from stages import add_dataset, run
 
 
 def main() -> str:
-    parser = ArgumentParser(description=__doc__)
+    parser = Arguments(description=__doc__)
     add_dataset(parser)
     dataset = parser.parse_args().dataset
     params = load_params()

@@ -4,8 +4,7 @@
 `python -m stages.aggregate` builds tables, significance tests, figures and report from them, without training.
 """
 
-from argparse import ArgumentParser
-
+from common.arguments import Arguments
 from common.names import check_form
 from pipeline.grid.published import PUBLISHED
 from pipeline.params import load_params
@@ -13,7 +12,7 @@ from stages import run
 
 
 def main() -> str:
-    parser = ArgumentParser(description=__doc__)
+    parser = Arguments(description=__doc__)
     parser.add_argument("name", help="name of the folder in docs/results")
     parser.add_argument("--restore", action="store_true", help="copy published results back instead of publishing")
     arguments = parser.parse_args()

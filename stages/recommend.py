@@ -5,12 +5,12 @@ first); the answers are Parquet too.
 """
 
 import sys
-from argparse import ArgumentParser
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import polars as pl
 
+from common.arguments import Arguments
 from common.errors import UserError
 from common.words import plural
 from pipeline.runs import CHECKPOINT
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def main() -> str:
-    parser = ArgumentParser(description=__doc__)
+    parser = Arguments(description=__doc__)
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--user", metavar="ID", help="a user of the log")
     which.add_argument("--history", nargs="+", metavar="ITEM", help="item ids, oldest first")

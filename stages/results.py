@@ -1,12 +1,11 @@
 """Write the tables, verdicts and pictures of README.md and docs/ anew from docs/results: `python -m stages.results`."""
 
-from argparse import ArgumentParser
-
+from common.arguments import Arguments
 from stages import run
 
 
 def main() -> str:
-    ArgumentParser(description=__doc__).parse_args()
+    Arguments(description=__doc__).parse_args()
     from pipeline.report.blocks import write_blocks
 
     changed = write_blocks()

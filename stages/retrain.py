@@ -4,9 +4,9 @@ The longer log is a dataset of its own, so that the earlier items and their spec
 their options must be those of the checkpoint. Writes data/checkpoints/retrained.
 """
 
-from argparse import ArgumentParser
 from pathlib import Path
 
+from common.arguments import Arguments
 from common.vector_math import select_kernels
 from pipeline.params import load_params
 from pipeline.runs import CHECKPOINT
@@ -14,7 +14,7 @@ from stages import check_checkpoint, run
 
 
 def main() -> str:
-    parser = ArgumentParser(description=__doc__)
+    parser = Arguments(description=__doc__)
     parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, metavar="DIR", help=f"the earlier run ({CHECKPOINT})")
     given = parser.parse_args()
     check_checkpoint(given.checkpoint)

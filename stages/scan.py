@@ -4,11 +4,11 @@ DVC downloads such a dataset again if its checksums or options changed. If the f
 the recorded checksums stay. Files that differ from the recorded ones are named.
 """
 
-from argparse import ArgumentParser
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from common.arguments import Arguments
 from common.code import code_fingerprint
 from common.dvc_state import has_remote
 from common.errors import UserError
@@ -22,7 +22,7 @@ from stages.validate import DOWNLOADS, with_place
 
 
 def main() -> str:
-    ArgumentParser(description=__doc__).parse_args()
+    Arguments(description=__doc__).parse_args()
     own = {name: source for name, source in load_params().sources.items() if isinstance(source, Files)}
     folder = DOWNLOADS / "files"
     folder.mkdir(parents=True, exist_ok=True)

@@ -3,10 +3,10 @@
 The package may lie anywhere; it carries the same server as `serve.py`. Needs `pip install '.[serve]'`.
 """
 
-from argparse import ArgumentParser
 from importlib.util import find_spec
 from pathlib import Path
 
+from common.arguments import Arguments
 from common.errors import UserError
 from pipeline.serving.server import PackageError, port_number, serve
 from stages import run
@@ -15,7 +15,7 @@ NEEDED = ("fastapi", "onnxruntime", "uvicorn")
 
 
 def main() -> str:
-    parser = ArgumentParser(description=__doc__)
+    parser = Arguments(description=__doc__)
     package = Path("data/packages/selected")
     parser.add_argument(
         "package", nargs="?", type=Path, default=package, help=f"a folder that the package stage made ({package})"

@@ -5,10 +5,10 @@ On several GPUs, or nodes that share a file system: `accelerate launch -m stages
 
 import sys
 import time
-from argparse import ArgumentParser
 from contextlib import nullcontext
 from pathlib import Path
 
+from common.arguments import Arguments
 from common.errors import UserError
 from common.names import check_name
 from common.vector_math import select_kernels
@@ -19,7 +19,7 @@ from stages import add_dataset, run
 
 
 def main() -> str | None:
-    parser = ArgumentParser(description=__doc__)
+    parser = Arguments(description=__doc__)
     add_dataset(parser)
     parser.add_argument("encoder", nargs="?", help="a section of `encoders:`; default: the `encoder` of params.yaml")
     arguments = parser.parse_args()

@@ -1,9 +1,9 @@
 """Train the selected run, or copy it from scratch if it was trained before: `python -m stages.train`."""
 
 import shutil
-from argparse import ArgumentParser
 from pathlib import Path
 
+from common.arguments import Arguments
 from pipeline.artifacts import RUNS, atomic_directory, atomic_file, read_json, write_json
 from pipeline.grid.execution import trained
 from pipeline.params import load_params
@@ -12,7 +12,7 @@ from stages import run
 
 
 def main() -> str:
-    ArgumentParser(description=__doc__).parse_args()
+    Arguments(description=__doc__).parse_args()
     selected = Run.of(load_params())
     source = trained(selected)
     with atomic_directory(CHECKPOINT, {"run": selected.fingerprint}) as directory:

@@ -3,8 +3,7 @@
 It writes the chosen settings to grid/tuned. `python -m stages.grid` runs all tunings that `grid.tuning` lists, several at a time.
 """
 
-from argparse import ArgumentParser
-
+from common.arguments import Arguments
 from common.names import check_name
 from common.vector_math import select_kernels
 from models.losses import LOSSES
@@ -14,7 +13,7 @@ from stages import run
 
 
 def main() -> str:
-    parser = ArgumentParser(description=__doc__)
+    parser = Arguments(description=__doc__)
     for name in ("dataset", "backbone", "adapter", "loss"):
         parser.add_argument(name)
     arguments = parser.parse_args()

@@ -5,9 +5,9 @@ the same content, so only a failed check affects the other stages. The settings 
 preprocessing are written to files of their own, so an option of one dataset leaves the others unaffected.
 """
 
-from argparse import ArgumentParser
 from pathlib import Path
 
+from common.arguments import Arguments
 from common.errors import UserError
 from pipeline.artifacts import atomic_directory, write_json
 from pipeline.data import SOURCES
@@ -20,7 +20,7 @@ PREPROCESSING = Path("data/preprocessing")
 
 
 def main() -> str:
-    ArgumentParser(description=__doc__).parse_args()
+    Arguments(description=__doc__).parse_args()
     try:
         params = load_params()
     except UserError as error:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import numpy as np
 
@@ -310,8 +310,15 @@ def serve(folder: Path, host: str, port: int) -> None:
         server.run(sockets=[listening])
 
 
+class _Arguments(argparse.ArgumentParser):
+    """As `common.arguments.Arguments`, which a package does not have."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"serve: {message}; `python serve.py --help` lists the options\n")
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Answer requests for recommendations over HTTP.")
+    parser = _Arguments(description="Answer requests for recommendations over HTTP.")
     parser.add_argument("folder", nargs="?", type=Path, default=Path(__file__).parent, help="the package; by default this folder")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0: reachable from other machines (127.0.0.1)")
     parser.add_argument("--port", type=port_number, default=8000, help="0: any free port, which the first line names (8000)")

@@ -1,6 +1,7 @@
 """`python -m stages.<name> --help` explains every script and starts nothing."""
 
 import os
+import re
 import subprocess
 import sys
 from importlib import import_module
@@ -25,6 +26,18 @@ def test_help_says_what_a_script_does_and_starts_nothing(tmp_path: Path, name: s
     assert not list(tmp_path.iterdir())
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert not imported & {"torch", "transformers", "matplotlib"}, "help comes at once"
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_mistake_in_the_options_is_one_line(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)  # no params.yaml
+    monkeypatch.setattr(sys, "argv", [f"stages/{name}.py", "--no-such-option"])
+    with pytest.raises(SystemExit, match=r"^2$"):
+        import_module(f"stages.{name}").main()
+    printed = capsys.readouterr().err
+    assert re.fullmatch(rf"{name}: .*; `python -m stages\.{name} --help` lists the options\n", printed), printed
 
 
 def test_there_are_scripts_to_ask() -> None:

@@ -59,4 +59,6 @@ def test_a_port_that_no_machine_has_is_refused_by_the_stage_too(
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
         typed(serve, monkeypatch, "--port", "70000")
-    assert "'70000' is no port" in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert "'70000' is no port" in printed
+    assert len(printed.splitlines()) == 1

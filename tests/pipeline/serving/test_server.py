@@ -217,8 +217,9 @@ def test_an_address_that_cannot_be_had_is_one_line_and_no_server_is_announced(pa
 def test_a_port_that_no_machine_has_is_refused(packaged: Path, port: str) -> None:
     done = started(packaged, f"--port={port}")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.splitlines()[-1].endswith(
-        f"argument --port: '{port}' is no port; choose a number from 1 to 65535, or 0 for any free port"
+    assert done.stderr == (
+        f"serve: argument --port: '{port}' is no port; choose a number from 1 to 65535, or 0 for any free port; "
+        "`python serve.py --help` lists the options\n"
     )
 
 
