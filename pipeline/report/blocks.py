@@ -76,7 +76,7 @@ from pipeline.report.parts import parts_table
 from pipeline.report.titles import TITLES, title
 from pipeline.report.users import GROUPED
 
-DOCUMENTS = (Path("README.md"), Path("docs/results.md"), Path("docs/research.md"))
+DOCUMENTS = tuple(Path(name) for name in ("README.md", "docs/results.md", "docs/results-details.md", "docs/research.md"))
 LISTS = ("results", "ranks", "leaders", "level", "parts")  # kinds of blocks whose comment lists columns or folders
 BLOCK = re.compile(rf"^(<!-- ({'|'.join(LISTS)}):([^\n]*)\n(.*?)^-->\n)(.*?)(^<!-- end of \2 -->$)", re.MULTILINE | re.DOTALL)
 FOLDER = re.compile(r'(?P<folder>[^ ]+) "(?P<heading>[^"|]*)"')

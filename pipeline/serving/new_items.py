@@ -34,7 +34,7 @@ def new_rows(adapter: Adapter, options: dict[str, Any], spectrum: Spectrum, embe
     that length.
 
     IDs have no text to come from: they are zero, or the mean of the trained ones. Zero ranks new items better
-    (docs/results.md). Where IDs start from the text (LLMInit, LLM-ESR), they are what the item would have started from.
+    (docs/results-details.md). Where IDs start from the text (LLMInit, LLM-ESR), they are what the item would have started from.
 
     options: the adapter's, of the run. Raises UserError for an adapter that knows items by their ID alone.
     """

@@ -86,7 +86,7 @@ def whole(tiny_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(import_module("pipeline.report.publishing"), "committed_code", lambda: "0123456789")
         stage("publish here", patch)
         Path("README.md").write_text('<!-- results:\ngroups/here/tail NDCG@20 "Tail"\n-->\n<!-- end of results -->\n')
-        for name in ("results.md", "research.md"):
+        for name in ("results.md", "results-details.md", "research.md"):
             Path("docs", name).write_text("no table\n")
         shutil.move(".scratch/runs", "runs")
         shutil.move(CELL, "cell")
