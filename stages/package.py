@@ -3,6 +3,7 @@
 The folder is compared with the checkpoint in onnxruntime, and kept only if both agree. Needs `pip install '.[package]'`.
 """
 
+import sys
 from pathlib import Path
 
 from common.arguments import Arguments
@@ -28,6 +29,11 @@ def main() -> str:
     if given.new_items:
         recommender = recommender.with_new_items(given.new_items)
     compared = write_package(recommender, PACKAGE)
+    if given.new_items or given.checkpoint != CHECKPOINT:
+        print(
+            "package: DVC does not know this package: `dvc push` shares it only after `dvc commit -f serving/dvc.yaml:package`",
+            file=sys.stderr,
+        )
     summary = (
         f"{recommender.run.name} in {PACKAGE}; the ten best items of {plural(int(compared['users']), 'user')} are the "
         f"checkpoint's, states differ by {compared['states']:.0e} at most"

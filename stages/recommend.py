@@ -13,6 +13,7 @@ import polars as pl
 from common.arguments import Arguments
 from common.errors import UserError
 from common.words import plural
+from pipeline.data.findings import quoted
 from pipeline.runs import CHECKPOINT
 from pipeline.serving.requests import check_out, read_requests, write_answers
 from stages import check_checkpoint, run
@@ -32,6 +33,7 @@ def main() -> str:
     parser.add_argument("--keep-history", action="store_true", help="recommend items of the history too")
     parser.add_argument("--allow", nargs="+", metavar="ITEM", help="recommend only these")
     parser.add_argument("--deny", nargs="+", metavar="ITEM", default=[], help="recommend none of these")
+    parser.add_argument("--skip-unknown", action="store_true", help="pass over items that the catalogue lacks")
     parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, metavar="DIR", help=f"a trained run ({CHECKPOINT})")
     parser.add_argument("--new-items", type=Path, metavar="FILE", help="catalogue with items that the training did not know")
     given = parser.parse_args()
@@ -57,11 +59,19 @@ def main() -> str:
         histories = [recommender.history_of(user) for user in users]
         had = None if given.keep_history else items_had(recommender, users)
     try:
-        found = recommender.recommend(histories, given.k, not given.keep_history, given.allow, given.deny, had)
+        found = recommender.recommend(
+            histories, given.k, not given.keep_history, given.allow, given.deny, had, given.skip_unknown
+        )
     except UserError as error:
-        raise UserError(
-            f"{given.requests}: {error}" if given.requests else str(error).replace("history 0", "--history")
-        ) from None
+        text = str(error).replace("skip_unknown", "--skip-unknown")
+        raise UserError(f"{given.requests}: {text}" if given.requests else text.replace("history 0", "--history")) from None
+    if given.skip_unknown:
+        catalogue = set(recommender.item_ids)
+        named = [*histories, given.allow or [], given.deny]
+        unknown = [item for items in named for item in items if item not in catalogue]
+        histories = [[item for item in history if item in catalogue] for history in histories]
+        if unknown:
+            print(f"recommend: passed over {plural(len(unknown), 'unknown item')} ({quoted(unknown)})", file=sys.stderr)
     strangers = sum(not history for history in histories)
     if strangers:
         who = f"user {given.user!r} has" if requests is None else f"{strangers:,} of {len(histories):,} requests have"
@@ -79,7 +89,7 @@ def items_had(recommender: "Recommender", users: list[str]) -> list[list[str]] |
     try:
         return [recommender.had_by(user) for user in users]
     except UserError as error:
-        print(f"recommend: {error}; without it, items that `cap` or `min_rating` left out may come again", file=sys.stderr)
+        print(f"recommend: {error}; without it, items that the filters left out may come again", file=sys.stderr)
         return None
 
 

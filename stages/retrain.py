@@ -1,7 +1,7 @@
 """Train the selected run on a longer log, from the weights of an earlier one: `python -m stages.retrain`.
 
 The longer log is a dataset of its own, so that the earlier items and their spectrum stay. Adapter, backbone, dim, encoder and
-their options must be those of the checkpoint. Writes data/checkpoints/retrained.
+their options must be those of the checkpoint. Writes data/checkpoints/<dataset>-retrained.
 """
 
 from pathlib import Path
@@ -21,14 +21,14 @@ def main() -> str:
     params = load_params()
 
     from pipeline.device import select_device
-    from pipeline.serving.retrain import RETRAINED, retrain
+    from pipeline.serving.retrain import retrain
 
     select_kernels()
     found = retrain(params, given.checkpoint, select_device())
     print(f"retrain: {found.kept:,} items keep their rows; new: {found.new:,}; gone: {found.dropped:,}", flush=True)
     name = f"NDCG@{max(params.evaluate.cutoffs)}"
     return (
-        f"{found.run.name} in {RETRAINED}: test {name} {found.after[name]:.4f}, {found.before[name]:.4f} before, "
+        f"{found.run.name} in {found.checkpoint}: test {name} {found.after[name]:.4f}, {found.before[name]:.4f} before, "
         f"best epoch {found.training['best_epoch']} of {found.training['epochs']}, {found.seconds:.0f} s"
     )
 

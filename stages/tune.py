@@ -23,7 +23,8 @@ def main() -> str:
     select_kernels()
     tuning = Tuning(params, arguments.dataset, arguments.backbone, arguments.adapter, arguments.loss)
     tune(tuning)
-    return f"{tuning.file}: best mean validation {MONITOR} {write_choice(tuning):.4f} of {tuning.n_trials} trials"
+    value = write_choice(tuning)
+    return f"{tuning.file}: validation {MONITOR} {value:.4f} under seed {tuning.seeds[1]}, after {tuning.n_trials} trials"
 
 
 if __name__ == "__main__":

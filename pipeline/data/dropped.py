@@ -14,6 +14,7 @@ ORDERED = {
     "item": "their order is that of the item ids (ties: item), which a model learns; write `ties: shuffled`",
     "shuffled": "their order is arbitrary (ties: shuffled)",
 }
+BEFORE = ("unreadable", "min_rating", "unread_ratings")  # findings of rows that were dropped before the filters, of how many
 LONGEST = 60  # characters of a text in a finding
 NO_TITLE = rf"^(?i:{NO_VALUE}|#?n/?a)$"
 
@@ -52,10 +53,11 @@ def dropped(raw: Raw, made: Dataset, options: Preprocess, ties_chosen: bool = Tr
         cored,
         capped,
     )
-    share = capped["interactions"] / first["interactions"]
+    logged = max([first["interactions"], *(each.total for each in raw.findings if each.lost and each.name in BEFORE)])
+    share = capped["interactions"] / logged
     kept = f"Kept: {plural(capped['users'], 'user')}, {plural(capped['items'], 'item')}, "
     kept += f"{plural(capped['interactions'], 'interaction')}, {100 * share:.1f} % of the log."
-    found.append(Finding("kept", kept, capped["interactions"], first["interactions"]))
+    found.append(Finding("kept", kept, capped["interactions"], logged))
     found += _poor_titles(made.items)
     if again := repeated(made.users).height:
         tested = made.users.height if not split else split["test_users"]

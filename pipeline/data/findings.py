@@ -6,7 +6,7 @@ from typing import Any
 
 WARNING = 0.1  # a share above which a filter's loss is a warning
 EXAMPLES = 2  # ids of each side in a message
-NO_VALUE = "nan|nat|none|null|<na>|undefined"  # a regular expression of what programs write for a missing text
+NO_VALUE = r"nan|nat|none|null|\(null\)|\\n|<na>|undefined"  # a regular expression of what programs write for a missing text
 LISTED = 10  # problems of a file that are listed together
 
 

@@ -12,7 +12,7 @@ from common.errors import UserError
 from pipeline.data import Ties, in_utc
 from pipeline.data.findings import quoted
 from pipeline.data.sources import Raw
-from pipeline.data.times import DAY, EARLIEST, UNITS, as_date
+from pipeline.data.times import DAY, EARLIEST, UNITS, as_date, tomorrow
 from pipeline.params import Preprocess
 from pipeline.texts import TITLE, check_fields, fill
 
@@ -136,6 +136,7 @@ def both_sides(log: pl.Series, catalogue: pl.Series, otherwise: str = "") -> str
         (ids.str.replace(r"\.0$", ""), "end in .0; in pandas, astype('Int64') before writing leaves them whole"),
         (ids.str.strip_chars(), "have spaces around them; remove these"),
         (ids.str.strip_chars_start("0"), "start with zeros that the {other}'s lack; write both as text"),
+        (ids.str.normalize("NFC"), "write accents as characters of their own; normalise both to NFC"),
         (ids.str.to_lowercase(), "have capitals that the {other}'s lack; write both alike"),
     ):
         for side, other, theirs, others in (("log", "catalogue", unknown, catalogue), ("catalogue", "log", catalogue, unknown)):
@@ -260,7 +261,7 @@ def in_unit(number: int, unit: str) -> int:
     >>> in_unit(1_500_000_000_001, "s"), in_unit(1_500_000_000, "ms"), in_unit(7, "s")
     (1500000001, 1500000000000, 7)
     """
-    earliest, latest = int(EARLIEST.timestamp()), int(datetime.now(UTC).timestamp()) + DAY
+    earliest, latest = int(EARLIEST.timestamp()), int(tomorrow())
     own = next((name for name, size in UNITS.items() if earliest * size <= number <= latest * size), unit)
     return -(-number * UNITS[unit] // UNITS[own])
 

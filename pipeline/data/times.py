@@ -38,6 +38,11 @@ class Times:
     rounded: bool = False
 
 
+def tomorrow() -> float:
+    """Seconds from 1970 to this time tomorrow: no click is later."""
+    return datetime.datetime.now(datetime.UTC).timestamp() + DAY
+
+
 def check_form(form: str) -> str:
     """Return `form` if it is a unit or a format of strptime; raise ValueError otherwise."""
     if form not in UNITS and "%" not in form:
@@ -155,7 +160,7 @@ def _fractions(numbers: pl.Series, unit: str, unreadable: list[int]) -> Times:
 
 def _fitting_unit(numbers: pl.Series, where: str, place: Callable[[int], str]) -> str:
     """The unit that puts all numbers between 1990 and tomorrow; UserError that names the rows where none does."""
-    earliest, latest = EARLIEST.timestamp(), datetime.datetime.now(datetime.UTC).timestamp() + DAY
+    earliest, latest = EARLIEST.timestamp(), tomorrow()
     outside = {unit: ~(numbers / size).is_between(earliest, latest).fill_null(True) for unit, size in UNITS.items()}
     unit = min(outside, key=lambda name: int(outside[name].sum()))
     if not (wrong := outside[unit]).any():

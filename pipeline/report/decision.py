@@ -29,6 +29,7 @@ from pipeline.training.sequences import LEAVE_ONE_OUT, popularity, read_sequence
 
 DECISION = Path("metrics/decision.md")
 MIB = 2**20
+NAMED = 4  # options that `selecting` begins with: dataset, backbone, adapter and dim
 MOST = 100  # times the users of the data: nobody has more, so an exact number beyond says nothing
 
 
@@ -72,8 +73,10 @@ def write_decision(params: Params, measured: Measured, missing: list[Cell]) -> l
     several = measured.default.n_unique(PAIR) > 1 or len(measured.result_sets) > 1
     if len(measured.result_sets) > 1:
         parts.append(
-            "Adapters were tuned, so a pair of dataset and backbone has several sections. Take the one whose leader has the "
-            f"highest validation {MONITOR}: the test items are for measuring, not for choosing settings."
+            "Adapters were tuned, so a pair of dataset and backbone has several sections. Tuning chose by validation between the "
+            "settings of params.yaml and others, for each adapter, so follow a section of tuned adapters. If there are several "
+            f"losses, take the one whose leader has the highest validation {MONITOR}: the test items are for measuring, not for "
+            "choosing settings."
         )
     for result_set in measured.result_sets:
         for block in measured.rows_of(result_set).partition_by(PAIR, maintain_order=True):
@@ -132,6 +135,7 @@ def _block(
     size = leader.mean("trainable_parameters")
     lines.append(["size", f"{size:,.0f} trained parameters, {4 * size / MIB:.1f} MiB"])
     lines.append(["training, a run", f"{leader.mean('training_seconds') / 60:.1f} minutes ({runs['device'][0]})"])
+    chosen = selecting(params, leader)
     heading = f"## {name}: {plural(users, 'user')}, {plural(leader.runs.height, 'seed')}"
     changes = what_would_change(params, leader, candidates, others, level, unusable, beaten, users)
     parts = [
@@ -139,7 +143,8 @@ def _block(
         f"**{verdict(leader, candidates, level, beaten, unfit, unusable_above(rows, unfit) if rows.height else [])}**",
         markdown_lines([[markdown_text(entry) for entry in line] for line in lines]),
         f"To serve {title(leader.adapter)}{'' if beaten is None or beaten.surely else ' all the same'}: "
-        f"`dvc exp run evaluate {' '.join(selecting(params, leader))}`, then `dvc repro serving/dvc.yaml`.",
+        f"`dvc exp run evaluate {' '.join(chosen)}`, then `dvc repro serving/dvc.yaml`."
+        + (" Before the next grid, `git checkout params.yaml`: these settings would be its defaults." if chosen[NAMED:] else ""),
         "What would change the verdict:\n\n" + "\n".join(f"- {markdown_text(change)}" for change in changes),
     ]
     return parts, changes

@@ -76,7 +76,7 @@ def model_card(recommender: Recommender) -> str:
         f"- Only the last {recommender.max_history} items of a history are read. Time, price and stock are not.",
         "- Items and tastes are those of the data above. An item that is not in `items.json` cannot be recommended.",
         *_new_items(recommender),
-        "- A history of unknown items, or none, is answered with the most popular items.",
+        "- A history without items is answered with the most popular ones; so is one of unknown items, with `skip_unknown`.",
         "- Scores order the items of one answer. They are no probabilities, and those of two users are not comparable.",
         "- The model was not checked for how it treats groups of people.",
         "",

@@ -167,7 +167,8 @@ def compare(directory: Path, recommender: Recommender) -> dict[str, float]:
 def push_to_hub(directory: Path, repository: str, kind: str | None) -> str:
     """Upload a package to a model repository of the Hugging Face hub; return its address. kind: of the data's source.
 
-    Raises UserError for a package made from data that may be used for research only, or whose source is not known.
+    Raises UserError for a package made from data that may be used for research only or whose source is not known, for a
+    repository that is public, and if the hub refuses or cannot be reached.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -178,7 +179,15 @@ def push_to_hub(directory: Path, repository: str, kind: str | None) -> str:
     try:
         api = HfApi()
         api.create_repo(repository, repo_type="model", private=True, exist_ok=True)
+        if not api.repo_info(repository, repo_type="model").private:
+            raise UserError(
+                f"{repository} is there already and is public, and the package holds the catalogue's titles, so nothing was "
+                "uploaded; make it private, or name another"
+            )
         info = api.upload_folder(repo_id=repository, folder_path=directory, commit_message="A package of SpecTran adapters")
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
+    except Exception as error:
+        of_network = type(error).__module__.startswith("httpx")  # or httpx2, which versions of the hub differ in
+        if not (isinstance(error, HfHubHTTPError | HFValidationError | OSError) or of_network):
+            raise
         raise UserError(f"{repository}: not uploaded ({first_line(error)}); see `hf auth login`") from None
     return str(info.commit_url)

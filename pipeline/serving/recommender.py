@@ -23,7 +23,7 @@ from pipeline.evaluation.best import Catalogue, best_items
 from pipeline.params import Params, Similarity, load_params
 from pipeline.runs import CHECKPOINT, Run, preprocess_command
 from pipeline.serving.encoder import UserEncoder
-from pipeline.serving.new_items import Ids, embed, new_rows, read_new_items
+from pipeline.serving.new_items import Ids, embed, new_rows, read_new_items, require_text
 from pipeline.training.inputs import load_spectrum
 from pipeline.training.loop import CONFIG, WEIGHTS, load_checkpoint
 from pipeline.training.sequences import read_sequences
@@ -88,6 +88,7 @@ class Recommender:
         The file may be the whole catalogue: items that the training knew keep their rows. If no item is new, a line says so.
         """
         items = read_new_items(path, self.run)
+        require_text(self.model.adapter)  # before all texts are embedded
         new = items.filter(~pl.col("item_id").is_in(self.item_ids))
         if new.is_empty():
             print(f"new items: {path} has none; the training knew all {items.height:,}", file=sys.stderr)
@@ -128,20 +129,22 @@ class Recommender:
         allow: Collection[str] | None = None,
         deny: Collection[str] = (),
         had: Sequence[Collection[str]] | None = None,
+        skip_unknown: bool = False,
     ) -> pl.DataFrame:
         """Return the k best items after every history, as described above.
 
         histories: item ids, oldest first; the last `max_history` decide, and all are left out by `exclude_history`. allow: the
         only items that are recommended; deny: items that are not; had: for each history, items that are left out with it, as
-        `had_by` returns them. A request has fewer rows than k if no more items are left.
+        `had_by` returns them; skip_unknown: pass over items of a history, `allow` and `deny` that the catalogue lacks. A request
+        has fewer rows than k if no more items are left.
         Order is that of float64 scores; ties go to the item that comes first in items.parquet.
 
-        Raises UserError for an item that the catalogue has not, and for a k that is not between 1 and the number of items.
+        Raises UserError for another item that the catalogue lacks, and for a k that is not between 1 and the number of items.
         """
         if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= len(self.item_ids):
             raise UserError(f"k is {k!r}; choose a whole number from 1 to {len(self.item_ids)}, the number of items")
-        given = [self.indices(history, f"history {i}") for i, history in enumerate(histories)]
-        shown = self._shown(allow, deny)
+        given = [self.indices(history, f"history {i}", skip_unknown) for i, history in enumerate(histories)]
+        shown = self._shown(allow, deny, skip_unknown)
         left_out = [history if exclude_history else history[:0] for history in given]
         if had is not None:
             more = [self.indices(items, f"had {i}") for i, items in enumerate(had)]
@@ -163,35 +166,40 @@ class Recommender:
     def history_of(self, user_id: str) -> list[str]:
         """The items of a user, oldest first; of one whom the core filter dropped, those of the log that the catalogue has.
 
+        With new items, those of the log that the catalogue has for every user, if the log is here.
+
         Empty if the log does not know the user, or knows no such item of this user; also, after a line that says so, if the
         user is not in the sequences and the log is not here.
         """
         row = self._rows.get(user_id)
-        if row is not None:
+        if row is not None and not (self._wider and self._has_log):
             return [self.item_ids[i] for i in self.users["items"][row]]
         if not self._has_log:
             return []
         return self._dropped.get(user_id, [])
 
     def had_by(self, user_id: str) -> list[str]:
-        """All items of the catalogue that the user had, in no order: the history, and what `min_rating` or `cap` left out of it.
+        """All items of the catalogue that the user had, in no order: the history, and what the filters left out of it.
 
         Raises UserError if the log is needed for this and is not here.
         """
         history = self.history_of(user_id)
-        whole = self._preprocessing.get("min_rating") is None and len(history) < self._preprocessing["cap"]
+        options = self._preprocessing
+        whole = options.get("min_rating") is None and len(history) < options["cap"] and not self._wider
         return history if whole else [*history, *self._had.get(user_id, [])]
 
-    def indices(self, items: Iterable[str], where: str) -> np.ndarray:
-        """Row numbers of items, (n,) int64. Raises UserError, which starts with `where`, for an unknown one."""
+    def indices(self, items: Iterable[str], where: str, skip_unknown: bool = False) -> np.ndarray:
+        """Row numbers of items, (n,) int64. Raises UserError, which starts with `where`, for an unknown one unless skipped."""
         if isinstance(items, str):
             raise UserError(f"{where}: expected a list of item ids, found the text {items!r}")
         found = []
         for item in items:
             index = self._index.get(item) if isinstance(item, str) else None
-            if index is None:
-                raise UserError(f"{where}: unknown item {item!r}; items are those of {self.run.sequences / 'items.parquet'}")
-            found.append(index)
+            if index is not None:
+                found.append(index)
+            elif not (skip_unknown and isinstance(item, str)):
+                known = self.run.sequences / "items.parquet"
+                raise UserError(f"{where}: unknown item {item!r}; items are those of {known}, skip_unknown passes over others")
         return np.array(found, dtype=np.int64)
 
     @torch.inference_mode()
@@ -216,12 +224,12 @@ class Recommender:
         items, scores = best_items(self.states(histories), catalogue, k, had)
         return np.where(items < 0, -1, shown[np.maximum(items, 0)]), scores
 
-    def _shown(self, allow: Collection[str] | None, deny: Collection[str]) -> np.ndarray:
+    def _shown(self, allow: Collection[str] | None, deny: Collection[str], skip_unknown: bool) -> np.ndarray:
         shown = np.ones(len(self.item_ids), dtype=bool)
         if allow is not None:
             shown[:] = False
-            shown[self.indices(allow, "allow")] = True
-        shown[self.indices(deny, "deny")] = False
+            shown[self.indices(allow, "allow", skip_unknown)] = True
+        shown[self.indices(deny, "deny", skip_unknown)] = False
         return shown.nonzero()[0]
 
     def _frame(self, items: np.ndarray, scores: np.ndarray, empty: np.ndarray) -> pl.DataFrame:
@@ -246,6 +254,11 @@ class Recommender:
     @cached_property
     def _ids_and_titles(self) -> tuple[pl.Series, pl.Series]:
         return pl.Series(self.item_ids, dtype=pl.String), pl.Series(self.titles, dtype=pl.String)
+
+    @property
+    def _wider(self) -> bool:
+        """Whether the catalogue has items that the training did not know."""
+        return len(self.item_ids) > self.model.adapter.n_items
 
     @cached_property
     def _rows(self) -> dict[str, int]:
@@ -298,9 +311,11 @@ class Recommender:
 
     @cached_property
     def _dropped(self) -> dict[str, list[str]]:
-        """Histories of the users whom the core filter dropped, read from the log at first use."""
+        """Histories of the users whom the core filter dropped, or with new items of all, read from the log at first use."""
         ties = self._preprocessing["ties"]
-        log = self._log().filter(~pl.col("user_id").is_in(self.users["user_id"].implode()))
+        log = self._log()
+        if not self._wider:
+            log = log.filter(~pl.col("user_id").is_in(self.users["user_id"].implode()))
         # As the preprocess stage does: an exact duplicate counts once, equal times are ordered by `ties`.
         log = log.unique(["user_id", "item_id", "timestamp"], keep="first", maintain_order=True).with_row_index("row")
         key: dict[str, Any] = {"file": pl.col("row"), "item": pl.col("item_id")}

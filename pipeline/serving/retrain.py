@@ -44,7 +44,7 @@ from pipeline.training.metrics import ALL_ITEMS, headline, metrics
 from pipeline.training.sequences import read_sequences
 from pipeline.training.steps import Steps
 
-RETRAINED = Path("data/checkpoints/retrained")
+CHECKPOINTS = Path("data/checkpoints")
 SUFFIX = "-retrained"  # as in `params.DERIVED`; of the dataset with the new log and the earlier directions
 BLOCK = 65_536  # items whose coordinates are computed together
 
@@ -66,9 +66,13 @@ class Retrained:
     before: dict[str, float]
     after: dict[str, float]
 
+    @property
+    def checkpoint(self) -> Path:
+        return checkpoint_of(self.run)
+
 
 def retrain(params: Params, directory: Path, device: torch.device) -> Retrained:
-    """Train the selected run of `params` from the weights of the checkpoint in `directory`, test it, and write it to RETRAINED.
+    """Train the selected run of `params` from the weights of the checkpoint in `directory`, test it, and write its checkpoint.
 
     device: that of the training. An interrupted training resumes after its last finished epoch. Raises UserError if data are
     missing, for a checkpoint of the same dataset, of another adapter, backbone, dim or encoder, and for one that was trained on
@@ -251,9 +255,14 @@ def save_start(model: Model, run: Run, device: torch.device) -> None:
         _save(run, Progress(), steps)
 
 
+def checkpoint_of(run: Run) -> Path:
+    """The folder of a retrained run's weights. Each log has its own, so that the weights that it started from stay."""
+    return CHECKPOINTS / run.dataset
+
+
 def write_checkpoint(run: Run, old: Recommender) -> None:
-    """Write the run's weights to RETRAINED, with what its adapter took from the first catalogue and must not take anew."""
-    with atomic_directory(RETRAINED, {"run": run.fingerprint}) as folder:
+    """Write the run's weights, with what its adapter took from the first catalogue and must not take anew."""
+    with atomic_directory(checkpoint_of(run), {"run": run.fingerprint}) as folder:
         for name in (WEIGHTS, CONFIG):
             shutil.copyfile(run.scratch / name, folder / name)
         if buffers := _kept_buffers(old):

@@ -14,11 +14,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
-import numpy as np
+try:
+    import numpy as np
+except ImportError:
+    if __name__ != "__main__":
+        raise
+    sys.exit("serve: the Python package numpy is not installed; run `pip install -r requirements.txt`")
 
 FORMAT = 1  # of the folder; a package of another format is refused
-K, HISTORY, LISTED, BODY = 100, 1000, 10_000, 1 << 20  # at most: items asked for, of a history, of allow or deny; bytes
-DRAINED = 16 * BODY  # bytes of a body that is too long that are read, so that the client hears why
+K, HISTORY, LISTED = 100, 1000, 10_000  # at most: items asked for, of a history, of allow or deny
+BODY = 1 << 20  # bytes of a request, at most, unless the catalogue has ids of which so many need more
+DRAINED = 16  # limits of a body: so much of one that is too long is read, so that the client hears why
 EPSILON = 1e-8  # length of the shortest row that is normalised, as in training
 
 
@@ -29,7 +35,7 @@ class PackageError(Exception):
 class Package:
     """The model and its catalogue. `recommend` may be called by several threads at a time.
 
-    Raises PackageError for a folder that is not there, damaged, or of another format.
+    Raises PackageError for a folder that is not there, damaged, of another format, or replaced while it is read.
     """
 
     def __init__(self, folder: Path | str, threads: int = 1, check: bool = True) -> None:
@@ -37,6 +43,7 @@ class Package:
         import onnxruntime
 
         self.folder = Path(folder)
+        sidecar = _bytes(self.folder / "sidecar.json")
         if check:
             verify(self.folder)
         self.config = read_json(self.folder / "config.json")
@@ -57,7 +64,15 @@ class Package:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        self.session = onnxruntime.InferenceSession(self.folder / "encoder.onnx", options, providers=["CPUExecutionProvider"])
+        encoder = self.folder / "encoder.onnx"
+        try:
+            self.session = onnxruntime.InferenceSession(encoder, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # the classes of onnxruntime have no base of their own
+            first = next(iter(str(error).splitlines()), type(error).__name__)
+            reader = f"onnxruntime {onnxruntime.__version__}"
+            raise PackageError(f"{encoder}: {reader} cannot read it: {first}; run `pip install -r requirements.txt`") from None
+        if _bytes(self.folder / "sidecar.json") != sidecar:
+            raise PackageError(f"{self.folder} was replaced while it was read; start again")
 
     def states(self, histories: Sequence[Sequence[int]]) -> np.ndarray:
         """States that predict the item after each history, (B, d) float32. histories: row numbers, oldest first, none empty."""
@@ -80,8 +95,11 @@ class Package:
         """Return {"source": "model" or "popularity", "items": [{"item_id", "title", "score"}, …]}, best first, at most k items.
 
         Scores are compared in float64; ties go to the item that comes first in items.json. Popularity answers where the history
-        is empty. Raises PackageError for an unknown item, unless `skip_unknown` says to pass over those.
+        is empty. Raises PackageError for an unknown item, unless `skip_unknown` says to pass over those, for ids that are not
+        text, and for k < 1.
         """
+        if k < 1:
+            raise PackageError(f"k is {k}; choose at least 1")
         had = self._indices(history, "history", skip_unknown)
         shown = np.full(len(self.item_ids), allow is None)
         if allow is not None:
@@ -122,7 +140,12 @@ class Package:
         return rows
 
     def _indices(self, items: Iterable[str], where: str, skip_unknown: bool) -> list[int]:
+        if isinstance(items, str):
+            raise PackageError(f"{where}: expected a list of item ids, found the text {items[:100]!r}")
         items = list(items)
+        for item in items:
+            if not isinstance(item, str):
+                raise PackageError(f"{where}: expected item ids as text, found {item!r}")
         found = [self.index.get(item, -1) for item in items]
         if -1 in found and not skip_unknown:
             unknown = items[found.index(-1)]
@@ -130,6 +153,14 @@ class Package:
                 f"{where}: unknown item {unknown[:100]!r}; skip_unknown passes over items that the catalogue lacks"
             )
         return [i for i in found if i >= 0]
+
+
+def _bytes(path: Path) -> bytes:
+    """The content of a file; nothing if it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -145,7 +176,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def verify(folder: Path) -> None:
     """Raise PackageError unless every file of the package is the one that its sidecar lists."""
-    files = read_json(folder / "sidecar.json").get("files")
+    sidecar = folder / "sidecar.json"
+    files = read_json(sidecar).get("files") if sidecar.is_file() else None
     if not isinstance(files, dict) or "config.json" not in files:
         raise PackageError(f"{folder} is no package; `python -m stages.package` makes one")
     for name, checksum in files.items():
@@ -168,7 +200,9 @@ def create_app(package: Package) -> Any:
     from pydantic import BaseModel, ConfigDict, Field
     from starlette.exceptions import HTTPException
 
-    Item = Annotated[str, Field(max_length=256)]
+    longest = max(map(len, package.item_ids), default=0)
+    bytes_each = max((len(json.dumps(item)) + 2 for item in package.item_ids), default=0)
+    Item = Annotated[str, Field(max_length=max(256, longest))]
 
     class Asked(BaseModel):
         model_config = ConfigDict(extra="forbid", strict=True)
@@ -237,7 +271,7 @@ def create_app(package: Package) -> Any:
     async def failed(_: Request, __: Exception) -> Response:
         return answer({"error": "the server failed on this request; its log says why"}, 500)
 
-    app.add_middleware(BodyLimit)
+    app.add_middleware(BodyLimit, limit=max(BODY, (HISTORY + 2 * LISTED) * bytes_each))
     return app
 
 
@@ -247,10 +281,10 @@ Send = Callable[[Message], Awaitable[None]]
 
 
 class BodyLimit:
-    """ASGI middleware: a body of more than BODY bytes is answered with 413 and never parsed."""
+    """ASGI middleware: a body of more than `limit` bytes is answered with 413 and never parsed."""
 
-    def __init__(self, app: Any) -> None:
-        self.app = app
+    def __init__(self, app: Any, limit: int) -> None:
+        self.app, self.limit = app, limit
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -258,16 +292,16 @@ class BodyLimit:
             return
         parts: list[bytes] = []
         length, more = 0, True
-        while more and length <= DRAINED:
+        while more and length <= DRAINED * self.limit:
             message = await receive()
             if message["type"] == "http.disconnect":
                 return
             part = message.get("body", b"")
             length, more = length + len(part), message.get("more_body", False)
-            if length <= BODY:
+            if length <= self.limit:
                 parts.append(part)
-        if length > BODY:
-            body = json.dumps({"error": f"the body is longer than {BODY} bytes"}).encode()
+        if length > self.limit:
+            body = json.dumps({"error": f"the body is longer than {self.limit} bytes"}).encode()
             headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
             await send({"type": "http.response.start", "status": 413, "headers": headers})
             await send({"type": "http.response.body", "body": body})
@@ -327,6 +361,8 @@ def main() -> None:
         serve(given.folder, given.host, given.port)
     except PackageError as error:
         sys.exit(f"serve: {error}")
+    except ImportError as error:
+        sys.exit(f"serve: the Python package {error.name} is not installed; run `pip install -r requirements.txt`")
 
 
 if __name__ == "__main__":

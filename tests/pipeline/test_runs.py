@@ -68,6 +68,12 @@ def test_a_cell_depends_on_that_and_on_the_evaluation(name: str) -> None:
     assert (SHARED in code) == (name != "ablation")
 
 
+def test_preprocess_depends_on_the_code_that_decides_the_sequences_and_what_is_said_of_them() -> None:
+    listed = code_of(stage("data/dvc.yaml", "preprocess"))
+    needed = reached(["pipeline/data/interactions.py", "pipeline/data/dropped.py"])
+    assert {file for file in needed if file.startswith("pipeline/data/")} <= listed
+
+
 def test_evaluate_depends_on_its_code() -> None:
     assert {*EVALUATION_CODE, *TRAINING_CODE} <= code_of(stage("dvc.yaml", "evaluate"))
 

@@ -69,7 +69,7 @@ def test_without_the_log_a_line_says_what_may_come_again(typed: Typed, capsys: p
     assert typed("--user", user).startswith("10 items by tiny-")
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("recommend: data/raw/tiny/sidecar.json is missing")
-    assert line.endswith("; without it, items that `cap` or `min_rating` left out may come again")
+    assert line.endswith("; without it, items that the filters left out may come again")
     typed("--user", user, "--keep-history")
     assert capsys.readouterr().err == ""
     params = yaml.safe_load(Path("params.yaml").read_text())
@@ -77,6 +77,23 @@ def test_without_the_log_a_line_says_what_may_come_again(typed: Typed, capsys: p
     change_params(Path("params.yaml"), chosen)
     assert typed("--user", user).startswith("10 items by tiny-")
     assert capsys.readouterr().err.startswith("recommend: params.yaml"), "one line, also for a log that is no longer listed"
+
+
+def test_unknown_items_are_passed_over_where_this_is_asked_for(
+    typed: Typed, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recommender = Recommender.load()
+    ids = recommender.item_ids
+    with pytest.raises(UserError, match=r"--history: unknown item 'sold out'; items are those of .*, --skip-unknown passes over"):
+        typed("--history", "sold out", ids[0])
+    requests, answers = tmp_path / "requests.parquet", tmp_path / "answers.parquet"
+    pl.DataFrame({"history": [["sold out", ids[0], ids[1]], ["sold out"]]}).write_parquet(requests)
+    typed("--requests", str(requests), "--out", str(answers), "--deny", ids[5], "gone", "--skip-unknown")
+    told = capsys.readouterr().err
+    assert "recommend: passed over 3 unknown items ('sold out', 'sold out', …)" in told
+    assert "1 of 2 requests have no item of the catalogue" in told
+    expected = recommender.recommend([ids[:2], []], deny=[ids[5]])
+    assert pl.read_parquet(answers).equals(expected)
 
 
 @pytest.mark.parametrize("by", ["user_id", "history"])
@@ -158,10 +175,12 @@ def test_a_truncated_file_of_requests_is_one_line(typed: Typed, tmp_path: Path) 
 @pytest.mark.parametrize(
     "arguments", [[], ["--history"], ["--user", "a", "--history", "b"], ["--requests", "a.parquet"], ["--user", "a", "-k", "ten"]]
 )
-def test_a_wrong_command_line_says_how_it_is_used(typed: Typed, capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+def test_a_wrong_command_line_is_one_line_that_says_where_the_options_are_listed(
+    typed: Typed, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
     with pytest.raises(SystemExit, match="2"):
         typed(*arguments)
-    assert "recommend: error: " in capsys.readouterr().err
+    assert re.fullmatch(r"recommend: .*; `python -m stages\.recommend --help` lists the options\n", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("stage", ["package", "recommend", "retrain"])

@@ -1,12 +1,14 @@
 """`python -m stages.package` and `python -m stages.serve`: what a user may get wrong is one line."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 
 from common.errors import UserError
+from pipeline.artifacts import atomic_directory
 from pipeline.serving.package import PACKAGE
 from stages import package, serve
 
@@ -32,8 +34,23 @@ def test_the_stage_says_where_the_package_lies_and_how_it_was_compared(trained: 
         typed(package, monkeypatch, "--push-to-hub", "me/model")
 
 
+def test_a_package_that_dvc_does_not_know_is_said(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Otherwise `dvc push` would share the one before."""
+    monkeypatch.setattr("pipeline.serving.package.write_package", lambda *_: {"users": 1, "states": 0.0, "scores": 0.0})
+    typed(package, monkeypatch)
+    assert capsys.readouterr().err == ""
+    selected = Path("data/checkpoints/selected")
+    with atomic_directory(Path("data/checkpoints/other"), {"run": "other"}) as folder:
+        for name in ("config.json", "model.safetensors"):
+            shutil.copyfile(selected / name, folder / name)
+    typed(package, monkeypatch, "--checkpoint", "data/checkpoints/other")
+    assert "`dvc push` shares it only after `dvc commit -f serving/dvc.yaml:package`" in capsys.readouterr().err
+
+
 def test_a_package_of_the_selected_run_is_served_by_default(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match=r"data/packages/selected/sidecar.json is missing or damaged"):
+    with pytest.raises(UserError, match=r"^data/packages/selected is no package; `python -m stages.package` makes one$"):
         typed(serve, monkeypatch)
     PACKAGE.mkdir(parents=True)
     (PACKAGE / "sidecar.json").write_text(json.dumps({"files": {}}))

@@ -17,7 +17,7 @@ from pipeline.data.findings import LISTED, NO_VALUE, Finding, findings, quoted
 from pipeline.data.sources import Raw, read_parquet_pair, write_parquet_pair
 from pipeline.data.table_file import Columns, Wanted
 from pipeline.data.tables import BAD_SHARE, TableRead, matching_files, read_tables, refuse_many, unreadable
-from pipeline.data.times import NAMES, Times, as_date, check_fits, check_form, read_times
+from pipeline.data.times import NAMES, UNITS, Times, as_date, check_fits, check_form, read_times, tomorrow
 
 INTERACTIONS = {"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64}
 ITEMS = {"item_id": pl.String, "title": pl.String}
@@ -323,7 +323,10 @@ def _describe_times(values: pl.Series, times: Times, notes: list[Finding]) -> No
         notes.append(Finding("scientific_times", text, times.scientific, values.len(), lost=times.rounded))
     if early := int((known <= 0).sum()):
         text = f"Zero or negative, which is 1970 or before: {plural(early, 'time')}; a missing time may have been written as 0."
-        notes.append(Finding("early_times", text, early, values.len()))
+        notes.append(Finding("early_times", text, early, values.len(), lost=True))
+    if late := int((known > tomorrow() * UNITS[times.unit]).sum()):
+        text = f"Later than tomorrow: {plural(late, 'time')}; such an item counts as its user's most recent, which is tested."
+        notes.append(Finding("late_times", text, late, values.len(), lost=True))
 
 
 def _describe_missing(log: pl.DataFrame, notes: list[Finding]) -> None:
@@ -334,7 +337,7 @@ def _describe_missing(log: pl.DataFrame, notes: list[Finding]) -> None:
 
 
 def _describe_ids(column: pl.Series, what: str, notes: list[Finding]) -> None:
-    """Ids that look as if a program had changed them."""
+    """Ids that look as if a program had changed them. Where they stand for no id, their rows are counted: they are one user."""
     known = column.drop_nulls().unique().sort()
     for name, pattern, says in (
         ("spaces", r"^\s|\s$", "With a space at an end, which is part of the id"),
@@ -352,8 +355,12 @@ def _describe_ids(column: pl.Series, what: str, notes: list[Finding]) -> None:
     ):
         found = known.filter(known.str.contains(pattern))
         if found.len():
-            text = f"{says}: {plural(found.len(), f'{what} id')} ({quoted(found)})."
-            notes.append(Finding(f"{name}_{what.replace(' ', '_')}", text, found.len(), known.len()))
+            text = f"{says}: {plural(found.len(), f'{what} id')} ({quoted(found)})"
+            count, total = found.len(), known.len()
+            if none := name == "missing":
+                count, total = int(column.is_in(found.implode()).sum()), column.len()
+                text += f" in {plural(count, 'row')}; leave them empty, which drops the rows"
+            notes.append(Finding(f"{name}_{what.replace(' ', '_')}", f"{text}.", count, total, lost=none))
 
 
 def _fields(table: pl.DataFrame) -> list[pl.Expr]:

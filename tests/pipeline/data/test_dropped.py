@@ -36,6 +36,15 @@ def test_everything_that_is_dropped_has_a_sentence_and_the_right_count(load: Loa
     assert notes["kept"].text == "Kept: 4 users, 4 items, 16 interactions, 47.1 % of the log."
 
 
+def test_the_share_that_is_kept_is_one_of_all_rows_of_the_log(load: Load) -> None:
+    log = pl.concat([dense(["a", "b", "c"]).with_columns(rating=5.0), dense(["d", "e"]).with_columns(rating=1.0)])
+    raw = load(log, items_of(*"abcde"), time="s", min_rating=3)
+    options = Preprocess(core=3)
+    kept = next(note for note in dropped(raw, build_sequences(raw, options), options) if note.name == "kept")
+    assert (kept.count, kept.total) == (12, 20)
+    assert kept.text.endswith("12 interactions, 60.0 % of the log.")
+
+
 def test_a_users_single_event_is_dropped_and_said(load: Load) -> None:
     log = pl.concat([dense(["a", "b", "c"]), pl.DataFrame({"user_id": ["one"], "item_id": ["a"], "timestamp": [START]})])
     raw = load(log, items_of(*"abc"))

@@ -313,6 +313,8 @@ def test_a_field_that_the_source_lacks_is_one_line_with_those_it_has() -> None:
         (["08", "07"], ["8", "9"], "; the log's ids start with zeros that the catalogue's lack; write both as text"),
         (["8", "7"], ["08", "09"], "; the catalogue's ids start with zeros that the log's lack; write both as text"),
         (["A1", "B1"], ["a1", "c1"], "; the log's ids have capitals that the catalogue's lack; write both alike"),
+        (["o\u0308"], ["\u00f6"], "; the log's ids write accents as characters of their own; normalise both to NFC"),
+        (["\u00f6"], ["o\u0308"], "; the catalogue's ids write accents as characters of their own; normalise both to NFC"),
         (["a1", "b1"], ["A1", "C1"], "; the catalogue's ids have capitals that the log's lack; write both alike"),
         (["a", "b"], ["c", "d"], "; look"),
     ],

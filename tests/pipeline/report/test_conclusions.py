@@ -318,7 +318,7 @@ def test_the_budget_is_stated_for_cells_with_a_valid_choice(set_params: Callable
         tuning = Tuning(params, "tiny", "sasrec", adapter, "info_nce")
         tuning.file.parent.mkdir(exist_ok=True)
         setting = {"backbone.dropout": 0.5}
-        finalist = {"trial": 1, "mean": 0.2, "setting": setting}
+        finalist = {"trial": 1, "validation": {4: 0.1, 5: 0.2}, "setting": setting}
         choice = {"chosen": setting, "finalists": [finalist], "conditions": tuning.conditions}
         tuning.file.write_text(yaml.safe_dump(choice))
         directory = Path("grid/cells", adapter)

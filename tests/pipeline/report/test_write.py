@@ -97,12 +97,13 @@ def test_tuned_adapters_have_a_section_of_their_own_that_says_how_to_select_them
     page = (reported / "metrics/decision.md").read_text()
     headings = [line.partition(":")[0] for line in page.splitlines() if line.startswith("## ")]
     assert headings == ["## Tiny, SASRec, with the settings of params.yaml", "## Tiny, SASRec, tuned, with the sampled softmax"]
-    assert "Take the one whose leader has the highest validation NDCG@20" in page
+    assert "take the one whose leader has the highest validation NDCG@20" in page
     assert len(re.findall(r"\| validation NDCG@20 +\| 0\.\d{4}", page)) == 2
     untuned, serve = (line for line in page.splitlines() if line.startswith("To serve"))
     leader = re.search(r"-S adapter=(\w+)", serve)[1]
     added = f"-S train.weight_decay=1e-06 -S backbones.sasrec.dropout=0.5 -S adapters.{leader}.id_std=1.0`, then"
-    assert serve == untuned.replace("`, then", f" {added}")
+    back = " Before the next grid, `git checkout params.yaml`: these settings would be its defaults."
+    assert serve == untuned.replace("`, then", f" {added}") + back
     assert not [line for line in changed if "no adapter was tuned" in line]
     assert all(line.startswith("Tiny, SASRec, ") for line in changed)
 

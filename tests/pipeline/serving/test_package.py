@@ -88,6 +88,44 @@ def test_unknown_items_are_an_error_or_passed_over(packaged: Path, checkpoint: R
         package.recommend(ids[:1], deny=(item for item in ["new"]))
 
 
+@pytest.mark.parametrize(
+    ("history", "k", "says"),
+    [
+        ([1], 10, "history: expected item ids as text, found 1"),
+        ("item", 10, "history: expected a list of item ids, found the text 'item'"),
+        ([], -1, "k is -1; choose at least 1"),
+    ],
+)
+def test_a_mistake_in_python_is_one_line_too(packaged: Path, history: Any, k: int, says: str) -> None:
+    with pytest.raises(PackageError, match=f"^{says}$"):
+        Package(packaged).recommend(history, k)
+
+
+def test_a_package_that_is_replaced_while_it_is_read_is_refused(
+    packaged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a server that starts while the next package is renamed into place: it would mix the items of both."""
+    folder = tmp_path / "package"
+    shutil.copytree(packaged, folder)
+    load = np.load
+
+    def replacing(path: Path, **options: Any) -> np.ndarray:
+        (folder / "sidecar.json").write_text("{}")
+        return load(path, **options)
+
+    monkeypatch.setattr(np, "load", replacing)
+    with pytest.raises(PackageError, match="was replaced while it was read; start again"):
+        Package(folder)
+
+
+def test_an_encoder_that_this_onnxruntime_cannot_read_is_one_line(packaged: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "package"
+    shutil.copytree(packaged, folder)
+    (folder / "encoder.onnx").write_bytes(b"of a later format")
+    with pytest.raises(PackageError, match=r"encoder\.onnx: onnxruntime \S+ cannot read it: [^\n]*; run `pip install -r req"):
+        Package(folder, check=False)
+
+
 def test_a_package_runs_elsewhere_and_without_this_project(packaged: Path, checkpoint: Recommender, tmp_path: Path) -> None:
     folder = tmp_path / "elsewhere"
     shutil.copytree(packaged, folder)
@@ -159,7 +197,7 @@ def test_a_missing_python_package_is_one_line_that_names_the_extra(
         (lambda folder: (folder / "sidecar.json").write_text("[]"), "sidecar.json is missing or damaged"),
         (lambda folder: (folder / "sidecar.json").write_text("[" * 100_000), "sidecar.json is missing or damaged"),
         (lambda folder: (folder / "sidecar.json").write_text("{}"), "is no package"),
-        (lambda folder: shutil.rmtree(folder), "sidecar.json is missing or damaged"),
+        (lambda folder: shutil.rmtree(folder), "is no package; `python -m stages.package` makes one"),
         (lambda folder: of_format(folder, 2), "is a package of format 2, this server reads 1"),
     ],
 )
@@ -205,11 +243,20 @@ def test_own_data_is_uploaded_to_a_private_repository(packaged: Path, monkeypatc
         def create_repo(self, repository: str, **options: Any) -> None:
             calls.append(("create", repository, options))
 
+        def repo_info(self, repository: str, **_: Any) -> Any:
+            return SimpleNamespace(private=private)
+
         def upload_folder(self, **options: Any) -> Any:
             calls.append(("upload", options["folder_path"], options))
             return type("Commit", (), {"commit_url": "https://example.org/commit"})
 
     monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    private = False
+    with pytest.raises(UserError, match="me/model is there already and is public"):
+        push_to_hub(packaged, "me/model", "files")
+    assert [name for name, *_ in calls] == ["create"]
+    calls.clear()
+    private = True
     assert push_to_hub(packaged, "me/model", "files") == "https://example.org/commit"
     assert [(name, what) for name, what, _ in calls] == [("create", "me/model"), ("upload", packaged)]
     assert calls[0][2]["private"] is True
@@ -225,6 +272,15 @@ def test_a_hub_that_refuses_is_one_line(packaged: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("huggingface_hub.HfApi", Hub)
     with pytest.raises(UserError, match=r"^a/b/c: not uploaded \(Repo id must be in the form\); see `hf auth login`$"):
         push_to_hub(packaged, "a/b/c", "files")
+
+
+def test_a_hub_that_cannot_be_reached_is_one_line(packaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the hub's own client, whose errors are no OSError."""
+    from huggingface_hub import HfApi
+
+    monkeypatch.setattr("huggingface_hub.HfApi", lambda: HfApi("http://127.0.0.1:9", token="none"))
+    with pytest.raises(UserError, match=r"^me/model: not uploaded \([^\n]+\); see `hf auth login`$"):
+        push_to_hub(packaged, "me/model", "files")
 
 
 # ----------------------------------------------------------------------------------------------------- every adapter, backbone

@@ -23,7 +23,7 @@ from pipeline.params import Preprocess, load_params
 from pipeline.runs import Run
 from pipeline.serving import retrain as retraining
 from pipeline.serving.recommender import Recommender
-from pipeline.serving.retrain import RETRAINED, start, write_dataset
+from pipeline.serving.retrain import start, write_dataset
 from pipeline.training import loop
 from pipeline.training.inputs import load_spectrum
 from stages import retrain as stage
@@ -31,6 +31,7 @@ from stages import retrain as stage
 pytestmark = pytest.mark.xdist_group("serving")
 SetParams = Callable[[dict[str, Any]], None]
 CHECKPOINT = Path("data/checkpoints/selected")
+RETRAINED = Path("data/checkpoints/longer-retrained")
 GONE = 5  # row of the earlier item that the longer log lacks
 DAY = 86_400
 
@@ -199,10 +200,13 @@ def test_the_result_is_served_and_retrained_again(
     longer({"sources.third": {"kind": "demo"}, "dataset": "third"})
     assert "third-retrained-sasrec-spectran" in typed("--checkpoint", str(RETRAINED))
     assert "retrain: 103 items keep their rows; new: 1; gone: 1" in capsys.readouterr().out
-    third = Recommender.load(RETRAINED)
+    third = Recommender.load(Path("data/checkpoints/third-retrained"))
     assert {"a-new", "y-new"} <= set(third.item_ids)
-    with pytest.raises(UserError, match="data/checkpoints/retrained was trained on third already; give the longer log a section"):
-        typed("--checkpoint", str(RETRAINED))
+    assert torch.equal(Recommender.load(RETRAINED).table, served.table), "the weights that it started from stay"
+    with pytest.raises(
+        UserError, match="checkpoints/third-retrained was trained on third already; give the longer log a section"
+    ):
+        typed("--checkpoint", "data/checkpoints/third-retrained")
 
 
 def test_an_interrupted_retraining_goes_on_and_a_damaged_state_starts_from_the_earlier_weights(

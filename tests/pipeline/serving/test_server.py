@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import os
 import re
 import shutil
 import socket
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 
 from benchmarks.serving import requests_at, serving
+from pipeline.artifacts import sha256
 from pipeline.serving.recommender import Recommender
 from pipeline.serving.server import BODY, HISTORY, LISTED, K
 
@@ -125,6 +127,40 @@ def test_a_mistake_is_answered_by_one_error(port: int, mistake: str) -> None:
     assert says in found[1]["error"]
     assert "\n" not in found[1]["error"]
     assert ask(port, {})[0] == 200, "the server goes on"
+
+
+def test_every_id_that_is_recommended_may_be_sent(packaged: Path, tmp_path: Path) -> None:
+    """Ids are 400 characters long, such as addresses; the longest list of them is a body of more than BODY bytes."""
+    folder = tmp_path / "package"
+    shutil.copytree(packaged, folder)
+    items = json.loads((folder / "items.json").read_text())
+    items["ids"] = [item.ljust(400, "x") for item in items["ids"]]
+    (folder / "items.json").write_text(json.dumps(items))
+    sidecar = json.loads((folder / "sidecar.json").read_text())
+    sidecar["files"]["items.json"] = sha256(folder / "items.json")
+    (folder / "sidecar.json").write_text(json.dumps(sidecar))
+    with serving(folder) as port:
+        denied = (items["ids"][:50] * LISTED)[:LISTED]
+        status, found = ask(port, {"history": items["ids"][:3], "deny": denied})
+        assert status == 200
+        assert not {item["item_id"] for item in found["items"]} & {*items["ids"][:50]}
+
+
+def test_a_python_package_that_is_missing_is_one_line(packaged: Path, tmp_path: Path) -> None:
+    for name in ("numpy", "onnxruntime", "uvicorn"):
+        shadow = tmp_path / name
+        shadow.mkdir()
+        (shadow / f"{name}.py").write_text(f"raise ModuleNotFoundError('none', name={name!r})")
+        done = subprocess.run(
+            [sys.executable, "serve.py"],
+            cwd=packaged,
+            env=os.environ | {"PYTHONPATH": str(shadow)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 1
+        assert done.stderr == f"serve: the Python package {name} is not installed; run `pip install -r requirements.txt`\n"
 
 
 @pytest.mark.parametrize(

@@ -122,10 +122,30 @@ def test_nan_is_no_user_no_item_no_time_and_no_title(load: Load, suffix: str) ->
 
 
 def test_an_id_that_reads_like_a_missing_value_is_named(load: Load) -> None:
-    log = pl.DataFrame({"user_id": ["nan", "None", "Nancy"], "item_id": ["a"] * 3, "timestamp": [START] * 3})
-    assert found(load(log, items_of("a")))["missing_user"].text == (
-        "Perhaps a missing value that a program has written as text, but taken as an id: 2 user ids ('None', 'nan')."
+    users = ["nan", "None", "\\N", "\\N", "Nancy"]
+    log = pl.DataFrame({"user_id": users, "item_id": ["a"] * 5, "timestamp": [START + i for i in range(5)]})
+    note = found(load(log, items_of("a")))["missing_user"]
+    assert note.text == (
+        "Perhaps a missing value that a program has written as text, but taken as an id: 3 user ids ('None', '\\\\N', …) in 4 "
+        "rows; leave them empty, which drops the rows."
     )
+    assert (note.count, note.total, note.warning) == (4, 5, True)
+
+
+@pytest.mark.parametrize("form", ["texts", "points", "format"])
+def test_times_that_no_click_can_have_are_a_warning(load: Load, form: str) -> None:
+    """A clock that was wrong: half of the clicks are in 2106 or in the year 14."""
+    days = [datetime.datetime(*day) for day in ((2014, 1, 1), (2106, 2, 7), (14, 1, 1), (2014, 1, 2))]
+    times = {
+        "texts": [f"{day.isoformat()}Z" for day in days],
+        "points": days,
+        "format": [f"{day:%d.%m.}{day.year:04}" for day in days],
+    }
+    log = pl.DataFrame({"user_id": ["u"] * 4, "item_id": ["a"] * 4, "timestamp": times[form]})
+    options = {"time": "%d.%m.%Y"} if form == "format" else {}
+    notes = found(load(log, items_of("a"), ("log.parquet", "items.csv"), **options))
+    assert [(notes[name].count, notes[name].warning) for name in ("early_times", "late_times")] == [(1, True)] * 2
+    assert notes["late_times"].text.startswith("Later than tomorrow: 1 time; ")
 
 
 def test_a_smallest_rating_needs_ratings(load: Load) -> None:
