@@ -5,6 +5,7 @@ import math
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
 import polars as pl
@@ -281,7 +282,12 @@ def more_users(leader: str, row: dict, users: int) -> list[str]:
     gain, width = row["improvement"], row["high"] - row["low"]
     if not gain or gain < 0 or not math.isfinite(width) or row["p_holm"] < SIGNIFICANT:
         return []
-    needed = users * (width / 2 / gain) ** 2
+    # The interval is that of one comparison, at 5 %; Holm's factor makes it one of several, with a smaller share for each.
+    share = SIGNIFICANT * row["p"] / row["p_holm"]
+    wider = NormalDist().inv_cdf(share / 2) / NormalDist().inv_cdf(SIGNIFICANT / 2)
+    needed = users * (width / 2 * wider / gain) ** 2
+    if needed <= users:
+        return []
     if needed > MOST * users:
         return [f"More users: not even {MOST} times as many would tell {leader} and {title(row['other'])} apart."]
     ahead = f"{leader} stays {100 * gain:.1f} % above {title(row['other'])}"

@@ -179,6 +179,8 @@ def _check_protocol(sets: dict[str, PublishedSet]) -> None:
     """Raise UserError if the runs of some sets were trained or ranked in other ways than those of the others."""
     ways: dict[tuple, Path] = {}
     for of in sets.values():
+        if missing := [name for name in PROTOCOL if name not in of.runs().columns]:
+            raise UserError(f"{of.folder}: its runs are of an older version, which did not record {', '.join(missing)}")
         for way in of.runs().select(PROTOCOL).unique().rows():
             ways.setdefault(way, of.folder)
     if len(ways) > 1:

@@ -32,7 +32,9 @@ def sign_flip_p_values(differences: np.ndarray, seed: int = 0, permutations: int
 def holm(p_values: np.ndarray) -> np.ndarray:
     """Return p-values adjusted by Holm's step-down procedure. (C,) -> (C,)
 
-    Rejecting below 0.05 keeps the probability of any false rejection among the C hypotheses at 5 % or less.
+    Rejecting below 0.05 keeps the probability of any false rejection among the C hypotheses at 5 % or less, if they were chosen
+    before the figures. Comparisons with the leader are not: of ten equal adapters, one was called below the leader in 12 % of 400
+    simulations with 400 users.
     """
     order = np.argsort(p_values)
     factors = np.arange(len(p_values), 0, -1)

@@ -63,6 +63,14 @@ def test_who_does_not_lead_is_compared_with_the_leader() -> None:
     assert "[Shop, SASRec](results/shop/report.md)" in filled(text, "docs/results.md")
 
 
+def test_runs_of_a_version_that_did_not_record_how_they_were_ranked_are_refused(shop: Path) -> None:
+    columns = RUN_HEADER.strip().split(",")[:-2]
+    (shop / RUNS).write_text(f"{','.join(columns)}\n{','.join(RUN.strip().split(',')[:-2])}\n")
+    sign(shop)
+    with pytest.raises(UserError, match=r"docs/results/shop: its runs are of an older version, .* similarity, exclude_history$"):
+        filled(BLOCK.format(about="spectran paper NDCG@20"), "README.md")
+
+
 @pytest.mark.usefixtures("shop")
 def test_an_interval_that_reaches_the_leader_s_zero_has_no_end() -> None:
     text = filled(BLOCK.format(about="spectran paper with_history_NDCG@20"), "README.md")
