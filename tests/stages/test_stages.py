@@ -727,7 +727,7 @@ def test_a_dim_that_no_run_can_have_is_one_line(dim: int) -> None:
 def test_a_cell_is_over_something_or_tuned() -> None:
     done = stage("cell tiny sasrec spectran --over variants --tuned info_nce")
     assert done.returncode == 2
-    assert done.stderr.endswith("error: argument --tuned: not allowed with argument --over\n")
+    assert done.stderr.startswith("cell: argument --tuned: not allowed with argument --over; ")
 
 
 def test_stages_that_need_no_torch_do_not_import_it(project: Path) -> None:
