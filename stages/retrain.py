@@ -21,14 +21,14 @@ def main() -> str:
     params = load_params()
 
     from pipeline.device import select_device
-    from pipeline.serving.retrain import retrain
+    from pipeline.serving.retrain import checkpoint_of, retrain
 
     select_kernels()
     found = retrain(params, given.checkpoint, select_device())
     print(f"retrain: {found.kept:,} items keep their rows; new: {found.new:,}; gone: {found.dropped:,}", flush=True)
     name = f"NDCG@{max(params.evaluate.cutoffs)}"
     return (
-        f"{found.run.name} in {found.checkpoint}: test {name} {found.after[name]:.4f}, {found.before[name]:.4f} before, "
+        f"{found.run.name} in {checkpoint_of(found.run)}: test {name} {found.after[name]:.4f}, {found.before[name]:.4f} before, "
         f"best epoch {found.training['best_epoch']} of {found.training['epochs']}, {found.seconds:.0f} s"
     )
 

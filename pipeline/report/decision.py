@@ -30,7 +30,6 @@ from pipeline.training.sequences import LEAVE_ONE_OUT, popularity, read_sequence
 
 DECISION = Path("metrics/decision.md")
 MIB = 2**20
-NAMED = 4  # options that `selecting` begins with: dataset, backbone, adapter and dim
 MOST = 100  # times the users of the data: nobody has more, so an exact number beyond says nothing
 
 
@@ -136,7 +135,7 @@ def _block(
     size = leader.mean("trainable_parameters")
     lines.append(["size", f"{size:,.0f} trained parameters, {4 * size / MIB:.1f} MiB"])
     lines.append(["training, a run", f"{leader.mean('training_seconds') / 60:.1f} minutes ({runs['device'][0]})"])
-    chosen = selecting(params, leader)
+    names, settings = selecting(params, leader)
     heading = f"## {name}: {plural(users, 'user')}, {plural(leader.runs.height, 'seed')}"
     changes = what_would_change(params, leader, candidates, others, level, unusable, beaten, users)
     parts = [
@@ -144,18 +143,18 @@ def _block(
         f"**{verdict(leader, candidates, level, beaten, unfit, unusable_above(rows, unfit) if rows.height else [])}**",
         markdown_lines([[markdown_text(entry) for entry in line] for line in lines]),
         f"To serve {title(leader.adapter)}{'' if beaten is None or beaten.surely else ' all the same'}: "
-        f"`dvc exp run evaluate {' '.join(chosen)}`, then `dvc repro serving/dvc.yaml`."
-        + (" Before the next grid, `git checkout params.yaml`: these settings would be its defaults." if chosen[NAMED:] else ""),
+        f"`dvc exp run evaluate {' '.join(names + settings)}`, then `dvc repro serving/dvc.yaml`."
+        + (" Before the next grid, `git checkout params.yaml`: these settings would be its defaults." if settings else ""),
         "What would change the verdict:\n\n" + "\n".join(f"- {markdown_text(change)}" for change in changes),
     ]
     return parts, changes
 
 
-def selecting(params: Params, leader: Candidate) -> list[str]:
-    """Return the options of `dvc exp run` that select an adapter with the settings of its runs, tuned ones included."""
+def selecting(params: Params, leader: Candidate) -> tuple[list[str], list[str]]:
+    """Return the options of `dvc exp run` that select an adapter, and those for settings that differ from params.yaml."""
     row = leader.runs.row(0, named=True)
     names = {name: row[name] for name in ("dataset", "backbone", "adapter", "dim")}
-    found = [f"-S {name}={value}" for name, value in names.items()]
+    found = []
     sections = {"backbone": f"backbones.{row['backbone']}", "adapter": f"adapters.{row['adapter']}"}
     default = Run.of(params, **names, seed=row["seed"]).settings
     trained = read_json(Path(row["run_directory"]) / "config.json", "`dvc repro grid/dvc.yaml`")["settings"]
@@ -164,7 +163,7 @@ def selecting(params: Params, leader: Candidate) -> list[str]:
             if option in default[section] and value != default[section][option]:  # else there is no such option any more
                 shown = value if isinstance(value, str) else json.dumps(value)
                 found.append(f"-S {sections.get(section, section)}.{option}={shown}")
-    return found
+    return [f"-S {name}={value}" for name, value in names.items()], found
 
 
 def verdict(

@@ -73,7 +73,7 @@ class Recommender:
         options = self.run.settings["adapter"]
         rows = new_rows(self.model.adapter, options, load_spectrum(self.run.spectrum), embeddings, ids)
         wider = copy.copy(self)
-        of_catalogue = ("_catalogue", "_ids_and_titles", "_dropped", "_had")
+        of_catalogue = ("_catalogue", "_ids_and_titles", "_logged", "_had")
         wider.__dict__ = {name: value for name, value in vars(self).items() if name not in of_catalogue}
         wider.item_ids = [*self.item_ids, *items["item_id"]]
         wider.titles = [*self.titles, *items["title"]]
@@ -176,7 +176,7 @@ class Recommender:
             return [self.item_ids[i] for i in self.users["items"][row]]
         if not self._has_log:
             return []
-        return self._dropped.get(user_id, [])
+        return self._logged.get(user_id, [])
 
     def had_by(self, user_id: str) -> list[str]:
         """All items of the catalogue that the user had, in no order: the history, and what the filters left out of it.
@@ -185,8 +185,8 @@ class Recommender:
         """
         history = self.history_of(user_id)
         options = self._preprocessing
-        whole = options.get("min_rating") is None and len(history) < options["cap"] and not self._wider
-        return history if whole else [*history, *self._had.get(user_id, [])]
+        every = self._has_log if self._wider else len(history) < options["cap"]  # from the log, a history has no cap
+        return history if every and options.get("min_rating") is None else [*history, *self._had.get(user_id, [])]
 
     def indices(self, items: Iterable[str], where: str, skip_unknown: bool = False) -> np.ndarray:
         """Row numbers of items, (n,) int64. Raises UserError, which starts with `where`, for an unknown one unless skipped."""
@@ -310,7 +310,7 @@ class Recommender:
         return dict(self._log(every_rating=True).group_by("user_id").agg(pl.col("item_id").unique()).iter_rows())
 
     @cached_property
-    def _dropped(self) -> dict[str, list[str]]:
+    def _logged(self) -> dict[str, list[str]]:
         """Histories of the users whom the core filter dropped, or with new items of all, read from the log at first use."""
         ties = self._preprocessing["ties"]
         log = self._log()

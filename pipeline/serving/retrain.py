@@ -66,10 +66,6 @@ class Retrained:
     before: dict[str, float]
     after: dict[str, float]
 
-    @property
-    def checkpoint(self) -> Path:
-        return checkpoint_of(self.run)
-
 
 def retrain(params: Params, directory: Path, device: torch.device) -> Retrained:
     """Train the selected run of `params` from the weights of the checkpoint in `directory`, test it, and write its checkpoint.

@@ -337,7 +337,7 @@ def _describe_missing(log: pl.DataFrame, notes: list[Finding]) -> None:
 
 
 def _describe_ids(column: pl.Series, what: str, notes: list[Finding]) -> None:
-    """Ids that look as if a program had changed them. Where they stand for no id, their rows are counted: they are one user."""
+    """Ids that look as if a program had changed them. Of those that read like a missing value, the rows are counted."""
     known = column.drop_nulls().unique().sort()
     for name, pattern, says in (
         ("spaces", r"^\s|\s$", "With a space at an end, which is part of the id"),
