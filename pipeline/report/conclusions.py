@@ -14,6 +14,8 @@ from pipeline.report.results import ResultSet
 from pipeline.report.significance import SIGNIFICANT
 from pipeline.report.titles import interval, pair_title, title
 
+LOSSES = ("info_nce", "cross_entropy")  # against drawn negatives, and against the whole catalogue
+
 
 def headline_metric(summary: pl.DataFrame) -> str:
     """Return NDCG at the largest cutoff; with the default cutoffs, this is the metric that early stopping monitors."""
@@ -45,7 +47,7 @@ def unusable_above(rows: pl.DataFrame, unusable: set[str]) -> list[str]:
     return [f"{title(row['other'])} ({row['mean_other']:.4f})" for row in above.iter_rows(named=True)]
 
 
-def verdict(summary: pl.DataFrame, compared: pl.DataFrame, unusable: pl.DataFrame, loss: str | None = None) -> str:
+def verdict(summary: pl.DataFrame, compared: pl.DataFrame, unusable: pl.DataFrame) -> str:
     """Return one paragraph that names the best adapter, or the adapters that are level.
 
     summary: from `results.summarise`; compared: from `users.compare`, of the same cells; unusable: from `results.unusable_runs`.
@@ -59,9 +61,8 @@ def verdict(summary: pl.DataFrame, compared: pl.DataFrame, unusable: pl.DataFram
         only = f"Only {title(adapters[0])} was run: there is nothing to compare it with."
         return " ".join([only, *_unusable_adapters(unusable)])
     pairs = summary.n_unique(PAIR)
-    start = f"{capitalised(configuration(loss))}: " if loss else ""
     if not compared.height:
-        return f"{start}No conclusion: no two adapters were run on each of the {pairs} pairs of dataset and backbone."
+        return f"No conclusion: no two adapters were run on each of the {pairs} pairs of dataset and backbone."
     metric = headline_metric(summary)
     rows = compared.filter(pl.col("metric") == metric).sort("mean_other", descending=True, maintain_order=True)
     leader, excluded = rows["leader"][0], set(unusable["adapter"])
@@ -70,10 +71,10 @@ def verdict(summary: pl.DataFrame, compared: pl.DataFrame, unusable: pl.DataFram
     remarks = _unusable_adapters(unusable)
     remarks += [f"Not run on every pair, so not compared here: {enumeration(absent)}."] if absent else []
     if leader in excluded or not others:
-        return " ".join([f"{start}No conclusion: fewer than two adapters have runs that learned and stopped early.", *remarks])
+        return " ".join(["No conclusion: fewer than two adapters have runs that learned and stopped early.", *remarks])
     if ahead := unusable_above(rows, excluded):
         best = f"{title(leader)} ({rows['mean'][0]:.4f}), the best adapter whose runs learned and stopped early"
-        return " ".join([f"{start}No conclusion: by {metric}, {enumeration(ahead)} scored above {best}.", *remarks])
+        return " ".join([f"No conclusion: by {metric}, {enumeration(ahead)} scored above {best}.", *remarks])
     second = others[0]
     ties = [title(row["other"]) for row in others if is_tie(row)]
     below = [title(row["other"]) for row in others if not is_tie(row)]
@@ -84,9 +85,9 @@ def verdict(summary: pl.DataFrame, compared: pl.DataFrame, unusable: pl.DataFram
     highest = f"{metric}, {second['mean']:.4f}{over}, {gain} {title(second['other'])}"
     tested = f"({shown}p = {second['p_holm']:.4f} over users, Holm-adjusted; {seeds})"
     if not ties:
-        sentences = [f"{start}{title(leader)} is best: it has the highest {highest} {tested}."]
+        sentences = [f"{title(leader)} is best: it has the highest {highest} {tested}."]
     else:
-        sentences = [f"{start}Level: {', '.join([title(leader), *ties])}. {title(leader)} has the highest {highest} {tested}."]
+        sentences = [f"Level: {', '.join([title(leader), *ties])}. {title(leader)} has the highest {highest} {tested}."]
         if _within_spread(second) and second["p_holm"] < SIGNIFICANT:
             spread = max(second["std"] or 0.0, second["std_other"] or 0.0)
             sentences.append(
@@ -113,18 +114,20 @@ def _unusable_adapters(unusable: pl.DataFrame) -> list[str]:
 def with_full_softmax(tuned: list[ResultSet]) -> str:
     """Return a sentence on whether text still helps under the full softmax; "" without both losses, Base and another adapter.
 
-    Means are over the pairs of dataset and backbone, and the adapters, that were tuned under both losses.
+    Means are over the pairs of dataset and backbone, and the adapters, that were tuned under both losses. Adapters with runs that
+    support no conclusion are left out.
     """
     found = {result_set.loss: result_set.summary for result_set in tuned}
-    if not {"info_nce", "cross_entropy"} <= set(found):
+    if not set(LOSSES) <= set(found):
         return ""
     metric = headline_metric(found["info_nce"])
-    shared = set.intersection(*(set(found[loss]["adapter"]) for loss in ("info_nce", "cross_entropy")))
+    usable = (set(one.summary["adapter"]) - set(one.unusable["adapter"]) for one in tuned if one.loss in LOSSES)
+    shared = set.intersection(*usable)
     means = {
         loss: found[loss]
         .filter((pl.col("metric") == metric) & pl.col("adapter").is_in(shared))
         .pivot(on="adapter", index=PAIR, values="mean")
-        for loss in ("info_nce", "cross_entropy")
+        for loss in LOSSES
     }
     both = means["info_nce"].join(means["cross_entropy"], on=PAIR, how="inner", suffix="_full").drop_nulls()
     others = sorted(shared - {"base"})
@@ -175,8 +178,8 @@ def budget(params: Params, rows: pl.DataFrame) -> str:
         sentences.append(
             f"Every {'other ' if others else ''}method was tuned separately on validation, with the same budget: {count} (the "
             f"first uses the settings of params.yaml), each a full run with seed {seed}. The default and the best two other "
-            f"settings were also trained with seed {seed + 1}, and the setting with the best mean was chosen. grid/space.yaml "
-            "lists the values to choose from, grid/tuned/ the chosen ones."
+            f"settings were also trained with seed {seed + 1}, and the best of the three under that seed was chosen. "
+            "grid/space.yaml lists the values to choose from, grid/tuned/ the chosen ones."
         )
     if others:
         sentences.append(
@@ -186,9 +189,14 @@ def budget(params: Params, rows: pl.DataFrame) -> str:
     return " ".join(sentences)
 
 
-def verdicts(result_set: ResultSet) -> list[str | list[str]]:
-    """Return the verdict over all pairs of dataset and backbone and, if there are several pairs, a list with one for each."""
-    overall = verdict(result_set.summary, result_set.overall, result_set.unusable, result_set.loss)
+def verdicts(result_set: ResultSet, alone: bool = True) -> list[str | list[str]]:
+    """Return the verdict over all pairs of dataset and backbone and, if there are several pairs, a list with one for each.
+
+    alone: whether the report has no other result set; if it has, the verdict starts with how these adapters were configured.
+    """
+    overall = verdict(result_set.summary, result_set.overall, result_set.unusable)
+    if not alone:
+        overall = f"{capitalised(configuration(result_set.loss))}: {overall}"
     blocks = result_set.summary.partition_by(PAIR, maintain_order=True)
     lines = []
     for block in blocks if len(blocks) > 1 else []:

@@ -14,6 +14,7 @@ from pipeline.report.gains import ALL_PAIRS, BASE
 from pipeline.report.mean_ranks import MeanRanks
 from pipeline.report.overviews import attention_weights
 from pipeline.report.significance import SIGNIFICANT
+from pipeline.report.table_data import DIMENSION_KEYS
 from pipeline.report.titles import title
 
 LEADING = 10  # directions whose share of variance the sentence on Figure 1 gives
@@ -86,8 +87,8 @@ def groups(grouped: pl.DataFrame, by: str, unusable: pl.DataFrame) -> str:
     return per_block(without(grouped.filter(pl.col("by") == by), unusable), say)
 
 
-def dimensions(summary: pl.DataFrame, metric: str) -> str:
-    """Say which adapter is highest at each dim. summary: the data of Table 4."""
+def dimensions(summary: pl.DataFrame, metric: str, unusable: pl.DataFrame) -> str:
+    """Say which adapter is highest at each dim. summary: the data of Table 4; unusable: its runs that support no conclusion."""
 
     def say(block: pl.DataFrame) -> str:
         best = [
@@ -96,7 +97,8 @@ def dimensions(summary: pl.DataFrame, metric: str) -> str:
         ]
         return f"the highest {metric} has, by dim: {', '.join(best)}."
 
-    return per_block(summary.filter(pl.col("metric") == metric), say)
+    known = summary.filter(metric=metric).join(unusable, on=DIMENSION_KEYS, how="anti", maintain_order="left")
+    return per_block(known, say)
 
 
 def cost(cost: pl.DataFrame, summary: pl.DataFrame, metric: str, unusable: pl.DataFrame) -> str:
@@ -142,7 +144,10 @@ def learning_curves(rows: pl.DataFrame) -> str:
 
 
 def tuning(slopes: pl.DataFrame, metric: str) -> str:
-    """Say which adapter is highest under each setting. slopes: from `overviews.slopes`."""
+    """Say which adapter is highest under each setting, of those whose runs support a conclusion.
+
+    slopes: from `overviews.slopes`.
+    """
 
     def say(block: pl.DataFrame) -> str:
         best = []
@@ -151,7 +156,7 @@ def tuning(slopes: pl.DataFrame, metric: str) -> str:
             best.append(f"{row['setting'].replace(chr(10), ' ')} {title(row['adapter'])}, {row['mean']:.4f}")
         return f"the highest {metric} has, by setting: {'; '.join(best)}."
 
-    return per_block(slopes, say)
+    return per_block(slopes.filter(~pl.col("unusable")), say)
 
 
 def mean_ranks(found: MeanRanks) -> str:

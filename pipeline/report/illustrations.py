@@ -43,8 +43,9 @@ def illustrate(directory: Path, measured: Measured, tables: dict[str, Table]) ->
         "attention": lambda: findings.attention(default),
     }
     if "table4" in tables:
-        figures.dimensions(tables["table4"].data, metric, measured.unusable)
-        says["dimensions"] = lambda: findings.dimensions(tables["table4"].data, metric)
+        unusable = measured.unusable.filter(pl.col("over").is_in(["seeds", "dims"]))
+        figures.dimensions(tables["table4"].data, metric, unusable)
+        says["dimensions"] = lambda: findings.dimensions(tables["table4"].data, metric, unusable)
     if ranked := mean_ranks(findings.without(summary, first.unusable), metric):
         draw_mean_ranks(figures, ranked)
         says["mean-ranks"] = lambda: findings.mean_ranks(ranked)

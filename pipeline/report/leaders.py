@@ -11,6 +11,7 @@ import polars as pl
 
 from common.errors import UserError
 from common.names import check_form
+from common.words import enumeration
 from models.adapters import ADAPTERS
 from pipeline.grid.cells import PAIR
 from pipeline.grid.published import PUBLISHED, read_runs, read_table
@@ -67,6 +68,11 @@ def comparison_files(rows: pl.DataFrame, cutoff: int, train: Train) -> dict[str,
     return {comparisons_file(loss): compared(part, cutoff, train).write_csv().encode() for loss, part in sets.items()}
 
 
+def paper_adapters() -> list[str]:
+    """Return the adapters that the paper compares."""
+    return paper_table()["adapter"].unique(maintain_order=True).to_list()
+
+
 def compared(rows: pl.DataFrame, cutoff: int, train: Train) -> pl.DataFrame:
     """Return `users.comparisons` among every adapter and among the paper's (column `among`), for every ranking that was tested.
 
@@ -74,7 +80,7 @@ def compared(rows: pl.DataFrame, cutoff: int, train: Train) -> pl.DataFrame:
     ranking that some cell lacks is left out. rows: a row per run of one set, from `read_cells`. As in a
     verdict, adapters with unusable runs are left out. Empty if no block has two adapters.
     """
-    papers = rows.filter(pl.col("adapter").is_in(paper_table()["adapter"].unique().to_list()))
+    papers = rows.filter(pl.col("adapter").is_in(paper_adapters()))
     metrics = (f"NDCG@{cutoff}", f"HR@{cutoff}")
     others = [name for name in rows.columns if name.endswith(f"_{metrics[0]}") and not name.startswith("validation")]
     prefixes = ["", *(name.removesuffix(metrics[0]) for name in others if not rows[name].has_nulls())]
@@ -172,7 +178,25 @@ def _rows(of: PublishedSet, among: str, metric: str) -> list[dict]:
     rows = read_table(of.folder, name).filter(among=among, metric=metric)
     if rows.n_unique(PAIR) != 1:
         raise UserError(f"{of.folder / name}: not one pair of dataset and backbone with {metric} among {among} adapters")
+    _check_leader(of, among, rows, metric)
     return rows.sort("mean_other", descending=True, maintain_order=True).to_dicts()
+
+
+def _check_leader(of: PublishedSet, among: str, rows: pl.DataFrame, metric: str) -> None:
+    """Raise UserError if an adapter that takes no part in the comparisons, for its unusable runs, is above the leader by NDCG.
+
+    rows: the comparisons of one metric, which need not be the one that decides.
+    """
+    ndcg = metric.replace("HR@", "NDCG@")
+    means = of.runs().group_by("adapter", maintain_order=True).agg(pl.col(ndcg).mean())
+    candidates = paper_adapters() if among == PAPER else means["adapter"].to_list()
+    leader = rows["leader"][0]
+    scores = {name: mean for name, mean in means.iter_rows() if name in candidates and name not in rows["other"]}
+    if above := [title(name) for name, mean in scores.items() if leader in scores and mean > scores[leader]]:
+        raise UserError(
+            f"{of.folder}: {enumeration(above)} scored above {title(leader)} by {ndcg}, with runs that were ended by "
+            "`train.epochs` or never learned, so nobody leads; train again with more epochs"
+        )
 
 
 def _check_protocol(sets: dict[str, PublishedSet]) -> None:

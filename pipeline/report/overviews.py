@@ -21,15 +21,18 @@ TILES = (32, 64)  # of the picture of W: tiles along the output dimensions and a
 
 
 def slopes(result_sets: list[ResultSet], metric: str) -> pl.DataFrame:
-    """Return the mean of every cell by the way it was set: KEYS, setting, mean; empty if nothing was tuned."""
-    parts = [
-        result_set.summary.filter(pl.col("metric") == metric).select(
-            *KEYS, "mean", setting=pl.lit(SETTINGS.get(result_set.loss, f"tuned,\n{title(str(result_set.loss))}"))
-        )
-        for result_set in result_sets
-    ]
-    if len(parts) < 2:
-        return pl.DataFrame(schema={**dict.fromkeys(KEYS, pl.String), "mean": pl.Float64, "setting": pl.String})
+    """Return the mean of every cell by the way it was set; empty if nothing was tuned.
+
+    Columns: KEYS, mean, setting, unusable (whether the cell has a run that supports no conclusion).
+    """
+    if len(result_sets) < 2:
+        return pl.DataFrame(schema={**dict.fromkeys(KEYS, pl.String), "mean": float, "setting": pl.String, "unusable": bool})
+    parts = []
+    for result_set in result_sets:
+        unusable = result_set.unusable.select(*KEYS, unusable=True).unique()
+        marked = result_set.summary.filter(metric=metric).join(unusable, on=KEYS, how="left", maintain_order="left")
+        setting = SETTINGS.get(result_set.loss, f"tuned,\n{title(str(result_set.loss))}")
+        parts.append(marked.select(*KEYS, "mean", pl.lit(setting).alias("setting"), pl.col("unusable").fill_null(value=False)))
     every = pl.concat(parts)
     return every.filter(pl.len().over(KEYS) > 1)  # a cell that was set in one way only has no slope
 
@@ -46,7 +49,7 @@ def draw_slopes(canvas: Canvas, data: pl.DataFrame, metric: str) -> None:
             axis.plot(places, points["mean"], **canvas.line(name))
             for x, row in zip(places, points.iter_rows(named=True), strict=True):
                 setting = row["setting"].replace("\n", " ")
-                canvas.dot(axis, x, row["mean"], name, f"{title(name)}, {setting}: {row['mean']:.4f}")
+                canvas.dot(axis, x, row["mean"], name, f"{title(name)}, {setting}: {row['mean']:.4f}", row["unusable"])
             ends.append((places[-1], points["mean"][-1], name))
         axis.set_xticks(range(len(settings)), settings)
         axis.set(ylabel=f"test {metric}")

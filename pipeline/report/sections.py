@@ -107,11 +107,11 @@ def sections(
         parts += [drawing] if (drawing := picture(*figure)) else []
         return [Section(heading, [text, *parts] if text else parts)] if parts else []
 
-    opening: list[Part] = [*verdicts(first)]
+    opening: list[Part] = [*verdicts(first, alone=not tuned)]
     opening += [forest] if (forest := picture("forest", FOREST)) else []
     opening += [notes]
     for result_set in tuned:
-        opening += verdicts(result_set)
+        opening += verdicts(result_set, alone=False)
     opening += [softmax] if (softmax := with_full_softmax(tuned)) else []
     opening += [unusable] if (unusable := unusable_sentences(measured.unusable, rows.height, params.train)) else []
     if missing:
@@ -126,9 +126,12 @@ def sections(
         *part("Leaderboard", "leaderboard"),
         *([Section("What would change the verdict", [changes])] if changes else []),
         *part("Over all pairs", figure=("mean-ranks", MEAN_RANKS)),
-        *part("What tuning changes", figure=("tuning", f"Test {metric} of each adapter by the way its settings were chosen.")),
+        *part(
+            "What tuning changes",
+            figure=("tuning", f"Test {metric} of each adapter, by how its settings were chosen. {HOLLOW}"),
+        ),
         *part("Table 1: datasets", "table1", text=" ".join(found.text for found in ties)),
-        *part("Table 2: adapters", "table2", figure=("comparison", f"Test {metric}, the highest first.")),
+        *part("Table 2: adapters", "table2", figure=("comparison", f"Test {metric}, the highest first. {HOLLOW}")),
         *part("Significance", "significance"),
         *(
             section

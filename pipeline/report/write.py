@@ -21,7 +21,7 @@ from pipeline.report.html import report_html
 from pipeline.report.illustrations import illustrate
 from pipeline.report.leaderboard import leaderboard, plain
 from pipeline.report.measured import Measured, of_table2
-from pipeline.report.results import ResultSet, table_metrics
+from pipeline.report.results import table_metrics
 from pipeline.report.sections import report_markdown, sections
 from pipeline.report.tables import all_tables
 from pipeline.report.trivial import beyond_table, sentences, with_trivial
@@ -48,7 +48,7 @@ def write_report(params: Params, partial: bool = False) -> tuple[str, list[Cell]
     chosen = choose_cells(params, partial)
     measured = Measured.of(params, read_rows(params, chosen, partial))
     tables, notes = make_tables(params, measured, chosen.missing)
-    terminal = terminal_text(measured.first, tables["leaderboard"])
+    terminal = terminal_text(measured, tables["leaderboard"])
     with atomic_directory(TABLES) as directory:
         for table in tables.values():
             table.write(directory)
@@ -146,6 +146,7 @@ def make_tables(params: Params, measured: Measured, missing: list[Cell]) -> tupl
     return tables, [*compared, *measured_otherwise]
 
 
-def terminal_text(result_set: ResultSet, board: Table) -> str:
-    """Return the verdict and the leaderboard for a terminal: no markup, at most WIDTH columns as far as names allow."""
-    return f"{textwrap.fill(str(verdicts(result_set)[0]), WIDTH, break_on_hyphens=False)}\n\n{plain(board)}\n"
+def terminal_text(measured: Measured, board: Table) -> str:
+    """Return the first verdict and the leaderboard for a terminal: no markup, at most WIDTH columns as far as names allow."""
+    said = str(verdicts(measured.first, alone=len(measured.result_sets) == 1)[0])
+    return f"{textwrap.fill(said, WIDTH, break_on_hyphens=False)}\n\n{plain(board)}\n"

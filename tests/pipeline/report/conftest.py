@@ -18,10 +18,9 @@ from pipeline.report.sections import Section, sections
 from pipeline.report.write import write_report
 from tests.conftest import inside
 from tests.params import change_params
-from tests.pipeline.report.values import NAMES, report_rows
+from tests.pipeline.report.values import NAMES, NO_RUNS, report_rows
 
 NOTHING = pl.DataFrame()
-NO_RUNS = pl.DataFrame(schema={"adapter": pl.String, "why": pl.String})
 
 
 @pytest.fixture(scope="session")

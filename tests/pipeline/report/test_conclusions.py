@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,9 @@ from pipeline.report.conclusions import (
 from pipeline.report.results import unusable_runs
 from pipeline.report.tables import significance
 from pipeline.report.titles import title
-from tests.pipeline.report.values import BOTH, OFFICE, Cell, report_rows, summary
+from tests.pipeline.report.values import BOTH, NO_RUNS, OFFICE, Cell, report_rows, summary
 
 NOTHING = pl.DataFrame()
-NO_RUNS = pl.DataFrame(schema={"adapter": pl.String, "why": pl.String})
 ROOT = Path(__file__).parents[3]
 
 
@@ -257,9 +257,13 @@ def test_adapters_without_a_pair_in_common_are_not_compared() -> None:
     assert lines[0] == "Toys, SASRec: Only MoRec was run: there is nothing to compare it with."
 
 
-def test_the_tuned_set_says_how_it_was_set() -> None:
-    text = verdict(summary(BOTH), NOTHING, NO_RUNS, "cross_entropy")
-    assert text.startswith("Tuned, with the full softmax: No conclusion")
+def test_of_several_sets_each_says_how_it_was_set() -> None:
+    def said(loss: str | None, **others: bool) -> str:
+        return str(verdicts(results.ResultSet(loss, summary(BOTH), NOTHING, NOTHING, NO_RUNS), **others)[0])
+
+    assert said("cross_entropy", alone=False).startswith("Tuned, with the full softmax: No conclusion")
+    assert said(None, alone=False).startswith("With the settings of params.yaml: No conclusion")
+    assert said(None).startswith("No conclusion")
 
 
 def test_the_headline_is_ndcg_at_the_largest_cutoff_in_whatever_order_they_are() -> None:
@@ -302,6 +306,8 @@ def test_the_full_softmax_is_compared_over_the_cells_of_both_losses() -> None:
     assert "tuned Base goes from an NDCG@20 of 0.1500 to 0.2000 (average over 1 pair)" in text
     assert text.endswith("relative to Base: SpecTran, +120.0 % with negatives; SpecTran, +25.0 % with the whole catalogue.")
     assert with_full_softmax([sampled]) == ""
+    cut_short = replace(full, unusable=pl.DataFrame({"adapter": ["spectran"], "why": ["not finished"]}))
+    assert with_full_softmax([sampled, cut_short]) == "", "no other adapter has runs that support a conclusion under both"
     only = {cell: values for cell, values in strong.items() if cell[2] == "base"}
     assert with_full_softmax([sampled, results.ResultSet("cross_entropy", summary(only), NOTHING, NOTHING, NO_RUNS)]) == ""
 
@@ -332,7 +338,10 @@ def test_the_budget_is_stated_for_cells_with_a_valid_choice(set_params: Callable
         "Every method was tuned separately on validation, with the same budget: 2 trials (the first uses the settings of "
         "params.yaml)"
     )
-    assert "full run with seed 4. The default and the best two other settings were also trained with seed 5" in text
+    assert (
+        "full run with seed 4. The default and the best two other settings were also trained with seed 5, and the best " in text
+    )
+    assert "of the three under that seed was chosen" in text, "see test_the_finalist_that_is_best_under_the_fresh_seed_is_chosen"
     assert "another budget" not in text
     config = json.loads(Path("grid/cells/base/config.json").read_text())
     config["settings"]["backbone"]["dropout"] = 0.2

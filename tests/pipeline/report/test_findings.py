@@ -34,3 +34,12 @@ def test_groups_name_their_leader_and_spectran_beside_it() -> None:
     assert findings.groups(grouped, "popularity", NO_RUNS) == (
         "The largest gain over Base is, by group: head MoRec +50 % (SpecTran +10 %); tail UniSRec +50 % (SpecTran -10 %)."
     )
+
+
+def test_the_highest_by_dim_is_of_runs_that_support_a_conclusion() -> None:
+    """A cell that `train.epochs` ended says nothing at its own dim, and takes part at the others."""
+    data = pl.concat([summary(OFFICE).with_columns(dim=pl.lit(dim, pl.Int64)) for dim in (16, 64)])
+    assert findings.dimensions(data, "HR@20", NO_RUNS) == "The highest HR@20 has, by dim: 16 SpecTran, 64 SpecTran."
+    row = {"dataset": "office", "backbone": "sasrec", "adapter": "spectran", "dim": 64, "over": "dims", "why": "not finished"}
+    cut_short = pl.DataFrame([row], schema=NO_RUNS.schema)
+    assert findings.dimensions(data, "HR@20", cut_short) == "The highest HR@20 has, by dim: 16 SpecTran, 64 AlphaFuse."

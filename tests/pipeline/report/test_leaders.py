@@ -26,8 +26,10 @@ LINES = [
     "paper,toys,sasrec,HR@20,alphafuse,base,0.05,0.001,0.09,0.001,-0.4,-0.5,-0.3,0.001,-0.04,3",
     "every,toys,sasrec,NDCG@20,spec_mlp,alphafuse,0.06,,0.05,,0.2,0.1,0.3,0.004,0.01,1",
 ]
-RUN_HEADER = "dataset,backbone,adapter,encoder,dim,seed,variant,loss,fingerprint,commit,torch,over,similarity,exclude_history\n"
-RUN = "toys,sasrec,base,minilm,8,0,,info_nce,f0,c0,2.13,seeds,cosine,false\n"
+RUN_HEADER = "dataset,backbone,adapter,encoder,dim,seed,variant,loss,fingerprint,commit,torch,over,similarity,exclude_history"
+RUN_HEADER += ",NDCG@20,HR@20,dot_NDCG@20,without_history_NDCG@20,with_history_NDCG@20\n"
+RUN = "toys,sasrec,base,minilm,8,0,,info_nce,f0,c0,2.13,seeds,cosine,false,0.03,0.09,0.01,0.01,0.01\n"
+LEADERS = "".join(RUN.replace("base", name).replace("0.01", "0.05").replace("0.03", "0.05") for name in ("alphafuse", "llminit"))
 BLOCK = '<!-- leaders: {about}\nshop "Shop, SASRec"\n-->\nold\n<!-- end of leaders -->\n'
 
 
@@ -37,7 +39,7 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "docs/results/shop"
     folder.mkdir(parents=True)
     (folder / COMPARISONS).write_text(HEADER + "\n".join(LINES) + "\n")
-    (folder / RUNS).write_text(RUN_HEADER + RUN)
+    (folder / RUNS).write_text(RUN_HEADER + RUN + LEADERS)
     sign(folder)
     return folder
 
@@ -64,11 +66,32 @@ def test_who_does_not_lead_is_compared_with_the_leader() -> None:
 
 
 def test_runs_of_a_version_that_did_not_record_how_they_were_ranked_are_refused(shop: Path) -> None:
-    columns = RUN_HEADER.strip().split(",")[:-2]
-    (shop / RUNS).write_text(f"{','.join(columns)}\n{','.join(RUN.strip().split(',')[:-2])}\n")
+    columns = [name for name in RUN_HEADER.strip().split(",") if name not in ("similarity", "exclude_history")]
+    values = dict(zip(RUN_HEADER.strip().split(","), RUN.strip().split(","), strict=True))
+    (shop / RUNS).write_text(f"{','.join(columns)}\n{','.join(values[name] for name in columns)}\n")
     sign(shop)
     with pytest.raises(UserError, match=r"docs/results/shop: its runs are of an older version, .* similarity, exclude_history$"):
         filled(BLOCK.format(about="spectran paper NDCG@20"), "README.md")
+
+
+def with_runs_of(shop: Path, adapter: str) -> None:
+    """Add a run above the leaders, by NDCG of both rankings, of an adapter that the comparisons leave out."""
+    above = RUN.replace("base", adapter).replace("0.01", "0.06").replace("0.03", "0.06")
+    (shop / RUNS).write_text(RUN_HEADER + RUN + LEADERS + above)
+    sign(shop)
+
+
+@pytest.mark.parametrize(("metric", "leader"), [("NDCG@20", "AlphaFuse"), ("dot_NDCG@20", "LLMInit"), ("HR@20", "AlphaFuse")])
+def test_nobody_leads_if_an_adapter_without_a_conclusion_is_above(shop: Path, metric: str, leader: str) -> None:
+    with_runs_of(shop, "unisrec")
+    ndcg = metric.replace("HR", "NDCG")
+    with pytest.raises(UserError, match=rf"^docs/results/shop: UniSRec scored above {leader} by {ndcg}, with runs that were "):
+        filled(f'<!-- level: paper {metric}\nshop "Shop"\n-->\n<!-- end of level -->\n', "README.md")
+
+
+def test_among_the_paper_s_adapters_another_one_does_not_matter(shop: Path) -> None:
+    with_runs_of(shop, "spec_mlp")
+    assert row(filled(BLOCK.format(about="spectran paper NDCG@20"), "README.md"))[2] == "AlphaFuse"
 
 
 @pytest.mark.usefixtures("shop")

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import numpy as np
+import polars as pl
+import pytest
 from safetensors.numpy import save_file
 
 from pipeline.report import findings
@@ -22,6 +24,18 @@ def test_slopes_are_of_adapters_that_were_tuned(tmp_path: Path) -> None:
     assert "<title>SpecTran, tuned, InfoNCE: 0.4300</title>" in (tmp_path / "tuning.svg").read_text()
     assert findings.tuning(data, "HR@20").endswith("tuned, InfoNCE SpecTran, 0.4300.")
     assert slopes(sets[:1], "HR@20").height == 0
+
+
+@pytest.mark.parametrize(("ended", "best"), [(False, "SpecTran, 0.3300"), (True, "AlphaFuse, 0.3000")])
+def test_the_highest_by_setting_is_of_runs_that_support_a_conclusion(tmp_path: Path, ended: bool, best: str) -> None:
+    """A cell that `train.epochs` ended is a hollow marker, and the sentence leaves it out for this setting alone."""
+    cut_short = pl.DataFrame({"dataset": ["office"], "backbone": ["sasrec"], "adapter": ["spectran"]})
+    tuned = ResultSet("info_nce", summary(OFFICE), NOTHING, NOTHING, cut_short if ended else NO_RUNS)
+    data = slopes([ResultSet(None, summary(OFFICE), NOTHING, NOTHING, NO_RUNS), tuned], "HR@20")
+    assert findings.tuning(data, "HR@20").endswith(f"as in params.yaml SpecTran, 0.3300; tuned, InfoNCE {best}.")
+    draw_slopes(Figures(tmp_path), data, "HR@20")
+    marker = (tmp_path / "tuning.svg").read_text().partition("<title>SpecTran, tuned, InfoNCE: 0.3300</title>")[2]
+    assert ("fill: var(--ground)" in marker.partition("</g>")[0]) is ended
 
 
 def test_the_weights_of_spectran_are_those_of_its_formula(tmp_path: Path) -> None:

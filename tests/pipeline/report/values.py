@@ -65,7 +65,9 @@ def summary(values: dict[Cell, list[float]]) -> pl.DataFrame:
 
 
 NOTHING = pl.DataFrame()
-NO_RUNS = pl.DataFrame(schema={"adapter": pl.String, "why": pl.String})
+NO_RUNS = pl.DataFrame(
+    schema={**dict.fromkeys(("dataset", "backbone", "adapter", "over", "why"), pl.String), "dim": pl.Int64}
+)  # that support no conclusion
 GAINS = pl.DataFrame(
     {
         "dataset": ["a"] * 4,
