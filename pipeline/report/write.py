@@ -1,7 +1,6 @@
 """The grid's outputs: tables, figures, and the report as HTML and Markdown."""
 
 import textwrap
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from pipeline.artifacts import atomic_directory, atomic_file, verify
 from pipeline.grid.cells import Cell, listed_cells, move_unlisted_cells, read_cells
 from pipeline.params import Params
 from pipeline.report import users
-from pipeline.report.comparison import require_metrics, write_comparison
+from pipeline.report.comparison import SELECTED, require_metrics, write_comparison
 from pipeline.report.conclusions import verdicts
 from pipeline.report.decision import write_decision
 from pipeline.report.formats import Table
@@ -25,7 +24,7 @@ from pipeline.report.results import table_metrics
 from pipeline.report.sections import report_markdown, sections
 from pipeline.report.tables import all_tables
 from pipeline.report.trivial import beyond_table, sentences, with_trivial
-from pipeline.runs import preprocess_command, sequences_directory, spectrum_directory, svd_command
+from pipeline.runs import EVALUATION, preprocess_command, sequences_directory, spectrum_directory, svd_command
 
 TABLES = Path("metrics/tables")
 FIGURES = Path("metrics/figures")
@@ -40,7 +39,8 @@ def write_report(params: Params, partial: bool = False) -> tuple[str, list[Cell]
 
     Returns a summary, which ends with the verdict and the leaderboard as plain text, and the cells that are in the report. Cells
     that the lists of params.yaml do not name are moved into scratch. With `partial`, cells that are missing or were built with
-    other settings are left out.
+    other settings are left out. metrics/selected.md stays as it is if the selected run was not tested; if its metrics are
+    damaged, or those of another run, the summary says so too.
 
     Raises UserError if cells are missing or were built with other settings, unless `partial`; if no cell of Table 2 is left; if
     data is damaged; and if a metric was not measured.
@@ -64,9 +64,13 @@ def write_report(params: Params, partial: bool = False) -> tuple[str, list[Cell]
     for file, text in ((REPORT, report_html(report, FIGURES)), (REPORT_MARKDOWN, report_markdown(report))):
         with atomic_file(file) as unfinished:
             unfinished.write_text(text, encoding="utf-8")
-    with suppress(UserError):  # without metrics of the selected run, there is no comparison to update
-        write_comparison(params)
-    return f"{len(measured.rows)} runs in {TABLES}, {FIGURES} and {REPORT}{chosen}\n\n{terminal}", chosen.reported
+    summary = f"{len(measured.rows)} runs in {TABLES}, {FIGURES} and {REPORT}{chosen}"
+    if EVALUATION.exists():
+        try:
+            write_comparison(params)
+        except UserError as error:
+            summary += f"; {SELECTED} is not updated: {error}"
+    return f"{summary}\n\n{terminal}", chosen.reported
 
 
 @dataclass(frozen=True)

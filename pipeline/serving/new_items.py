@@ -14,7 +14,7 @@ from common.section import Section
 from common.words import plural
 from models.core.adapter import Adapter, Spectrum
 from pipeline.artifacts import SIDECAR, read_signed
-from pipeline.data.findings import Finding
+from pipeline.data.findings import Finding, quoted
 from pipeline.data.sources.files import Files, read_items
 from pipeline.embedding.spectrum import coordinates
 from pipeline.params import Encoder
@@ -142,8 +142,9 @@ def read_new_items(path: Path, run: Run) -> pl.DataFrame:
     for finding in findings:
         if finding.count:
             print(f"{path}: {finding.text}", file=sys.stderr, flush=True)
-    if untitled := items["title"].null_count():
-        print(f"{path}: dropped, because their title is missing: {plural(untitled, 'item')}", file=sys.stderr, flush=True)
+    if untitled := items.filter(pl.col("title").is_null())["item_id"].to_list():
+        named = f"{plural(len(untitled), 'item')} ({quoted(untitled)})"
+        print(f"{path}: dropped, because their title is missing: {named}", file=sys.stderr, flush=True)
         items = items.filter(pl.col("title").is_not_null())
     if items.is_empty():
         raise UserError(f"{path}: no row has an id and a title")

@@ -597,8 +597,14 @@ def test_the_grid_brings_the_table_of_the_selected_run_up_to_date(set_params: Se
     assert f"{mean:.4f}" in selected.read_text().split("grid: base, random, dim 16 (1 seed)")[1]
     kept = selected.read_text()
     set_params({"seed": 1})
-    assert stage("aggregate").returncode == 0
-    assert selected.read_text() == kept, "the metrics that are there are of another run than the selected"
+    done = stage("aggregate")
+    assert done.returncode == 0
+    assert "; metrics/selected.md is not updated: metrics/evaluation.json belongs to another run than the one " in done.stdout
+    set_params({"seed": 0})
+    with Path("metrics/evaluation.json").open("a") as file:
+        file.write("\n")
+    assert "; metrics/selected.md is not updated: metrics/evaluation.json is damaged" in stage("aggregate").stdout
+    assert selected.read_text() == kept
 
 
 def test_metrics_that_were_changed_by_hand_are_refused(project: Path) -> None:

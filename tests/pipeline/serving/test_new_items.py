@@ -223,7 +223,7 @@ def test_rows_that_training_drops_are_dropped_and_said(trained: Path, capsys: py
         "new.csv: Dropped 1 row of the catalogue without an id.",
         "new.csv: No title, or one of spaces only: 1 item of 5.",
         "new.csv: Listed more than once, the first row with a title is taken: 1 item.",
-        "new.csv: dropped, because their title is missing: 1 item",
+        "new.csv: dropped, because their title is missing: 1 item ('b')",
     ]
 
 
