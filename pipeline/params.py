@@ -324,6 +324,7 @@ class Params(Section):
             check_name("dataset", self.dataset, self.sources)
             check_name("encoder", self.encoder, self.encoders)
             grid, ablations, dimensions, tuning = self.grid, self.grid.ablations, self.grid.dimensions, self.grid.tuning
+            datasets = [*grid.datasets, *ablations.datasets, *dimensions.datasets, *tuning.datasets]
             for kind, names, known in (
                 (
                     "backbone",
@@ -331,14 +332,14 @@ class Params(Section):
                     self.backbones,
                 ),
                 ("adapter", [self.adapter, *grid.adapters, *dimensions.adapters], self.adapters),
-                ("dataset", [*grid.datasets, *ablations.datasets, *dimensions.datasets, *tuning.datasets], self.sources),
+                ("dataset", datasets, self.sources),
                 ("dataset", list(self.templates), self.sources),
             ):
                 for name in names:
                     check_name(kind, name, known)
         except UserError as error:
             raise ValueError(str(error)) from None
-        for name in dict.fromkeys([self.dataset, *grid.datasets]):
+        for name in dict.fromkeys([self.dataset, *datasets]):
             options = self.preprocessing(name)
             valid_from, test_from = options.valid_from, options.test_from
             if options.split != "global":

@@ -171,6 +171,17 @@ def test_a_selected_dataset_needs_its_dates_and_a_source_may_have_its_own(set_pa
     assert load_params().of_preprocessing("tiny")["preprocess"] == {"core": 5, "cap": 13, "ties": "shuffled"}
 
 
+@pytest.mark.parametrize("name", ["grid", "grid.ablations", "grid.dimensions", "grid.tuning"])
+def test_a_dataset_of_any_list_of_the_grid_needs_its_dates(set_params: SetParams, name: str) -> None:
+    """Without them its preprocessing would fail after the other datasets were embedded and trained."""
+    timed = {"sources.timed": {"kind": "demo", "split": "global"}, "grid.datasets": ["tiny"]}
+    set_params(timed)
+    load_params()
+    set_params({f"{name}.datasets": ["tiny", "timed"]})
+    with pytest.raises(UserError, match=r"the split of timed is global, so preprocess or sources.timed needs valid_from"):
+        load_params()
+
+
 @pytest.mark.parametrize(
     ("valid", "test"),
     [
