@@ -10,6 +10,7 @@ from string import Formatter
 from common.errors import UserError, did_you_mean, nearest
 
 TITLE = "{title}"
+SHORTEST_TITLE = 2  # characters; an item with a shorter one counts as untitled
 
 
 def fields(template: str) -> list[str]:

@@ -74,8 +74,12 @@ def main() -> str:
             print(f"recommend: passed over {plural(len(unknown), 'unknown item')} ({quoted(unknown)})", file=sys.stderr)
     strangers = sum(not history for history in histories)
     if strangers:
-        who = f"user {given.user!r} has" if requests is None else f"{strangers:,} of {len(histories):,} requests have"
-        print(f"recommend: {who} no item of the catalogue in the history: the most popular items instead", file=sys.stderr)
+        who = "--history has no item of the catalogue"
+        if given.user is not None:
+            who = f"user {given.user!r} has no item of the catalogue in the history"
+        if requests is not None:
+            who = f"{strangers:,} of {len(histories):,} requests have no item of the catalogue in the history"
+        print(f"recommend: {who}: the most popular items instead", file=sys.stderr)
     if requests is None:
         print_table(found)
         source = "popularity" if found["source"].eq(POPULARITY).any() else recommender.run.name

@@ -115,7 +115,7 @@ def test_the_grid_runs_several_at_a_time_and_survives_a_failure(project: Project
     """Finished runs become cells. A run that fails is named with its last line, and does not affect the others."""
     project.run("git", "checkout", "-q", "params.yaml", "metrics")
     grid = (sys.executable, "-m", "stages.grid", "--jobs", "2")
-    assert "all cells and tables were up to date" in project.run(*grid)
+    assert "all cells and tables are up to date" in project.run(*grid)
     params = (project.root / "params.yaml").read_text()
     (project.root / "params.yaml").write_text(params.replace("grid:\n  dim: 16", "grid:\n  dim: 117"))
     printed = project.run(*grid, fails=True).splitlines()[-1]
@@ -136,7 +136,7 @@ def test_the_grid_runs_several_at_a_time_and_survives_a_failure(project: Project
     project.run(sys.executable, "-m", "stages.aggregate", "--partial")
     project.run("git", "checkout", "-q", "params.yaml", "metrics")
     shutil.rmtree(project.root / ".scratch")
-    assert "all cells and tables were up to date" in project.run(*grid), "what DVC has is not trained again"
+    assert "all cells and tables are up to date" in project.run(*grid), "what DVC has is not trained again"
 
 
 @pytest.mark.slow
@@ -165,7 +165,7 @@ def test_variants_dims_and_tuning_train_only_what_is_new(project: Project) -> No
     params.write_text(params.read_text().replace("dims:\n    - 8", "dims:\n    - 8\n    - 12"))
     printed = project.run(*grid)
     assert len(re.findall(r"dim 12 seed [01]: done", printed)) == len(re.findall(": done", printed)) == 2
-    assert "all cells and tables were up to date" in project.run(*grid)
+    assert "all cells and tables are up to date" in project.run(*grid)
     names = [f"demo-sasrec-{adapter}-cross_entropy" for adapter in ("base", "spectran")]
     choices = [project.root / f"grid/tuned/{name}.yaml" for name in names]
     space = project.root / "grid/space.yaml"
@@ -178,10 +178,10 @@ def test_variants_dims_and_tuning_train_only_what_is_new(project: Project) -> No
         assert old in file.read_text()
         file.write_text(file.read_text().replace(old, new))
         printed = project.run(*grid)
-        assert "all cells and tables were up to date" not in printed
+        assert "all cells and tables are up to date" not in printed
         for name in names:
             assert f"{name} tuning: done" in printed
-        assert "all cells and tables were up to date" in project.run(*grid)
+        assert "all cells and tables are up to date" in project.run(*grid)
     for choice in choices:
         conditions = yaml.safe_load(choice.read_text())["conditions"]
         assert (conditions["trials"], conditions["seeds"]) == (3, [5, 6])
@@ -197,7 +197,7 @@ def test_variants_dims_and_tuning_train_only_what_is_new(project: Project) -> No
     assert choices[0].read_text() == kept
     project.run("git", "checkout", "-q", "grid/space.yaml")
     project.run("git", "checkout", "-q", "params.yaml", "metrics")
-    assert "all cells and tables were up to date" in project.run(*grid)
+    assert "all cells and tables are up to date" in project.run(*grid)
     assert not (project.root / "grid/cells/demo-sasrec-base-dims").exists(), "cells no longer listed are set aside"
 
 

@@ -8,6 +8,7 @@ from pipeline.data.interactions import KEYS, Dataset, both_sides
 from pipeline.data.repeats import repeated
 from pipeline.data.sources import Raw
 from pipeline.params import Preprocess
+from pipeline.texts import SHORTEST_TITLE
 
 ORDERED = {
     "file": "their order is that of the log's rows (ties: file); if that is arbitrary, write `ties: shuffled`",
@@ -98,7 +99,7 @@ def _tied(made: Dataset, options: Preprocess, chosen: bool) -> list[Finding]:
     shares = made.statistics["tied"]
     if max(shares["steps"], shares["test"]) <= WARNING:
         return []
-    text = f"At the same time as the item before: {100 * shares['steps']:.1f} % of the training items, "
+    text = f"At the same time as the item before: {100 * shares['steps']:.1f} % of the training items after a user's first, "
     text += f"{100 * shares['test']:.1f} % of the test items; {ORDERED[options.ties]}"
     text += "." if chosen else f". To keep this order, write `ties: {options.ties}`, which ends this warning."
     split = "test" in made.users.columns
@@ -115,7 +116,7 @@ def _unknown_items(raw: Raw, total: int) -> list[Finding]:
     listed = raw.items["item_id"].drop_nulls().unique()
     unknown = log.filter(~pl.col("item_id").is_in(listed.implode())).drop_nulls().unique(KEYS)
     titles = raw.items.unique("item_id", keep="first", maintain_order=True)
-    untitled = titles.filter(~(pl.col("title").str.len_chars() > 1).fill_null(False))["item_id"]
+    untitled = titles.filter(~(pl.col("title").str.len_chars() >= SHORTEST_TITLE).fill_null(False))["item_id"]
     lacking = log.filter(pl.col("item_id").is_in(untitled.implode())).drop_nulls().unique(KEYS)
     found = []
     if unknown.height:

@@ -14,7 +14,7 @@ from pipeline.data.findings import quoted
 from pipeline.data.sources import Raw
 from pipeline.data.times import DAY, EARLIEST, UNITS, as_date, tomorrow
 from pipeline.params import Preprocess
-from pipeline.texts import TITLE, check_fields, fill
+from pipeline.texts import SHORTEST_TITLE, TITLE, check_fields, fill
 
 SHUFFLE = b"ties 0"  # key of the hash that orders ties: another key, another order
 KEYS = ["user_id", "item_id", "timestamp"]
@@ -56,7 +56,8 @@ def build_sequences(
     check_fields(template, set(raw.items.columns) - {"item_id"}, where)
     # Ids are numbers from here on, in the order of the texts: a table of numbers takes a fraction of the memory.
     log, names = coded(raw.interactions)
-    titled = raw.items.unique("item_id", keep="first", maintain_order=True).filter(pl.col("title").str.len_chars() > 1)
+    listed = raw.items.unique("item_id", keep="first", maintain_order=True)
+    titled = listed.filter(pl.col("title").str.len_chars() >= SHORTEST_TITLE)
     steps = Steps(options.core)
     log = steps.count("raw", log)
     log = steps.count("complete", log.drop_nulls())

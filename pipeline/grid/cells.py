@@ -216,7 +216,7 @@ def read_cells(cells: list[Cell], partial: bool = False) -> pl.DataFrame:
     if missing and (not partial or len(missing) == len(cells)):
         raise UserError(
             f"{len(missing)} of {len(cells)} cells are missing ({', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}); "
-            "`dvc repro -k grid/dvc.yaml` trains them, `python -m stages.aggregate --partial` leaves them out"
+            "`python -m stages.grid` trains them, `python -m stages.aggregate --partial` leaves them out"
         )
     frames = []
     for cell in cells:

@@ -43,9 +43,11 @@ def estimate(params: Params, jobs: int) -> str:
     torch.set_num_threads(threads_per_run(jobs))
     device = select_device()
     shares = []
-    for (dataset, backbone, adapter, dim), count in _missing(params).items():
-        run = Run.of(params, dataset=dataset, backbone=backbone, adapter=adapter, dim=dim, seed=params.grid.seeds[0])
-        shares.append(Share(f"{dataset}-{backbone}-{adapter} dim {dim}", count, epoch_seconds(run, device)))
+    for (dataset, backbone, adapter, dim, loss), count in _missing(params).items():
+        choice = {"dataset": dataset, "backbone": backbone, "adapter": adapter, "dim": dim, "seed": params.grid.seeds[0]}
+        run = Run.of(params, **choice, changes={"train": {"loss": loss}})
+        under = "" if loss == params.train.loss else f", {loss}"
+        shares.append(Share(f"{dataset}-{backbone}-{adapter} dim {dim}{under}", count, epoch_seconds(run, device)))
         print(f"{shares[-1].name}: {shares[-1].epoch:.2f} s an epoch, {plural(count, 'run')}", flush=True)
     total = sum(share.runs for share in shares)
     if not total:
@@ -62,12 +64,12 @@ def estimate(params: Params, jobs: int) -> str:
     )
 
 
-def _missing(params: Params) -> dict[tuple[str, str, str, int], int]:
-    """The number of runs to make by (dataset, backbone, adapter, dim). Variants count as their adapter."""
-    found: dict[tuple[str, str, str, int], int] = {}
+def _missing(params: Params) -> dict[tuple[str, str, str, int, str], int]:
+    """The number of runs to make by (dataset, backbone, adapter, dim, loss). Variants count as their adapter."""
+    found: dict[tuple[str, str, str, int, str], int] = {}
 
     def add(cell: Cell | Tuning, dim: int, count: int) -> None:
-        key = (cell.dataset, cell.backbone, cell.adapter, dim)
+        key = (cell.dataset, cell.backbone, cell.adapter, dim, cell.loss or params.train.loss)
         found[key] = found.get(key, 0) + count
 
     for tuning in listed_tunings(params):
@@ -76,7 +78,7 @@ def _missing(params: Params) -> dict[tuple[str, str, str, int], int]:
             add(tuning, params.grid.dim, tuning.n_trials + min(1 + FINALISTS, tuning.n_trials))
     for cell in listed_cells(params.grid):
         decided_by = cell.tuning(params)
-        if not cell.exists and decided_by and not decided_by.has_choice:
+        if decided_by and not decided_by.has_choice:
             add(cell, params.grid.dim, len(params.grid.seeds))
     for cell, run in unfinished_runs(params):
         add(cell, run.dim, 1)

@@ -62,7 +62,11 @@ def read_figures(params: Params, dataset: str, encoder: str, backbone: str, dim:
         return None, ""
     again = "`python -m stages.cold`"
     made = verify(directory, again)
+    choice = f"`dataset: {dataset}`, `encoder: {encoder}`, `backbone: {backbone}` and `dim: {dim}`"
     current = made_from(params, dataset, encoder, backbone, dim, made["settings"]["runs"])
     if differs := [name for name, value in current.items() if made.get(name) != value]:
-        return None, f"{directory} was measured with other {' and '.join(differs)} and is left out; {again} measures it again"
+        return None, (
+            f"{directory} was measured with other {' and '.join(differs)} and is left out; with {choice} in params.yaml, {again} "
+            "measures it again"
+        )
     return read_csv_table(directory / TABLE).with_columns(pl.col("ids").fill_null("")), ""

@@ -46,8 +46,10 @@ def publish(
     UserError if a cell is damaged, or was built by other code or with other settings or inputs than the current ones, and if
     `folder` holds files that are not from publishing, which would be lost.
     """
-    kept = {RUNS, SIDECAR, TUNED.name, *(name.partition("/")[0] for name in others)}
-    if strangers := sorted(path.name for path in folder.glob("*") if path.name not in kept and path.suffix != ".parquet"):
+    sidecar = folder / SIDECAR
+    written = {SIDECAR, *(read_signed(sidecar, PUBLISH)["files"] if sidecar.is_file() else ())}
+    there = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
+    if strangers := [name for name in there if name not in written]:
         raise UserError(f"{folder} is replaced whole and holds {', '.join(strangers)}, which publishing did not write; move it")
     lines = []
     tables: dict[str, pl.DataFrame] = {}

@@ -181,14 +181,14 @@ def unfinished_tasks(params: Params) -> list[Task]:
 
 
 def unfinished_runs(params: Params) -> list[tuple[Cell, Run]]:
-    """Return the runs that are not in a cell, in scratch or published, each once, with the first cell that has it.
+    """Return the runs that are not in a cell of today's settings, in scratch or published, each once, with the first such cell.
 
     Runs whose settings are still to be tuned are left out. Raises UserError if inputs are missing.
     """
     found: dict[str, tuple[Cell, Run]] = {}
     for cell in listed_cells(params.grid):
         tuning = cell.tuning(params)
-        if not cell.exists and (tuning is None or tuning.has_choice):
+        if (tuning is None or tuning.has_choice) and not (cell.exists and not cell.differs(params)):
             for run in cell.runs(params):
                 if run.fingerprint not in found and evaluated_directory(run) is None:
                     found[run.fingerprint] = (cell, run)
@@ -336,7 +336,7 @@ def complete(params: Params, engine: Engine) -> str:
         raise UserError(conflict)
     print("grid: restoring cells from DVC's cache", flush=True)
     if assemble(params, quiet=True):
-        return "all cells and tables were up to date"
+        return "nothing to train: all cells and tables are up to date"
     check_fit(params)
     source = "OMP_NUM_THREADS" if isinstance(engine, Local) and "OMP_NUM_THREADS" in os.environ else "its share of the cores"
     source = source if isinstance(engine, Local) else "resources.cores"

@@ -71,7 +71,7 @@ def verdict(summary: pl.DataFrame, compared: pl.DataFrame, unusable: pl.DataFram
     remarks = _unusable_adapters(unusable)
     remarks += [f"Not run on every pair, so not compared here: {enumeration(absent)}."] if absent else []
     if leader in excluded or not others:
-        return " ".join(["No conclusion: fewer than two adapters have runs that learned and stopped early.", *remarks])
+        return " ".join(["No conclusion: fewer than two adapters have only runs that learned and stopped early.", *remarks])
     if ahead := unusable_above(rows, excluded):
         best = f"{title(leader)} ({rows['mean'][0]:.4f}), the best adapter whose runs learned and stopped early"
         return " ".join([f"No conclusion: by {metric}, {enumeration(ahead)} scored above {best}.", *remarks])
@@ -172,13 +172,13 @@ def budget(params: Params, rows: pl.DataFrame) -> str:
         count = (
             f"{min(trials)} to {max(trials)} trials, limited by the number of settings,"
             if len(trials) > 1
-            else f"{max(trials)} trials"
+            else plural(max(trials), "trial")
         )
         seed = params.grid.tuning.seed
         sentences.append(
             f"Every {'other ' if others else ''}method was tuned separately on validation, with the same budget: {count} (the "
-            f"first uses the settings of params.yaml), each a full run with seed {seed}. The default and the best two other "
-            f"settings were also trained with seed {seed + 1}, and the best of the three under that seed was chosen. "
+            f"first uses the settings of params.yaml), each a full run with seed {seed}. The default and the best others, "
+            f"three in all at most, were also trained with seed {seed + 1}, and the best of these under that seed was chosen. "
             "grid/space.yaml lists the values to choose from, grid/tuned/ the chosen ones."
         )
     if others:
@@ -213,8 +213,8 @@ def unusable_sentences(unusable: pl.DataFrame, runs: int, train: Train) -> str:
     if not unusable.height:
         return ""
     reasons = {
-        "never learned": "never improved on the validation of the first epoch; `train.patience` may have stopped them before "
-        "they learned",
+        "never learned": "never improved on the validation of the first epoch; `train.patience` or `train.epochs` may have "
+        "stopped them before they learned",
         "not finished": f"reached the last epoch, {train.epochs}, less than {train.patience} epochs after their "
         "best; `train.epochs` may have stopped them before they converged",
     }

@@ -73,10 +73,10 @@ def write_decision(params: Params, measured: Measured, missing: list[Cell]) -> l
     several = measured.default.n_unique(PAIR) > 1 or len(measured.result_sets) > 1
     if len(measured.result_sets) > 1:
         parts.append(
-            "Adapters were tuned, so a pair of dataset and backbone has several sections. Tuning chose by validation between the "
-            "settings of params.yaml and others, for each adapter, so follow a section of tuned adapters. If there are several "
-            f"losses, take the one whose leader has the highest validation {MONITOR}: the test items are for measuring, not for "
-            "choosing settings."
+            "A pair of dataset and backbone whose adapters were tuned has several sections. Tuning chose by validation between "
+            "the settings of params.yaml and others, for each adapter, so follow a section of tuned adapters there. If there are "
+            f"several losses, take the one whose leader has the highest validation {MONITOR}: the test items are for measuring, "
+            "not for choosing settings."
         )
     for result_set in measured.result_sets:
         for block in measured.rows_of(result_set).partition_by(PAIR, maintain_order=True):
@@ -94,7 +94,7 @@ def write_decision(params: Params, measured: Measured, missing: list[Cell]) -> l
             parts += said
             changes += [f"{name}: {sentence}" if several else sentence for sentence in change]
     if names := ", ".join(cell.name for cell in missing if cell.over in ("seeds", "tuned")):
-        parts.append(f"Not trained: {names}. This page says nothing of them; `python -m stages.grid` trains them.")
+        parts.append(f"Not in this report: {names}. This page says nothing of them; `python -m stages.grid` trains them.")
     parts.append(
         "Means over users and seeds on the test items, which were ranked once; tests and intervals are over users. "
         "[report.md](report.md) has all tables."
@@ -134,7 +134,8 @@ def _block(
     lines.append(["ranking, a user", f"{1e3 * leader.mean('inference_seconds') / users:.3g} ms"])
     size = leader.mean("trainable_parameters")
     lines.append(["size", f"{size:,.0f} trained parameters, {4 * size / MIB:.1f} MiB"])
-    lines.append(["training, a run", f"{leader.mean('training_seconds') / 60:.1f} minutes ({runs['device'][0]})"])
+    devices = enumeration(leader.runs["device"].unique().sort().to_list())
+    lines.append(["training, a run", f"{leader.mean('training_seconds') / 60:.1f} minutes ({devices})"])
     names, settings = selecting(params, leader)
     heading = f"## {name}: {plural(users, 'user')}, {plural(leader.runs.height, 'seed')}"
     changes = what_would_change(params, leader, candidates, others, level, unusable, beaten, users)
@@ -177,7 +178,10 @@ def verdict(
     """The one sentence to act on. ahead: adapters of `unfit` that are above the leader, with their means."""
     name = title(leader.adapter)
     if leader.adapter in unfit:
-        return "No verdict yet: the runs were ended by `train.epochs`, or never learned; raise it, or `train.patience`."
+        return (
+            "No verdict yet: every adapter has a run that was ended by `train.epochs`, or never learned; raise it, or "
+            "`train.patience`."
+        )
     if ahead:
         return (
             f"No verdict yet: {enumeration(ahead)} scored above {name}, but with runs that were ended by `train.epochs`, or "
@@ -189,9 +193,15 @@ def verdict(
     if len(candidates) == 1:
         return f"{name} is the only adapter that was run: there is nothing to compare it with."
     if not set(candidates) - unfit - {leader.adapter}:
-        return f"No verdict yet: only {name} has runs that support one; raise `train.epochs`, or `train.patience`."
+        return (
+            f"No verdict yet: only {name} has no run that was ended by `train.epochs`, or never learned; raise it, or "
+            "`train.patience`."
+        )
     if not level:
         which = " with runs that support a conclusion" if unfit else ""
+        if leader.runs.height == 1:
+            chance = "beyond chance in the users; with one seed, chance in training is not known"
+            return f"Ship {name}: it is above every other adapter{which}, {chance}."
         return f"Ship {name}: it is beyond chance above every other adapter{which}."
     equals = [leader, *(candidates[row["other"]] for row in level)]
     cheapest = min(equals, key=lambda one: one.mean("training_seconds"))
@@ -344,6 +354,8 @@ def other_split(leader: Candidate, candidates: dict[str, Candidate], cutoff: int
         best = max(means, key=lambda name: means[name])
         name = title(leader.adapter)
         says = f"{name} is best too" if best == leader.adapter else f"{title(best)} is best instead of {name}"
+        if leader.adapter not in means:
+            says = f"{name} was not run there; of the others, {title(best)} is best"
         found.append(
             f"Another split, {there} ({file.parent}): {says}, with {metric} {means[best]:.4f}; {swapped} "
             f"of {len(pairs)} pairs of adapters change their order."

@@ -96,9 +96,9 @@ class Figures(Canvas):
         self._curves("learning-curves", rows, "history.csv", *axes)
 
     def spectra(self, rows: pl.DataFrame) -> None:
-        """Draw Figure 1: the cumulative share of variance in the leading directions of the item table's text part, by run."""
+        """Draw Figure 1: the cumulative share of variance in the leading directions of T's text part, or else of T, by run."""
         axes = (
-            ("component", "leading directions of the text in T"),
+            ("component", "leading directions"),
             ("cumulative_share", "cumulative share of its variance"),
         )
         self._curves("figure1", rows, "spectrum.csv", *axes, limits=(0, 1.02), label_at=0.3)

@@ -17,6 +17,7 @@ from pipeline.report.significance import SIGNIFICANT
 from pipeline.report.table_data import DIMENSION_KEYS
 from pipeline.report.titles import title
 
+NO_BASE = "Base has runs that support no conclusion, so nothing is said of gains over it."
 LEADING = 10  # directions whose share of variance the sentence on Figure 1 gives
 
 
@@ -49,7 +50,7 @@ def forest(gains: pl.DataFrame, unusable: pl.DataFrame) -> str:
         return ", ".join(parts) + "."
 
     if BASE in unusable["adapter"]:
-        return "Base has runs that support no conclusion, so nothing is said of gains over it."
+        return NO_BASE
     known = without(gains.filter(pl.col("gain").is_not_null() & (pl.col("adapter") != BASE)), unusable)
     return per_block(known.filter(pl.col("dataset") == ALL_PAIRS) if ALL_PAIRS in known["dataset"] else known, say)
 
@@ -84,6 +85,8 @@ def groups(grouped: pl.DataFrame, by: str, unusable: pl.DataFrame) -> str:
             parts.append(f"{named} ({title(SPECTRAN)} {100 * ours[0]:+.0f} %)" if ours and best["adapter"] != SPECTRAN else named)
         return f"the largest gain over Base is, by group: {'; '.join(parts)}."
 
+    if BASE in unusable["adapter"]:
+        return NO_BASE
     return per_block(without(grouped.filter(pl.col("by") == by), unusable), say)
 
 
@@ -184,7 +187,7 @@ def attention(rows: pl.DataFrame) -> str:
         beyond = size[:, size.shape[0] :].sum() / size.sum()
         return (
             f"{100 * beyond:.0f} % of the absolute weight of SpecTran's W is on directions after the first {size.shape[0]}, "
-            "which a truncation would drop; the diagonal is the encoding of σ."
+            "which a truncation would drop; the diagonal includes D."
         )
 
     return per_block(rows.filter(pl.col("adapter") == SPECTRAN).unique(PAIR, keep="first", maintain_order=True), say)

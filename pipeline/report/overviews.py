@@ -113,7 +113,8 @@ def draw_attention(canvas: Canvas, rows: pl.DataFrame) -> None:
         picture[..., 3] = np.minimum(1, size / np.quantile(size, 0.99))
         height, width = weights.shape
         image = axis.imshow(picture, extent=(0.5, width + 0.5, height + 0.5, 0.5), aspect="auto", interpolation="nearest")
-        canvas.hover(image, f"|W| of {height} output dimensions and {width} directions, {size.max():.2f} at most")
+        of = f"{height} output dimensions and {width} directions"
+        canvas.hover(image, f"|W| of {of}, in tiles whose mean is {size.max():.2f} at most")
         axis.set(xlabel="direction of the text, the strongest first", ylabel="output dimension")
 
     canvas.panels("attention", runs.filter(pl.col("run_directory").is_in(known)), draw)

@@ -42,7 +42,10 @@ MEAN_RANKS = (
     "are within Nemenyi's critical difference (5 %) of the first."
 )
 GROUPS = "Relative gain over Base, with 95 % intervals over users for SpecTran and the leader."
-SPECTRA = "Cumulative share of variance in the leading directions of the text's part of the item table, one line per run."
+SPECTRA = (
+    "Cumulative share of variance in the leading directions of the text's part of the item table, or of the whole table where "
+    "there is no such part, as in Base and LLMInit. One line per run."
+)
 ATTENTION = "Absolute values of W, averaged in tiles: the stronger the colour, the larger."
 HISTORY = "Users are grouped by their number of training items, divided at its quartiles."
 
@@ -116,7 +119,7 @@ def sections(
     opening += [unusable] if (unusable := unusable_sentences(measured.unusable, rows.height, params.train)) else []
     if missing:
         names = ", ".join(cell.name for cell in missing)
-        opening.append(f"Missing cells, left out of this report: {names}. `dvc repro -k grid/dvc.yaml` trains them.")
+        opening.append(f"Missing cells, left out of this report: {names}. `python -m stages.grid` trains them.")
     datasets = default["dataset"].unique(maintain_order=True).to_list()
     ties = [found for name in datasets if (found := ties_of(name, title(name)))]
     opening += [found.text for found in ties if found.learnable]
@@ -153,13 +156,13 @@ def sections(
         *part("Short and long histories", figure=("history", GROUPS), text=HISTORY),
         *part("Learning curves", figure=("learning-curves", "Validation NDCG@20 by epoch, one line per run.")),
         *([Section("What was dropped", dropped)] if (dropped := dropped_parts(datasets)) else []),
-        Section("Settings", [settings(params, default), *unlisted]),
+        Section("Settings", [settings(params, default, bool(tuned)), *unlisted]),
         Section("Provenance", [_data_table(params, default), Folded(f"{rows.height} runs", _run_table(rows))]),
     ]
 
 
-def settings(params: Params, rows: pl.DataFrame) -> str:
-    """Return a paragraph with the settings that all methods share. rows: the runs of Table 2."""
+def settings(params: Params, rows: pl.DataFrame, tuned: bool = False) -> str:
+    """Return a paragraph with the settings that all methods share. rows: of Table 2. tuned: whether there are tuned runs too."""
     train = params.train
     against = "full softmax," if train.loss == "cross_entropy" else f"{train.negatives} negatives a target,"
     seeds = rows["seed"].n_unique()
@@ -171,8 +174,11 @@ def settings(params: Params, rows: pl.DataFrame) -> str:
         splits.setdefault(split_of(sequences_directory(dataset)), []).append(title(dataset))
     several = " and ".join(f"{split} ({', '.join(datasets)})" for split, datasets in splits.items())
     split = several if len(splits) > 1 else next(iter(splits))
+    every = "Every method"
+    if tuned:
+        every = "Tuned adapters have the loss and the options of grid/tuned. With the settings of params.yaml, every method"
     return (
-        f"Encoder {rows['encoder'][0]}, dim {rows['dim'][0]}, {plural(seeds, 'seed')}. Every method has the same "
+        f"Encoder {rows['encoder'][0]}, dim {rows['dim'][0]}, {plural(seeds, 'seed')}. {every} has the same "
         f"budget: {optimiser}, learning rate {train.learning_rate:g}, weight decay {train.weight_decay:g}, batches of "
         f"{train.batch_size} users, {against} temperature {train.temperature:g}, at most {train.epochs} epochs, stopped after "
         f"{train.patience} without a better validation NDCG@20. Evaluation is {split}, with full ranking over {ranked}; the "

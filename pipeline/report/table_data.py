@@ -60,7 +60,7 @@ def cost(rows: pl.DataFrame) -> pl.DataFrame:
         *(pl.col(name).mean() for name in (*seconds, "epochs", "best_epoch")),
         training_seconds_std=pl.col("training_seconds").std(),
         threads=pl.col("threads").max(),
-        device=pl.col("device").first(),
+        device=pl.col("device").unique().sort().str.join(" and "),
         seeds=pl.len(),
     )
     paper = paper_table("table5").select(

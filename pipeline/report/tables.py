@@ -118,7 +118,7 @@ def table5(cost: pl.DataFrame) -> Table:
         blocks.append(Block(_heading(block), header, rows))
     machines = sorted({f"{row['device']}, {plural(row['threads'], 'thread')}" for row in cost.iter_rows(named=True)})
     notes = [
-        f"Seconds per run on {' and '.join(machines)}, with several runs in parallel. Compare them within this table only; the "
+        f"Seconds per run on {' and '.join(machines)}; other runs may have shared it. Compare them within this table only; the "
         "paper's were measured on another machine."
     ]
     return Table("table5", "Cost", blocks, notes, cost)
@@ -140,8 +140,8 @@ def table6(learned: pl.DataFrame, setting: str = "") -> Table:
     paper_columns = ["paper", "difference"] if in_paper else []
     header = ["Dataset", "Backbone", "Principal", *paper_columns, "Subordinate", *paper_columns]
     notes = [
-        "Principal: the mean of D_i + φ_ii over the dim output directions i. Subordinate: the mean of the sum of |φ_ij| over "
-        "j > dim. ±: standard deviation over seeds."
+        "Principal: the mean of D_i + φ_ii over the output dimensions i that hold text. Subordinate: the mean of the sum of "
+        "|φ_ij| over the directions j after these. ±: standard deviation over seeds."
     ]
     return Table("table6", "SpecTran's weights", [Block("", header, rows)], notes + _paper_note(learned, setting), learned)
 

@@ -36,8 +36,8 @@ def ties_of(dataset: str, title: str) -> Ties | None:
     tied = read_json(directory / "statistics.json", command).get("tied", {})
     if tied.get("test", 0.0) < MATTERS or ties not in RULES:
         return None
-    shares = f"{100 * tied['steps']:.1f} % of the training steps, {100 * tied['validation']:.1f} % of the validation items and "
-    sentence = f"{title}: interactions of a user with equal timestamps {RULES[ties]}; this decides {shares}"
-    sentence += f"{100 * tied['test']:.1f} % of the test items."
+    training, valid, test = (f"{100 * tied.get(name, 0.0):.1f} %" for name in ("steps", "validation", "test"))
+    shares = f"{training} of the training items after a user's first, {valid} of the validation and {test} of the test items"
+    sentence = f"{title}: interactions of a user with equal timestamps {RULES[ties]}; this decides {shares}."
     learnable = ties == "item"
     return Ties(f"{sentence} {LEARNABLE}" if learnable else sentence, learnable)

@@ -109,10 +109,12 @@ def beyond_table(runs: pl.DataFrame, trivial: pl.DataFrame) -> Table | None:
         ]
         heading = f"{pair_title(block)} ({plural(block['seeds'][0], 'seed')})"
         blocks.append(Block(heading, ["Adapter", *(name.capitalize() for name in NAMES)], rows, footer))
+    excluded = "exclude_history" in measured.columns and bool(measured["exclude_history"][0])
+    history = "items of the history left out" if excluded else "items of the history included"
     note = (
-        "Of the 20 items that each test user would be shown. Coverage: the share of the catalogue that is in somebody's list. "
-        "Novelty: the mean of -log2 of the share of users who had the item in training. Diversity: the mean of 1 - cosine of two "
-        "items' embeddings. Defined as in RecTools 0.19; higher is not better by itself."
+        f"Of the 20 items that are ranked first for each test user, {history}. Coverage: the share of the catalogue that is in "
+        "somebody's list. Novelty: the mean of -log2 of the share of users who had the item in training. Diversity: the mean of "
+        "1 - cosine of two items' embeddings. Defined as in RecTools 0.19; higher is not better by itself."
     )
     missing = [title(name) for name in runs["adapter"].unique(maintain_order=True) if name not in measured["adapter"]]
     notes = [note, *([f"Published before these figures were measured: {', '.join(missing)}."] if missing else [])]
@@ -142,8 +144,8 @@ def settings_named(trivial: pl.DataFrame) -> str:
     return ", ".join(said)
 
 
-def sentences(summary: pl.DataFrame, trivial: pl.DataFrame, absent: list[str], metric: str) -> list[str]:
-    """What the verdict has to say of the baselines: a sentence per dataset and backbone, and one where they are missing."""
+def sentences(summary: pl.DataFrame, trivial: pl.DataFrame, metric: str, configured: str = "") -> list[str]:
+    """What the verdict has to say of the baselines, a sentence per dataset and backbone. configured: how the adapters were."""
     found = []
     lower = below(summary, trivial, metric)
     best = {row["dataset"]: row for row in best_trivial(trivial, metric).iter_rows(named=True)}
@@ -156,17 +158,21 @@ def sentences(summary: pl.DataFrame, trivial: pl.DataFrame, absent: list[str], m
         baseline = (
             f"{TITLES[best[dataset]['trivial']]}, the best ranking without training ({metric} {best[dataset]['value']:.4f})"
         )
-        where = f"{title(dataset)}, {title(backbone)}: "
+        where = f"{title(dataset)}, {title(backbone)}{f', {configured}' if configured else ''}: "
         if not names:
             found.append(f"{where}every adapter is above {baseline}.")
         elif len(names) == every:
             found.append(f"{where}NO adapter beats {baseline}; ship none of them before one does.")
         else:
             found.append(f"{where}below {baseline}: {', '.join(names)}.")
-    if absent:
-        makes = " ".join(f"grid/dvc.yaml:baselines@{dataset}" for dataset in absent)
-        found.append(f"Without the trivial baselines of {', '.join(map(title, absent))}; `dvc repro {makes}` ranks them.")
     return found
+
+
+def missing_baselines(datasets: list[str]) -> list[str]:
+    """The sentence that names datasets without trivial baselines, if there are any."""
+    makes = " ".join(f"grid/dvc.yaml:baselines@{dataset}" for dataset in datasets)
+    named = ", ".join(map(title, datasets))
+    return [f"Without the trivial baselines of {named}; `dvc repro {makes}` ranks them."] if datasets else []
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pipeline.grid.cells import Cell, listed_cells, move_unlisted_cells, read_ce
 from pipeline.params import Params
 from pipeline.report import users
 from pipeline.report.comparison import SELECTED, require_metrics, write_comparison
-from pipeline.report.conclusions import verdicts
+from pipeline.report.conclusions import configuration, verdicts
 from pipeline.report.decision import write_decision
 from pipeline.report.formats import Table
 from pipeline.report.held_out import held_out_table
@@ -23,7 +23,7 @@ from pipeline.report.measured import Measured, of_table2
 from pipeline.report.results import table_metrics
 from pipeline.report.sections import report_markdown, sections
 from pipeline.report.tables import all_tables
-from pipeline.report.trivial import beyond_table, sentences, with_trivial
+from pipeline.report.trivial import beyond_table, missing_baselines, sentences, with_trivial
 from pipeline.runs import EVALUATION, preprocess_command, sequences_directory, spectrum_directory, svd_command
 
 TABLES = Path("metrics/tables")
@@ -118,7 +118,7 @@ def choose_cells(params: Params, partial: bool) -> Chosen:
     if outdated and not (partial and chosen.reported):
         raise UserError(
             f"{len(outdated)} of {len(cells)} cells were built with settings other than those of params.yaml: "
-            f"{', '.join(differences(outdated))}; `dvc repro -k grid/dvc.yaml` rebuilds them, "
+            f"{', '.join(differences(outdated))}; `python -m stages.grid` rebuilds them, "
             "`python -m stages.aggregate --partial` leaves them out"
         )
     return chosen
@@ -132,7 +132,7 @@ def read_rows(params: Params, chosen: Chosen, partial: bool) -> pl.DataFrame:
         verify(spectrum_directory(dataset, encoder), svd_command(dataset), [])
     require_metrics(table_metrics(params.evaluate.cutoffs), rows.columns, "the cells", "`dvc repro grid/dvc.yaml`")
     if of_table2(rows).is_empty():
-        raise UserError("all cells of Table 2 are missing; `dvc repro -k grid/dvc.yaml` trains them")
+        raise UserError("all cells of Table 2 are missing; `python -m stages.grid` trains them")
     return rows
 
 
@@ -146,8 +146,15 @@ def make_tables(params: Params, measured: Measured, missing: list[Cell]) -> tupl
     beyond = beyond_table(measured.default, measured.trivial)
     tables |= {table.name: table for table in (beyond, held_out) if table}
     tables["leaderboard"] = leaderboard(measured.gains, measured.first, measured.metric, f"HR@{measured.cutoff}")
-    compared = sentences(measured.first.summary, measured.trivial, measured.without_trivial, measured.metric)
-    return tables, [*compared, *measured_otherwise]
+    several = len(measured.result_sets) > 1
+    compared = [
+        sentence
+        for result_set in measured.result_sets
+        for sentence in sentences(
+            result_set.summary, measured.trivial, measured.metric, configuration(result_set.loss) if several else ""
+        )
+    ]
+    return tables, [*compared, *missing_baselines(measured.without_trivial), *measured_otherwise]
 
 
 def terminal_text(measured: Measured, board: Table) -> str:

@@ -19,7 +19,7 @@ from pipeline.data.sources.files import Files, read_items
 from pipeline.embedding.spectrum import coordinates
 from pipeline.params import Encoder
 from pipeline.runs import Run, preprocess_command, svd_command
-from pipeline.texts import TITLE, check_fields, fill
+from pipeline.texts import SHORTEST_TITLE, TITLE, check_fields, fill
 
 Ids = Literal["mean", "zero"]
 RULES = ("E", "U", "whitened", "semantics", "id_embedding")  # tensors with a row per item, each a method of `_Rows`
@@ -142,12 +142,14 @@ def read_new_items(path: Path, run: Run) -> pl.DataFrame:
     for finding in findings:
         if finding.count:
             print(f"{path}: {finding.text}", file=sys.stderr, flush=True)
-    if untitled := items.filter(pl.col("title").is_null())["item_id"].to_list():
+    titled = pl.col("title").str.len_chars() >= SHORTEST_TITLE
+    if untitled := items.filter(titled.not_().fill_null(value=True))["item_id"].sort().to_list():
         named = f"{plural(len(untitled), 'item')} ({quoted(untitled)})"
-        print(f"{path}: dropped, because their title is missing: {named}", file=sys.stderr, flush=True)
-        items = items.filter(pl.col("title").is_not_null())
+        text = f"dropped, because their title is missing or shorter than {SHORTEST_TITLE} characters"
+        print(f"{path}: {text}: {named}", file=sys.stderr, flush=True)
+        items = items.filter(titled)
     if items.is_empty():
-        raise UserError(f"{path}: no row has an id and a title")
+        raise UserError(f"{path}: no row has an id and a title of {SHORTEST_TITLE} characters")
     template = _made_from(run).get("template", TITLE)
     check_fields(template, set(items.columns) - {"item_id"}, str(path))
     texts = [

@@ -40,7 +40,7 @@ TIED = 2e-6  # scores that differ by less may change places: rounding of float32
 PARITY_USERS, PARITY_K = 1000, 10
 REQUIREMENTS = ("fastapi", "numpy", "onnxruntime", "uvicorn")
 DOCKERFILE = """\
-# The server of this package: docker build --tag recommender . && docker run --rm --publish 8000:8000 recommender
+# The server of this package: docker build --tag recommender . && docker run --rm --publish 127.0.0.1:8000:8000 recommender
 FROM python:3.12-slim
 RUN useradd --create-home server
 USER server

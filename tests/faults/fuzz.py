@@ -43,7 +43,7 @@ from tests.sign import sign
 
 ROOT = Path(__file__).parents[2]
 GOOD = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-RESULTS = ROOT / "docs/results/archive-toys"
+RESULTS = ROOT / "docs/results/toys"
 SECONDS = 20  # of the processor, until reading is taken to hang; waiting counts ten times less, as other programs make it wait
 TIMERS = ((signal.SIGPROF, signal.ITIMER_PROF, SECONDS), (signal.SIGALRM, signal.ITIMER_REAL, 10 * SECONDS))
 LONGEST = 3000  # characters of a line

@@ -9,6 +9,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -84,13 +85,16 @@ def fetch(source: Amazon2014, mirror: str | None, directory: Path) -> None:
 def _check_identity(source: Amazon2014, mirror: str | None, directory: Path) -> None:
     """Compare the checksums of both files with `source.sha256`, or if that is empty, with KNOWN.
 
-    Without `source.sha256`, the official site is believed, with a note, and so is a mirror for a category of which no file is
-    known. A mirror's files that are not the known ones are refused: whoever trusts them writes their checksums down.
+    Without `source.sha256`, the official site is believed, and so is a mirror for a category of which no file is known; a note
+    shows the checksums. A mirror's files that are not the known ones are refused: whoever trusts them writes these down.
     """
     files = files_of(source)
     found = [sha256(directory / file) for file in files]
     wanted = list(source.sha256 or [KNOWN.get(file) for file in files])
     wrong = [number for number, checksum in enumerate(wanted) if checksum and found[number] != checksum]
+    pin = f"write under its source in params.yaml `sha256: [{', '.join(found)}]`"
+    if not any(wanted):
+        print(f"note: not verified: no checksums of {' and '.join(files)} are known; to refuse others, {pin}", file=sys.stderr)
     if not wrong:
         return
     is_not = f"{files[wrong[0]]} has SHA-256 {found[wrong[0]]}, not {wanted[wrong[0]]}"
@@ -98,8 +102,7 @@ def _check_identity(source: Amazon2014, mirror: str | None, directory: Path) -> 
         raise UserError(f"{is_not} as `sha256` of its source in params.yaml says; fetch it from where that was taken")
     note = (
         f"{is_not} of the copy that docs/results was computed from (the official files differ from that copy: they also hold "
-        "ratings and texts); if you trust where it comes from, write under its source in params.yaml "
-        f"`sha256: [{', '.join(found)}]`"
+        f"ratings and texts); if you trust where it comes from, {pin}"
     )
     if mirror is not None:
         raise UserError(f"download.mirror: {note}")
@@ -176,8 +179,9 @@ def _resume(url: str, target: Path) -> None:
         if response.status_code == requests.codes.requested_range_not_satisfiable:
             part.unlink()
         response.raise_for_status()
-        if url.lower().startswith("https:") and not response.url.lower().startswith("https:"):
-            raise UserError(f"{url} redirects to {response.url}, which is not encrypted; name another download.mirror")
+        hops = [hop.url for hop in (*response.history, response)]
+        if plain := [to for before, to in pairwise(hops) if before.lower().startswith("https:") and _is_plain(to)]:
+            raise UserError(f"{url} redirects to {plain[0]}, which is not encrypted; name another download.mirror")
         resumed = response.status_code == requests.codes.partial_content
         current = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
         if resumed and current != known:
@@ -233,6 +237,10 @@ def _unwrap(part: Path, url: str) -> None:
         return
     finally:
         inner.unlink(missing_ok=True)
+
+
+def _is_plain(url: str) -> bool:
+    return not url.lower().startswith("https:")
 
 
 def check_gzip(path: Path) -> None:

@@ -141,8 +141,7 @@ def read(source: Files, directory: Path) -> Raw:
             )
         unread = understood.get(UNREAD_RATINGS)
         if unread and unread["count"] <= BAD_SHARE * unread["rows"]:
-            text = f"Dropped {plural(unread['count'], 'row')} with a rating that is no number ({unread['first'][0]}, …)."
-            notes.append(Finding("unread_ratings", text, unread["count"], unread["rows"], lost=True))
+            notes.append(_unread_ratings(unread["count"], unread["first"], unread["rows"]))
         elif unread:
             says = unreadable(source.interactions, unread["count"], unread["rows"], unread["first"])
             again = f"`dvc repro -f -s data/dvc.yaml:download@{directory.name}`"
@@ -183,6 +182,7 @@ def read_log(source: Files, notes: list[Finding]) -> tuple[pl.DataFrame, str, di
     if wanted and RATING in frame.columns and not _is_text(frame[RATING].dtype):
         raise UserError(f"{path}: column '{optional[RATING]}' holds {frame[RATING].dtype}, not ratings")
     unread: dict[str, Any] = {}
+    unrated: list[str] = []
     if RATING in frame.columns and _is_text(frame[RATING].dtype):
         rating = frame[RATING].cast(pl.String).str.strip_chars()
         made[RATING] = rating.cast(pl.Float64, strict=False)
@@ -192,15 +192,17 @@ def read_log(source: Files, notes: list[Finding]) -> tuple[pl.DataFrame, str, di
         says = [f"{table.place(row)}: {RATING} {rating[row]!r} is no number" for row in listed]
         if wanted:
             _refuse_commas(rating, wrong, f"{path}: column '{optional[RATING]}'")
-            problems += says
+            unrated = says
         elif wrong:
             unread = {"count": len(wrong), "rows": frame.height, "first": says}
-    refuse_many(table, problems, frame.height)
+    refuse_many(table, problems + unrated, frame.height)
     log = pl.DataFrame(made)
     if times.unreadable:
         log = log.filter(~pl.int_range(log.height).is_in(times.unreadable))
     if problems:
-        notes.append(_named("unreadable", problems, frame.height))
+        notes.append(_unreadable_rows("unreadable", problems, frame.height))
+    if unrated:
+        notes.append(_unread_ratings(len(unrated), unrated, frame.height))
     _describe_times(log["timestamp"], times, notes)
     _describe_missing(log, notes)
     for name in ("user_id", "item_id"):
@@ -272,15 +274,18 @@ def _without_entities(text: str) -> str:
     return ENTITY.sub(lambda entity: html.unescape(entity[0]), text)
 
 
-def _named(name: str, problems: list[str], total: int) -> Finding:
-    more = ", …" if len(problems) > 10 else ""
-    return Finding(
-        name,
-        f"Dropped {plural(len(problems), 'unreadable row')} ({'; '.join(problems[:10])}{more}).",
-        len(problems),
-        total,
-        lost=True,
-    )
+def _unreadable_rows(name: str, problems: list[str], total: int) -> Finding:
+    text = f"Dropped {plural(len(problems), 'unreadable row')} ({_some(problems)})."
+    return Finding(name, text, len(problems), total, lost=True)
+
+
+def _unread_ratings(count: int, first: list[str], total: int) -> Finding:
+    text = f"Taken as not rated, because the rating is no number: {plural(count, 'row')} ({_some(first)})."
+    return Finding("unread_ratings", text, count, total, lost=True)
+
+
+def _some(problems: list[str]) -> str:
+    return "; ".join(problems[:LISTED]) + (", …" if len(problems) > LISTED else "")
 
 
 def _describe(table: TableRead, what: str, notes: list[Finding]) -> None:
@@ -290,7 +295,7 @@ def _describe(table: TableRead, what: str, notes: list[Finding]) -> None:
     if not table.frame.height:
         raise UserError(f"{first.path}: no row was found below the header")
     if table.bad:
-        notes.append(_named(f"{what}_unreadable", table.bad, table.frame.height + len(table.bad)))
+        notes.append(_unreadable_rows(f"{what}_unreadable", table.bad, table.frame.height + len(table.bad)))
     _describe_long_texts(table, what, notes)
 
 

@@ -399,5 +399,5 @@ def test_the_grid_of_a_checkout_on_ray(tmp_path: Path) -> None:
             if file.name not in ("metrics.csv", "run.json", "analysis.json", "sidecar.json"):  # seconds
                 assert (there.root / file).read_bytes() == (here.root / file).read_bytes(), file
     assert (there.root / "metrics/tables/table2.md").read_text() == (here.root / "metrics/tables/table2.md").read_text()
-    assert "all cells and tables were up to date" in there.run(*command), "no cluster is started for nothing"
+    assert "all cells and tables are up to date" in there.run(*command), "no cluster is started for nothing"
     assert "--jobs is for this machine" in there.run(*command, "--jobs", "2", fails=True)

@@ -12,6 +12,7 @@ import pytest
 from common.errors import UserError
 from pipeline.grid import estimate, tasks
 from pipeline.grid.estimate import duration, epoch_seconds
+from pipeline.grid.tuning import SPACE
 from pipeline.params import load_params
 from pipeline.runs import Run
 
@@ -54,6 +55,35 @@ def test_a_run_of_two_tables_is_counted_once(set_params: SetParams, monkeypatch:
     set_params({"grid.dimensions": dimensions})
     monkeypatch.setattr(estimate, "epoch_seconds", lambda run, device: 1.0)
     assert estimate.estimate(load_params(), 1).startswith("6 runs"), "2 seeds of base and SpecTran with dim 16, of base with 8"
+
+
+@pytest.mark.usefixtures("project")
+def test_cells_of_other_settings_are_counted_as_missing(set_params: SetParams, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cell that is there lacks the runs of a new seed, and all of them once an option of training has changed."""
+    from pipeline.grid.cells import listed_cells
+    from pipeline.grid.execution import build_cell
+
+    monkeypatch.setattr(estimate, "epoch_seconds", lambda run, device: 1.0)
+    set_params({"grid.adapters": ["base"], "grid.seeds": [0]})
+    for cell in listed_cells(load_params().grid):
+        build_cell(cell, load_params())
+    assert estimate.estimate(load_params(), 1) == "every run of the grid exists; nothing to train"
+    set_params({"grid.seeds": [0, 1, 2]})
+    assert estimate.estimate(load_params(), 1).startswith("2 runs")
+    set_params({"train.learning_rate": 0.5})
+    assert estimate.estimate(load_params(), 1).startswith("3 runs")
+
+
+@pytest.mark.parametrize("loss", ["info_nce", "cross_entropy"])
+def test_a_run_under_another_loss_is_measured_under_it(set_params: SetParams, monkeypatch: pytest.MonkeyPatch, loss: str) -> None:
+    tuning = {"datasets": ["tiny"], "backbones": ["sasrec"], "losses": [loss], "trials": 1, "seed": 4}
+    SPACE.parent.mkdir()
+    SPACE.write_text("train:\n  weight_decay: [0.0, 0.1]\n")
+    set_params({"grid.tuning": tuning, "grid.adapters": ["base"], "grid.seeds": [0]})
+    asked: list[str] = []
+    monkeypatch.setattr(estimate, "epoch_seconds", lambda run, device: asked.append(run.settings["train"]["loss"]) or 1.0)
+    assert estimate.estimate(load_params(), 1).startswith("4 runs"), "a trial, its second seed, the tuned and the default cell"
+    assert set(asked) == {"info_nce", loss}
 
 
 def test_the_grid_says_before_the_first_run_how_long_it_will_take(

@@ -43,7 +43,8 @@ def publish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def sign(folder: Path) -> None:
-    write_signed(folder / "sidecar.json", {"files": {"runs.csv": sha256(folder / "runs.csv")}})
+    files = {name: sha256(folder / name) for name in ("runs.csv", "report.md") if (folder / name).is_file()}
+    write_signed(folder / "sidecar.json", {"files": files})
 
 
 @pytest.mark.usefixtures("publish")
@@ -232,6 +233,9 @@ def test_mean_ranks_stand_beside_the_figures(publish: Path) -> None:
 @pytest.mark.parametrize("about", ["", "*Data: Shop · Dim: 8*\n\n"])
 def test_a_verdict_is_that_of_the_published_report(publish: Path, about: str) -> None:
     (publish / "report.md").write_text(f"# Which adapter?\n\n{about}SpecTran is best ({'very ' * 30}sure).\n\n## Leaderboard\n")
+    with pytest.raises(UserError, match=r"report.md is not a file of this artifact"):
+        filled("<!-- verdict: shop -->\n<!-- end of verdict -->\n", "README.md")
+    sign(publish)
     text = filled("A\n<!-- verdict: shop -->\nold\n<!-- end of verdict -->\nB\n", "README.md")
     lines = text.splitlines()
     assert (lines[0], lines[-1]) == ("A", "B")
@@ -247,5 +251,6 @@ def test_a_verdict_of_nothing_is_refused(publish: Path) -> None:
     with pytest.raises(UserError, match="does not end with <!-- end of verdict -->"):
         filled("<!-- verdict: shop -->\n", "README.md")
     (publish / "report.md").write_text("Nothing\n")
+    sign(publish)
     with pytest.raises(UserError, match="does not open with a verdict"):
         filled(block.format(name="shop"), "README.md")

@@ -11,8 +11,9 @@ from pipeline.report.trivial import Beaten
 from tests.sign import sign
 
 
-def runs(adapter: str, seconds: float = 1.0, size: int = 10) -> Candidate:
-    return Candidate(pl.DataFrame({"adapter": [adapter], "training_seconds": [seconds], "trainable_parameters": [size]}))
+def runs(adapter: str, seconds: float = 1.0, size: int = 10, seeds: int = 2) -> Candidate:
+    row = {"adapter": adapter, "training_seconds": seconds, "trainable_parameters": size}
+    return Candidate(pl.DataFrame([row] * seeds))
 
 
 def test_the_sentence_to_act_on() -> None:
@@ -21,6 +22,10 @@ def test_the_sentence_to_act_on() -> None:
     sure = Beaten("ItemKNN", 0.1, 0.5, 0.3, 0.7, 0.001)
     close = {"other": "base"}, {"other": "morec"}
     assert verdict(leader, everyone, [], sure, set(), []) == "Ship SpecTran: it is beyond chance above every other adapter."
+    assert verdict(runs("spectran", seeds=1), everyone, [], sure, set(), []) == (
+        "Ship SpecTran: it is above every other adapter, beyond chance in the users; with one seed, chance in training is not "
+        "known."
+    )
     assert verdict(leader, everyone, list(close), sure, set(), []) == (
         "Ship SpecTran, or any of those level with it: Base (ID only), MoRec. Base (ID only) is the fastest of them to train, "
         "MoRec the smallest."
@@ -29,9 +34,9 @@ def test_the_sentence_to_act_on() -> None:
         beaten = Beaten("ItemKNN", 0.1, improvement, 0.0, 0.0, p)
         said = verdict(leader, everyone, [], beaten, set(), [])
         assert said == f"Ship none yet: SpecTran, the best adapter, {how} ItemKNN, which needs no training."
-    assert verdict(leader, everyone, [], sure, {"spectran"}, []).startswith("No verdict yet: the runs were ended by ")
+    assert verdict(leader, everyone, [], sure, {"spectran"}, []).startswith("No verdict yet: every adapter has a run that was")
     assert verdict(leader, everyone, [], sure, {"base", "morec"}, []).startswith(
-        "No verdict yet: only SpecTran has runs that support"
+        "No verdict yet: only SpecTran has no run that was ended"
     )
     assert verdict(leader, everyone, [], sure, {"base"}, []).endswith("every other adapter with runs that support a conclusion.")
     assert verdict(leader, everyone, [], sure, {"base"}, ["Base (ID only) (0.5000)"]) == (

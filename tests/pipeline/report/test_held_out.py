@@ -51,7 +51,8 @@ def test_the_report_shows_them_and_leaves_them_out_once_settings_differ(
     table, notes = held_out_table(load_params(), runs, users.grouped(runs, 20), 20)
     assert table is None
     (note,) = notes
-    assert note.startswith("Held-out items: metrics/cold/tiny was measured with other settings and is left out; `python -m")
+    assert note.startswith("Held-out items: metrics/cold/tiny was measured with other settings and is left out; with `data")
+    assert note.endswith("`dim: 16` in params.yaml, `python -m stages.cold` measures it again.")
 
 
 def test_nothing_measured_is_no_mistake(reported: Path) -> None:

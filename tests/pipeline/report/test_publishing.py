@@ -18,6 +18,7 @@ from pipeline.report import publishing
 from pipeline.report.publishing import committed_code, publish_grid, restore_grid
 from pipeline.report.write import write_report
 from tests.pipeline.conftest import FOLDER
+from tests.sign import sign
 
 
 def test_code_that_is_not_committed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +87,8 @@ def everything(folder: Path) -> dict[str, bytes]:
 def test_publishing_that_stops_in_the_middle_changes_nothing(cells: list[Cell], monkeypatch: pytest.MonkeyPatch) -> None:
     """At writes of each kind, there is no room left; then it publishes, and nothing of what was there before stays."""
     monkeypatch.setattr(publishing, "committed_code", lambda: "1111111111")
-    (FOLDER / "tiny-sasrec-older.parquet").touch()
+    (FOLDER / "tiny-sasrec-older.parquet").touch()  # of a cell that was published before
+    sign(FOLDER)
     before = everything(FOLDER)
     written: list[Path] = []
     written_until: list[int] = [0]
@@ -125,11 +127,13 @@ def test_publishing_that_stops_in_the_middle_changes_nothing(cells: list[Cell], 
     assert read_json(FOLDER / SIDECAR, "publish")["files"].keys() == after.keys() - {SIDECAR}
 
 
-def test_a_file_of_ones_own_in_the_folder_is_not_lost(cells: list[Cell]) -> None:
-    (FOLDER / "notes.md").write_text("mine")
+@pytest.mark.parametrize("name", ["notes.md", "figures/notes.md", "tuned/notes.md", "notes.parquet", "mine/notes.md"])
+def test_a_file_of_ones_own_in_the_folder_is_not_lost(cells: list[Cell], name: str) -> None:
+    (FOLDER / name).parent.mkdir(exist_ok=True)
+    (FOLDER / name).write_text("mine")
     before = everything(FOLDER)
     params = load_params()
-    with pytest.raises(UserError, match=r"^docs/results/here is replaced whole and holds notes.md, which publishing did not"):
+    with pytest.raises(UserError, match=rf"^docs/results/here is replaced whole and holds {name}, which publishing did not"):
         publish([(cell, cell.runs(params)) for cell in cells], FOLDER, "0123456789")
     assert everything(FOLDER) == before
 

@@ -32,7 +32,7 @@ def test_the_rule_and_the_shares_are_said(tmp_path: Path, monkeypatch: pytest.Mo
     assert found
     assert found.text.startswith("Shop: ")
     assert rule in found.text
-    for share in ("18.8 % of the training steps", "24.6 % of the validation items", "23.6 % of the test items"):
+    for share in ("18.8 % of the training items after a user's first", "24.6 % of the validation", "23.6 % of the test items"):
         assert share in found.text
     assert found.learnable == (ties == "item"), "only that order is the same for every user"
     assert ("a model that knows IDs can learn it" in found.text) == found.learnable

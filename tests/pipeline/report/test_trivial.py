@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 
 from pipeline.report.formats import Block, Entry, Table
-from pipeline.report.trivial import below, beyond_table, sentences, with_trivial
+from pipeline.report.trivial import below, beyond_table, missing_baselines, sentences, with_trivial
 
 METRIC = "NDCG@20"
 SUMMARY = pl.DataFrame(
@@ -61,11 +61,13 @@ def test_rows_stand_at_the_foot_of_the_means_and_a_lower_adapter_is_marked() -> 
 )
 def test_the_verdict_says_it(value: float, says: str) -> None:
     trivial = TRIVIAL.with_columns(pl.when(pl.col("adapter") == "item_knn").then(value).otherwise(pl.col(METRIC)).alias(METRIC))
-    assert sentences(SUMMARY, trivial, [], METRIC) == [f"Office, SASRec: {says}"]
+    assert sentences(SUMMARY, trivial, METRIC) == [f"Office, SASRec: {says}"]
+    assert sentences(SUMMARY, trivial, METRIC, "tuned, with the InfoNCE") == [f"Office, SASRec, tuned, with the InfoNCE: {says}"]
 
 
 def test_what_is_not_measured_is_said() -> None:
-    assert sentences(SUMMARY, pl.DataFrame(), ["office"], METRIC) == [
+    assert sentences(SUMMARY, pl.DataFrame(), METRIC) == []
+    assert missing_baselines(["office"]) == [
         "Without the trivial baselines of Office; `dvc repro grid/dvc.yaml:baselines@office` ranks them."
     ]
 

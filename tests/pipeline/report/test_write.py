@@ -68,11 +68,11 @@ def test_the_best_adapter_can_be_served_although_it_beats_no_baseline(reported: 
 
 def test_the_decision_names_the_adapters_that_were_not_trained(reported: Path) -> None:
     page = reported / "metrics/decision.md"
-    assert "Not trained" not in page.read_text()
+    assert "Not in this report" not in page.read_text()
     shutil.rmtree(Cell("tiny", "sasrec", "base").directory)
     write_report(load_params(), partial=True)
-    (line,) = (line for line in page.read_text().splitlines() if line.startswith("Not trained"))
-    assert line == "Not trained: tiny-sasrec-base. This page says nothing of them; `python -m stages.grid` trains them."
+    (line,) = (line for line in page.read_text().splitlines() if line.startswith("Not in this report"))
+    assert line == "Not in this report: tiny-sasrec-base. This page says nothing of them; `python -m stages.grid` trains them."
 
 
 def test_tuned_adapters_have_a_section_of_their_own_that_says_how_to_select_them(

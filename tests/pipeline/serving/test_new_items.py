@@ -217,13 +217,13 @@ def test_a_wrong_file_of_new_items_is_one_line(trained: Path, content: str, says
 
 
 def test_rows_that_training_drops_are_dropped_and_said(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    Path("new.csv").write_text("item_id,title\na,Kettle\na,Kettle\n,No id\nb, \nc,Pot\n")
+    Path("new.csv").write_text("item_id,title\na,Kettle\na,Kettle\n,No id\nb, \nc,Pot\nd,X\n")
     assert read_new_items(Path("new.csv"), Recommender.load().run).rows() == [("a", "Kettle", "Kettle"), ("c", "Pot", "Pot")]
     assert capsys.readouterr().err.splitlines() == [
         "new.csv: Dropped 1 row of the catalogue without an id.",
-        "new.csv: No title, or one of spaces only: 1 item of 5.",
+        "new.csv: No title, or one of spaces only: 1 item of 6.",
         "new.csv: Listed more than once, the first row with a title is taken: 1 item.",
-        "new.csv: dropped, because their title is missing: 1 item ('b')",
+        "new.csv: dropped, because their title is missing or shorter than 2 characters: 2 items ('b', 'd')",
     ]
 
 

@@ -13,7 +13,9 @@ import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import polars as pl
 import pytest
@@ -388,6 +390,26 @@ def test_a_redirect_within_http_is_followed(site: Site, target: Path) -> None:
     assert contents(target) == FILES
 
 
+@pytest.mark.parametrize(
+    ("hops", "refused"),
+    [
+        (["https://a/x", "http://b/x"], "http://b/x"),
+        (["https://a/x", "http://b/x", "https://c/x"], "http://b/x"),
+        (["http://a/x", "https://b/x", "http://c/x"], "http://c/x"),
+    ],
+)
+def test_no_redirect_leads_from_https_to_http(
+    target: Path, monkeypatch: pytest.MonkeyPatch, hops: list[str], refused: str
+) -> None:
+    """Also where the last address is encrypted again: what came in between could have been changed on the way."""
+    *before, last = (SimpleNamespace(url=url) for url in hops)
+    response = MagicMock(status_code=200, url=last.url, history=before)
+    response.__enter__.return_value = response
+    monkeypatch.setattr("requests.get", lambda *_, **__: response)
+    with pytest.raises(UserError, match=rf"^{hops[0]}.* redirects to {refused}, which is not encrypted"):
+        amazon2014._resume(hops[0], target)
+
+
 def test_a_password_of_the_address_stands_nowhere(
     site: Site, target: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -513,6 +535,18 @@ def test_the_official_sites_unknown_file_is_taken_with_a_note(
     assert contents(target) == FILES
     [note] = capsys.readouterr().err.splitlines()
     assert note.startswith("note: not verified: reviews_Mini_5.json.gz has SHA-256")
+
+
+def test_files_of_a_category_that_nobody_knows_are_taken_with_a_note(
+    mirror: Path, target: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The note says how to refuse others from now on."""
+    amazon2014.fetch(SOURCE, str(mirror), target)
+    [note] = capsys.readouterr().err.splitlines()
+    assert note.startswith(f"note: not verified: no checksums of {REVIEWS} and {METADATA} are known; to refuse others, write ")
+    written = re.search(r"`(sha256: .*)`$", note)
+    assert written
+    assert yaml.safe_load(written[1]) == {"sha256": [*CHECKSUMS]}
 
 
 def test_the_known_checksums_are_those_of_the_data_at_hand(amazon2014: Path) -> None:

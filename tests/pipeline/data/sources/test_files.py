@@ -163,11 +163,11 @@ def test_a_smallest_rating_that_is_set_after_the_download_drops_no_rating_that_w
     few = files.read(later, tmp_path / "raw")
     assert few.interactions.height == 199
     assert found(few)["unread_ratings"].text == (
-        "Dropped 1 row with a rating that is no number (log.csv row 5: rating '4,5' is no number, …)."
+        "Taken as not rated, because the rating is no number: 1 row (log.csv row 5: rating '4,5' is no number)."
     )
     raw = load(log, items_of("a"), min_rating=4)
     assert raw.interactions.height == 199
-    assert "row 5: rating '4,5' is no number" in found(raw)["unreadable"].text, "after that download it is named"
+    assert "row 5: rating '4,5' is no number" in found(raw)["unread_ratings"].text, "after that download it is named"
     many = log.replace(b",5\n", b',"4,5"\n')
     load(many, items_of("a"))
     with pytest.raises(UserError) as caught:
