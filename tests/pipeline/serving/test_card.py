@@ -9,12 +9,13 @@ import polars as pl
 import pytest
 import yaml
 
-from pipeline.artifacts import atomic_directory
+from common.errors import UserError
+from pipeline.artifacts import atomic_directory, read_signed, sha256, write_signed
 from pipeline.data.interactions import build_sequences
 from pipeline.data.sources import Raw, demo
 from pipeline.grid.execution import evaluated
 from pipeline.params import load_params
-from pipeline.runs import Run
+from pipeline.runs import EVALUATED, SELECTED_RANKS, Run
 from pipeline.serving.card import licence_of, model_card
 from pipeline.serving.recommender import Recommender
 from pipeline.training.inputs import load_spectrum
@@ -68,11 +69,16 @@ def test_the_licence_of_every_encoder_of_the_project_is_known() -> None:
     assert [name for name, encoder in encoders.items() if licence_of(encoder["model"]) is None] == []
 
 
+def write_ranks(ranks: pl.DataFrame) -> None:
+    """Write the ranks of the selected run as its test does, with their checksum."""
+    ranks.write_parquet(SELECTED_RANKS)
+    write_signed(EVALUATED, read_signed(EVALUATED, "it") | {SELECTED_RANKS.name: sha256(SELECTED_RANKS)})
+
+
 def test_one_test_user_has_no_interval(trained: Path) -> None:
     recommender = Recommender.load()
     recommender.users = recommender.users.head(1)
-    ranks = Path("data/ranks/selected.parquet")
-    pl.read_parquet(ranks).filter(user_id=recommender.users["user_id"][0]).with_columns(rank=1).write_parquet(ranks)
+    write_ranks(pl.read_parquet(SELECTED_RANKS).filter(user_id=recommender.users["user_id"][0]).with_columns(rank=1))
     card = model_card(recommender)
     assert "items. Of one user." in card
     assert "| HR@10 | 1.0000 | " in card
@@ -85,9 +91,7 @@ def test_users_who_had_the_test_item_before_are_left_out_where_only_new_items_ar
     first = users["items"][0].to_list()
     again = pl.Series("items", [[*first[:-1], first[0]], users["items"][1].to_list()])
     recommender.users = users.with_columns(again)
-    ranks = Path("data/ranks/selected.parquet")
-    kept = pl.DataFrame({"user_id": users["user_id"], "rank": [1, 1], "rank_without_history": [50, 1]})
-    kept.write_parquet(ranks)
+    write_ranks(pl.DataFrame({"user_id": users["user_id"], "rank": [1, 1], "rank_without_history": [50, 1]}))
     card = model_card(recommender)
     assert "| HR@10 | 1.0000 ± 0.0000 | 1.0000 |" in card
     assert "The last column is over the 1 user to whom the test item is new." in card
@@ -95,17 +99,25 @@ def test_users_who_had_the_test_item_before_are_left_out_where_only_new_items_ar
 
 def test_the_card_of_a_run_that_was_not_tested_says_so(trained: Path) -> None:
     recommender = Recommender.load()
-    other = Path("data/runs/evaluate-selected.json")
-    tested = other.read_text()
+    record = read_signed(EVALUATED, "it")
     for of_another in (
-        tested.replace('"seed": 0', '"seed": 1'),
-        tested.replace(recommender.run.fingerprint, "0" * 32),  # the same choice, trained on other data
+        {"run": record["run"] | {"seed": 1}},
+        {"fingerprint": "0" * 32},  # the same choice, trained on other data
     ):
-        assert of_another != tested
-        other.write_text(of_another)
+        write_signed(EVALUATED, record | of_another)
         assert "No test of this run was found" in model_card(recommender)
-    other.unlink()
+    EVALUATED.unlink()
     assert "No test of this run was found" in model_card(recommender)
+
+
+def test_ranks_that_changed_after_the_test_are_refused(trained: Path) -> None:
+    recommender = Recommender.load()
+    pl.read_parquet(SELECTED_RANKS).with_columns(rank=1).write_parquet(SELECTED_RANKS)
+    with pytest.raises(UserError, match=r"^data/ranks/selected.parquet is damaged, .*; run `dvc repro evaluate`$"):
+        model_card(recommender)
+    record = {name: value for name, value in read_signed(EVALUATED, "it").items() if name != SELECTED_RANKS.name}
+    write_signed(EVALUATED, record)
+    assert "| HR@10 | 1.0000 " in model_card(recommender), "a record of an older version does not have the checksum"
 
 
 def test_the_card_of_a_run_with_a_split_by_time_has_the_metrics_of_the_users_with_a_target(
