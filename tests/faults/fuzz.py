@@ -451,7 +451,7 @@ def published_folder() -> Path:
     """One published cell of a few users, made of a real one."""
     folder = Path("docs/results/good")
     folder.mkdir(parents=True)
-    pl.read_csv(RESULTS / "runs.csv").filter(adapter="base").write_csv(folder / "runs.csv")
+    pl.read_csv(RESULTS / "runs.csv").filter(adapter="base", over="seeds").write_csv(folder / "runs.csv")
     frame = pl.read_parquet(RESULTS / "toys-sasrec-base.parquet")
     ranks = [name for name, kind in frame.schema.items() if isinstance(kind, pl.List)]
     frame.with_columns(pl.col(*ranks).list.head(5)).write_parquet(folder / "toys-sasrec-base.parquet")
@@ -600,6 +600,8 @@ def main() -> None:
             number = int(chosen.inputs * (1 if chosen.only else share))
             if fault := fuzz(name, strategy, read, number, chosen.seed, counts):
                 faults.append(fault)
+            if not counts[f"{name}: read"]:
+                faults.append(f"{name}: no input was valid, so nothing behind the first check was tried")
             print("\n".join(f"{counts[what]:6} {what}" for what in sorted(counts) if what.startswith(f"{name}: ")), flush=True)
     print(f"{sum(counts.values())} inputs: {len(faults)} faults (tracebacks, hangs, more than one line)")
     if faults:
