@@ -1,1 +1,4 @@
-"""Benchmarks, each a comparison within one run: `python -m benchmarks.<name>`. Results are recorded in docs/performance.md."""
+"""Benchmarks: `python -m benchmarks.<name>`. Comparisons are ratios within one run.
+
+Results are recorded in docs/performance.md, docs/scale.md, docs/serving.md and docs/cluster.md.
+"""

@@ -2,7 +2,8 @@
 
     python -m benchmarks.precision toys [--steps 8]
 
-Steps of 256 users in turns, dim 128, one thread's CPU time, so that other work on the machine disturbs little.
+Steps of 256 users in turns (of BERT4Rec four steps, one for each pass), dim 128, one thread's CPU time, so that other work on the
+machine disturbs little.
 """
 
 from argparse import ArgumentParser

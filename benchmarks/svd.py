@@ -1,4 +1,5 @@
-"""Time of the svd stage compared with `torch.linalg.svd`, on generated embeddings whose spectrum falls by four decades.
+"""Time of the svd stage compared with `torch.linalg.svd`, on generated embeddings whose spectrum falls by four and a half
+decades.
 
 `python -m benchmarks.svd compare 12000 4096` prints the seconds of both on float32 rows, and their accuracy relative to float64
 (up to 50,000 rows). The stage computes two spectra, plain and centred; the time of one is estimated as that of the Gram matrix

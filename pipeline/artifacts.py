@@ -22,7 +22,7 @@ from common.dvc_state import has_remote
 from common.errors import UserError
 
 SIDECAR = "sidecar.json"
-# What `dvc push` pushes of data.
+# Artifacts with a sidecar for which a message offers `dvc pull`.
 PUSHED = ("data/raw/*", "data/sequences/*", "data/embeddings/*/*", "data/spectrum/*/*", "data/checkpoints/selected")
 RUNS = Path("data/runs")
 ARTIFACTS = (Path("data"), Path("grid"), Path("metrics"), Path("docs/results"))  # folders whose directories may be replaced

@@ -228,7 +228,7 @@ def artifact_bytes(items: int, width: int, dim: int) -> int:
     """Return an estimate of the bytes of a run's float32 artifacts.
 
     They are the embeddings (N x l); two spectra (N x r, l x r, r, l; r <= min(N, l)); and four arrays of the size of the weights
-    (2 N x d): the weights in scratch and in the checkpoint, and, during training, Adam's two moments.
+    (2 N x d): during training, the weights, the best weights and Adam's two moments; afterwards two copies of the weights.
     """
     rank = min(items, width)
     spectra = 2 * (items * rank + width * rank + rank + width)

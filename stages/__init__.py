@@ -43,9 +43,9 @@ def check_checkpoint(directory: Path) -> None:
 def run(main: Callable[[], str | None]) -> None:
     """Run a stage and print the summary that `main` returns.
 
-    If `main` raises UserError or OSError, print its message in one line and exit with status 1. SIGTERM ends a stage as Ctrl-C
-    does, and with it the processes that it started. With several processes, only the first returns a summary; the others return
-    None.
+    If `main` raises an error that `explained` knows, print one line and exit with status 1; other errors are bugs. SIGTERM ends a
+    stage as Ctrl-C does, and with it the processes that it started. With several processes, only the first returns a summary; the
+    others return None.
     """
     from common.secrets import masked
 

@@ -1,6 +1,7 @@
 """Say what was understood of the selected dataset and what was dropped, in metrics/check.json: `python -m stages.check`.
 
-With `--estimate`, say how long the grid of params.yaml will take here, from a few steps of every method; nothing is written.
+With `--estimate`, say how long the grid of params.yaml will take here, from a few steps of every method; nothing is written
+but copies of published runs in scratch.
 """
 
 import os

@@ -1,8 +1,8 @@
 """Measure how well adapters rank items that were held out of training, by their texts alone: `python -m stages.cold`.
 
-A share of the items is taken out of the selected dataset; every adapter of the grid is trained on the rest, with the settings of
-params.yaml, and ranks the held-out test items of their users. Writes metrics/cold/<dataset>,
-which the report of a grid with the same settings shows.
+A share of the items is taken out of the selected dataset. The named adapters, or those of the grid except Base, are trained on
+the rest with the settings of params.yaml, and rank the held-out test items of their users. Writes metrics/cold/<dataset>, which
+the report of a grid with the same settings shows.
 """
 
 from common.arguments import Arguments

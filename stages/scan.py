@@ -1,7 +1,7 @@
 """Take the checksums of the files of every dataset of kind `files`: `python -m stages.scan`.
 
-DVC downloads such a dataset again if its checksums or options changed. If the files are not here, as on a colleague's machine,
-the recorded checksums stay. Files that differ from the recorded ones are named.
+DVC downloads such a dataset again if its checksums, its options or the code that reads it changed. If the files are not here, as
+on a colleague's machine, the recorded checksums stay. Files that differ from the recorded ones are named.
 """
 
 from contextlib import suppress

@@ -10,7 +10,7 @@ from models.core.adapter import Adapter, Spectrum, id_embedding
 class Base(Adapter):
     """T = E_id. Of the spectrum, only the number of items is used.
 
-    id_std must be positive: with cosine scoring, a zero row has no direction and gets no gradient.
+    id_std must be positive: with cosine scoring, a zero row has no direction.
     """
 
     class Config(Section):

@@ -14,7 +14,8 @@ from models.core.fusion import FusedAdapter
 class MoRec(FusedAdapter):
     """E_s = GELU(X W + b), W: (l, d_s), X = sqrt(l) E.
 
-    Source: the first layer of the authors' two-stage text branch, with their initialisation: W is Xavier-normal, b is zero.
+    Source: the first layer of the text branch in the authors' main-2stage (model/encoders.py), with their initialisation: W is
+    Xavier-normal, b is zero.
     """
 
     class Config(Section):

@@ -76,7 +76,7 @@ class RLMRec(FusedAdapter):
 
 
 def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    """Return Linear, LeakyReLU(0.01), Linear with Xavier-uniform weights."""
+    """Return Linear, LeakyReLU(0.01), Linear with Xavier-uniform weights: (…, inputs) -> (…, outputs)."""
     first, second = nn.Linear(inputs, hidden), nn.Linear(hidden, outputs)
     for layer in (first, second):
         nn.init.xavier_uniform_(layer.weight)

@@ -33,4 +33,5 @@ class SpecMLP(WhitenRec):
         self.layers = nn.ModuleList(layers)
 
     def project(self) -> Tensor:
+        """Return E_s, (N, d_s), with rows of length sqrt(d)."""
         return F.normalize(super().project(), dim=1) * self.dim**0.5

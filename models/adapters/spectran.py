@@ -16,9 +16,9 @@ Variant = Literal["full", "without_attention", "principal_sigma", "principal_ide
 class SpecTran(FusedAdapter):
     """T = E_id + E_s, E_s = U W^T, W = softshrink_lambda(Q K^T) + [diag(D), 0]  (SpecTran, Eqs. 7-11).
 
-    U: (N, r), frozen. Q: (d, k) and K: (r, k), k = d. lambda >= 0 is learned. D_i = sigma_1 * sum_k alpha_k (sigma_i /
-    sigma_1)^k, a Taylor polynomial of the normalised spectrum with learned coefficients. With fusion `none`, T = E_s; with
-    `concat`, T = [E_id ; E_s] and E_s has d / 2 columns.
+    U: (N, r), frozen. Q: (d_s, k) and K: (r, k), k = d_s, the columns of E_s: d, or d / 2 for `concat`. lambda >= 0 is learned.
+    D_i = sigma_1 * sum_k alpha_k (sigma_i / sigma_1)^k, a Taylor polynomial of the normalised spectrum with learned coefficients.
+    With fusion `none`, T = E_s; with `concat`, T = [E_id ; E_s] and E_s has d / 2 columns.
     """
 
     class Config(Section):
@@ -45,9 +45,9 @@ class SpecTran(FusedAdapter):
         self.variant = config.variant
         self.decay_all = config.decay_all
         self.register_buffer("U", used.U, persistent=False)  # (N, r)
-        self.register_buffer("sigma", used.sigma[:width].clone(), persistent=False)  # (d,)
+        self.register_buffer("sigma", used.sigma[:width].clone(), persistent=False)  # (d_s,)
         if self.attends:
-            self.query = nn.Parameter(torch.randn(width, width) * 0.1)  # Q (d, k)
+            self.query = nn.Parameter(torch.randn(width, width) * 0.1)  # Q (d_s, k)
             self.key = nn.Parameter(torch.randn(used.rank, width) * 0.1)  # K (r, k)
             self.threshold = nn.Parameter(torch.zeros(()))  # lambda
         if self.encodes:
@@ -68,7 +68,7 @@ class SpecTran(FusedAdapter):
         return self.variant in ("full", "without_attention")
 
     def attention(self) -> Tensor:
-        """Return Phi = softshrink_lambda(Q K^T), (d, r).
+        """Return Phi = softshrink_lambda(Q K^T), (d_s, r).
 
         torch's softshrink takes lambda as a number and gives it no gradient, so it is computed here. Lambda starts at 0 and is
         kept >= 0 by clamping in place, which preserves its gradient at 0; as |.|, relu or a square of a parameter, it would stay
@@ -76,23 +76,23 @@ class SpecTran(FusedAdapter):
         """
         with torch.no_grad():
             self.threshold.clamp_(min=0)
-        product = self.query @ self.key.T  # (d, r)
+        product = self.query @ self.key.T  # (d_s, r)
         return product.sign() * (product.abs() - self.threshold).clamp(min=0)
 
     def principal(self) -> Tensor:
-        """Return D, the weights of the d principal components, (d,)."""
+        """Return D, the weights of the d_s principal components, (d_s,)."""
         if self.variant == "principal_sigma":
             return self.sigma
         if self.variant == "principal_identity":
             return torch.ones_like(self.sigma)
         if self.variant == "without_encoding":
             return torch.zeros_like(self.sigma)
-        relative = (self.sigma / self.sigma[0]).unsqueeze(-1)  # (d, 1)
-        powers = relative ** torch.arange(self.alpha.shape[-1], device=relative.device)  # (d, n + 1)
+        relative = (self.sigma / self.sigma[0]).unsqueeze(-1)  # (d_s, 1)
+        powers = relative ** torch.arange(self.alpha.shape[-1], device=relative.device)  # (d_s, n + 1)
         return self.sigma[0] * (powers * self.alpha).sum(-1)
 
     def weights(self) -> Tensor:
-        """Return W = Phi + [diag(D), 0], (d, r)."""
+        """Return W = Phi + [diag(D), 0], (d_s, r)."""
         return self.attention() + nn.functional.pad(self.principal().diag(), (0, self.U.shape[1] - self.semantic_dim))
 
     def project(self) -> Tensor:
@@ -110,7 +110,7 @@ class SpecTran(FusedAdapter):
 
     @torch.no_grad()
     def report(self) -> dict[str, object]:
-        """Return learned lambda, alpha and D, and the mean principal and subordinate weights of the paper's Table 6."""
+        """Return learned lambda, alpha and D with its ends, the share of zeros in Phi, and the weights of the paper's Table 6."""
         principal = self.principal()
         result: dict[str, object] = {
             "principal": principal.tolist(),

@@ -19,8 +19,8 @@ class UniSRec(FusedAdapter):
     x is a row of sqrt(l) E; the authors' code normalises its input to entries of about that size. eps ~ N(0, 1), drawn per item
     and expert in training only. All experts are used, as in the authors' code.
 
-    Differences from that code: the table is built once per step, so an item has the same noise everywhere in the step; and all
-    experts share one dropout mask, so that they are one matrix product.
+    Source: the authors' unisrec.py. Differences: the table is built once per step, so an item has the same noise everywhere in
+    the step; and all experts share one dropout mask, so that they are one matrix product.
     """
 
     class Config(Section):

@@ -21,7 +21,8 @@ class WhitenRec(FusedAdapter):
     makes the distances between all items equal, and if N is not much larger, nearly equal. For N <= 2 l, w is therefore at most
     N // 4.
     Head `mlp`: Dropout, Linear, ReLU, Dropout, Linear, ReLU. Head `linear`: Linear, GELU.
-    Source: the whitening of DWSRec, by the same first author. Raises UserError if whiten_rank exceeds the centred rank.
+    Source: the whitening of DWSRec (model/dwsrec.py), by the same first author. Raises UserError if whiten_rank exceeds the
+    centred rank.
     """
 
     class Config(Section):

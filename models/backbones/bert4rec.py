@@ -25,6 +25,7 @@ class Block(nn.Module):
         self.dropout = dropout
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
+        """Return the states of the layout's query rows, (W, d). x: (T, d), a row per token."""
         query = layout.queries(x)
         x = self.norm_attention(query + self._drop(self.attention(query, x, layout)))
         return self.norm_feed_forward(x + self._drop(self.outer(F.gelu(self.inner(x)))))
@@ -38,6 +39,7 @@ class BERT4Rec(Backbone):
 
     In training, a share `last_only_share` of the samples has only its last item masked, as at inference. In the other samples,
     each item is masked with probability `mask_ratio`, and at least one is. A masked item always becomes [MASK].
+    Source: the authors' gen_data_fin.py.
     """
 
     causal = False

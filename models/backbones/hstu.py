@@ -16,6 +16,7 @@ class Block(nn.Module):
     """[u, v, q, k] = SiLU(LN(x) W); a = SiLU(q k^T + b_{i-j}) / n, zero where hidden; y = W_o Dropout(u * LN(a v)) + x.
 
     n is the maximal length of histories, not the length of this one. LN has no parameters, and q k^T is not divided by sqrt(d).
+    Source: research/modeling/sequential/hstu.py of the authors' generative-recommenders.
     """
 
     def __init__(self, dim: int, heads: int, dropout: float, positions: int, relative_bias: bool) -> None:
@@ -28,6 +29,7 @@ class Block(nn.Module):
         self.bias = nn.Parameter(torch.randn(2 * positions - 1) * 0.02) if relative_bias else None
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
+        """Return the states of the layout's query rows, (W, d). x: (T, d), a row per token."""
         dim = x.shape[1]
         u, v, q, k = F.silu(F.layer_norm(x, (dim,), eps=1e-6) @ self.weight).chunk(4, dim=-1)  # (T, d) each
         scores = layout.scores(layout.queries(q), k, self.heads)

@@ -18,10 +18,10 @@ FeedForwardResidual = Literal["normalised", "plain"]
 class Block(nn.Module):
     """q = LN(x); x = q + MHA(q, x, x); then a feed-forward layer, whose residual is an option.
 
-    normalised: y = LN(x); x = y + FFN(y), as in the original code. plain: x = x + FFN(LN(x)).
-    The residual of the attention is always the normalised query, as in the original code. Pre-norm, x + MHA(LN(x)), had a better
-    validation for the ID-only model on Office. With few steps per epoch, however, it can stop early on a plateau that is close to
-    ranking by popularity (docs/results-archive.md).
+    normalised: y = LN(x); x = y + FFN(y), as in the original code. plain: x = x + FFN(LN(x)). The residual of the attention is
+    always the normalised query, as in the original code, which we read in pmixer/SASRec.pytorch (python/model.py). Pre-norm, x +
+    MHA(LN(x)), had a better validation for the ID-only model on Office. With few steps per epoch, however, it can stop early on a
+    plateau that is close to ranking by popularity (docs/results-archive.md).
     """
 
     def __init__(self, dim: int, heads: int, dropout: float, feed_forward_residual: FeedForwardResidual) -> None:
@@ -35,6 +35,7 @@ class Block(nn.Module):
         self.feed_forward_residual = feed_forward_residual
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
+        """Return the states of the layout's query rows, (W, d). x: (T, d), a row per token."""
         query = self.norm_attention(layout.queries(x))
         x = query + self._drop(self.attention(query, x, layout))
         y = self.norm_feed_forward(x)

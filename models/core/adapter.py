@@ -23,8 +23,9 @@ InputScale = Literal["sqrt_width", "unit"]
 class Spectrum:
     """Thin SVD of the item embeddings, E = U diag(sigma) V^T + 1 mean^T (SpecTran, Eq. 3).
 
-    U: (N, r), orthonormal columns. sigma: (r,), decreasing. V: (l, r). mean: (l,), zeros for the plain spectrum, the mean of E's
-    rows for the centred one. load_centred and load_popularity: functions that load what only some adapters need.
+    U: (N, r), orthonormal columns (in a retrained dataset: projections of the items, see pipeline/serving/retrain.py). sigma:
+    (r,), decreasing. V: (l, r). mean: (l,), zeros for the plain spectrum, the mean of E's rows for the centred one. load_centred
+    and load_popularity: functions that load what only some adapters need.
     """
 
     U: Tensor
@@ -36,10 +37,12 @@ class Spectrum:
 
     @property
     def n_items(self) -> int:
+        """Return the number of items N."""
         return self.U.shape[0]
 
     @property
     def rank(self) -> int:
+        """Return the number of directions r."""
         return self.U.shape[1]
 
     @cached_property
@@ -72,8 +75,9 @@ class Spectrum:
     def inputs(self, scale: InputScale) -> Tensor:
         """Return the input of a learned layer, (N, l) float32: sqrt(l) E for `sqrt_width`, E for `unit`.
 
-        Rows of E have length 1, so their entries have a root mean square of 1 / sqrt(l), too small for a freshly initialised
-        layer. Entries of sqrt(l) E have a root mean square of 1, about as in AlphaFuse's code, which multiplies by 40.
+        Rows of E have length 1 (unless the encoder's `normalise` is false), so their entries have a root mean square of 1 /
+        sqrt(l), too small for a freshly initialised layer. Entries of sqrt(l) E have a root mean square of 1, about as in
+        AlphaFuse's code, which multiplies by 40.
         """
         embeddings = self.embeddings()
         return embeddings.mul_(embeddings.shape[1] ** 0.5) if scale == "sqrt_width" else embeddings
@@ -83,7 +87,8 @@ class Adapter(nn.Module):
     """Builds the item table T (N, d) from the spectrum. T has exactly N rows; padding is handled by the recommender.
 
     A subclass defines `Config`, whose fields are its section of `params.yaml`, a constructor (config, spectrum, dim), and
-    `table()`, which is differentiable and called once per training step and once per evaluation. All other methods have defaults.
+    `table()`, which is differentiable and called once per training step and once per ranking or analysis. All other methods have
+    defaults.
     """
 
     Config: ClassVar[type[Section]] = Section

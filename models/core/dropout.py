@@ -9,7 +9,7 @@ LEVELS = 1 << 16
 
 
 def dropout(x: Tensor, p: float, training: bool) -> Tensor:
-    """Return x with elements set to zero with probability p and the others divided by 1 - p; x itself if not training.
+    """Return x, of any shape, with elements set to zero with probability p and the others divided by 1 - p; x itself in a test.
 
     On a CPU, p is rounded to a multiple of 1 / 65,536.
     """

@@ -31,7 +31,7 @@ class FusedAdapter(Adapter):
         super().__init__(n_items, dim)
         self.fusion = fusion
         self.semantic_dim = half(dim, name) if fusion == "concat" else dim
-        # The IDs are drawn first, so that adapters with the same seed have the same initial IDs as Base.
+        # The IDs are drawn first, so that with the same seed and id_std, `add` and `id` have the same initial IDs as Base.
         if fusion != "none":
             self.id_embedding = id_embedding(n_items, self.semantic_dim, id_std)
 

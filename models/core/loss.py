@@ -29,7 +29,10 @@ class Loss:
         return None
 
     def __call__(self, states: Tensor, table: Tensor, targets: Tensor, negatives: Tensor | None, weights: Tensor) -> Tensor:
-        """Return the loss, a scalar. states: (T, d); table: (N, d); targets, weights: (T,); negatives: as `draw` returned."""
+        """Return the loss, a scalar. states: (T, d); table: (N, d); targets, weights: (T,); negatives: as `draw` returned.
+
+        In a large catalogue, table has the rows of a batch only, and targets and negatives are rows of it.
+        """
         raise NotImplementedError
 
 

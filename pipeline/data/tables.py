@@ -1,7 +1,7 @@
 """A table in any common format, as a data frame: Parquet, CSV and its relatives, JSON lines; each also as gzip.
 
 Text is read as it is written: no value is taken for a number, a date or a missing one. The format is told by the file's first
-bytes and its ending, the separator by the first line.
+bytes and its ending, the separator by the first lines and the ending.
 """
 
 import glob

@@ -29,7 +29,7 @@ USERS = 4096  # whose lists are made together
 
 @dataclass
 class Evaluation:
-    """The result of a test. seconds: of the first ranking; analysis: see `analyse`.
+    """The result of a test. seconds: of reading the histories and of the first ranking; analysis: see `analyse`.
 
     ranks has a row per user: `user_id`; `rank`, among all items by the run's similarity; `rank_without_history`, among the items
     outside the user's history; and `rank_dot` (`rank_cosine` if the run uses the dot product), by the other similarity. `top` and

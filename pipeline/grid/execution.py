@@ -1,4 +1,5 @@
-"""Trains and tests runs that are not in scratch yet. Every stage that needs a trained or tested run calls this module.
+"""Trains and tests runs that are not in scratch yet. `train`, `cell` and `prepare` call this module; `tune`, `cold` and
+`retrain` train under the run's lock themselves.
 
 Importing this module does not import torch.
 """

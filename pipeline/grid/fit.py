@@ -12,17 +12,26 @@ def refuse_unfit(option: str, runs: Iterable[Run]) -> None:
 
     option: of params.yaml that sets the dim of these runs.
     """
-    # Every adapter fits a dim that is no larger than the rank; only for the others models are built.
-    tight = [run for run in runs if run.dim > rank(run)]
-    unfit = [(run, why) for run in tight if (why := misfit(run))]
+    doubtful = [run for run in runs if not _fits_surely(run)]
+    unfit = [(run, why) for run in doubtful if (why := misfit(run))]
     if not unfit:
         return
     adapters = ", ".join(dict.fromkeys(run.adapter for run, _ in unfit))
     datasets = ", ".join(dict.fromkeys(run.dataset for run, _ in unfit))
     why, _, advice = unfit[0][1].partition("; choose dim <= ")
     if advice:
-        why += f"; choose {option} <= {min(rank(run) for run in tight)}, which fits all, or leave these adapters out"
+        why += f"; choose {option} <= {min(rank(run) for run in doubtful)}, which fits all, or leave these adapters out"
     raise UserError(f"nothing was trained: {adapters} on {datasets} cannot be built; {why}")
+
+
+def _fits_surely(run: Run) -> bool:
+    """Whether the run can be built for certain: its dim is at most the rank, and a multiple of 4 and of the heads.
+
+    For others, a model is built, which takes longer.
+    """
+    heads = run.settings["backbone"].get("heads", 1)
+    chosen_rank = run.settings["adapter"].get("whiten_rank")
+    return not (run.dim % 4 or run.dim % heads or chosen_rank or run.dim > rank(run))
 
 
 def rank(run: Run) -> int:

@@ -14,6 +14,7 @@ docs/results/<name>/ contains:
 """
 
 import json
+import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -34,6 +35,7 @@ from pipeline.runs import Run, evaluation_code
 PUBLISHED = Path("docs/results")
 RUNS = "runs.csv"
 PUBLISH = "`python -m stages.publish`"
+OTHERS = r"(comparisons|groups)\.csv|grid\.yaml|report\.md|figures/[^/]+\.svg|tuned/[^/]+\.(yaml|csv)"  # than runs and ranks
 ADDED = ["over", "fingerprint", "commit", "torch"]  # columns of runs.csv that a cell's metrics.csv does not have
 
 
@@ -46,10 +48,7 @@ def publish(
     UserError if a cell is damaged, or was built by other code or with other settings or inputs than the current ones, and if
     `folder` holds files that are not from publishing, which would be lost.
     """
-    sidecar = folder / SIDECAR
-    written = {SIDECAR, *(read_signed(sidecar, PUBLISH)["files"] if sidecar.is_file() else ())}
-    there = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
-    if strangers := [name for name in there if name not in written]:
+    if strangers := _strangers(folder):
         raise UserError(f"{folder} is replaced whole and holds {', '.join(strangers)}, which publishing did not write; move it")
     lines = []
     tables: dict[str, pl.DataFrame] = {}
@@ -92,6 +91,21 @@ def publish(
             (directory / name).parent.mkdir(exist_ok=True)
             (directory / name).write_bytes(content)
     return runs_table
+
+
+def _strangers(folder: Path) -> list[str]:
+    """Return the files in a folder that publishing does not write there.
+
+    The sidecar lists what it wrote. Those of older versions list only runs and ranks, and one that is missing or damaged nothing,
+    so files with the names of the others count as written.
+    """
+    try:
+        listed = set(read_signed(folder / SIDECAR, PUBLISH)["files"])
+        others = OTHERS
+    except UserError:
+        listed, others = {SIDECAR}, rf"{OTHERS}|runs\.csv|[^/]+\.parquet"
+    there = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
+    return [name for name in there if name not in {SIDECAR, *listed} and not re.fullmatch(others, name)]
 
 
 def _copy(file: Path, target: Path) -> None:

@@ -66,7 +66,7 @@ from common.names import check_form
 from models.adapters import ADAPTERS
 from pipeline.artifacts import atomic_file, verify
 from pipeline.grid.cells import SPECTRAN
-from pipeline.grid.published import PUBLISH, PUBLISHED, read_runs, read_table
+from pipeline.grid.published import PUBLISHED, read_runs, read_table
 from pipeline.grid.tables import read_csv_table
 from pipeline.report import findings
 from pipeline.report.leaders import PROTOCOL, PublishedSet, leaders_table, level_table
@@ -279,7 +279,7 @@ def verdict(name: str) -> str:
     report = PUBLISHED / check_form("folder", name) / "report.md"
     if not report.is_file():
         raise UserError(f"{report} is missing: no results are published as {name}")
-    verify(report.parent, PUBLISH, [report.name])
+    verify(report.parent, f"`python -m stages.publish {name}`", [report.name])
     found = OPENING.match(report.read_text(encoding="utf-8"))
     if found is None:
         raise UserError(f"{report} does not open with a verdict; `python -m stages.publish {name}` writes it")

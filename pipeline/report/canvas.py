@@ -16,8 +16,8 @@ from pipeline.grid.cells import PAIR, SPECTRAN
 from pipeline.report.gains import ALL_PAIRS, BASE
 from pipeline.report.titles import pair_title, title
 
-# name of a CSS variable -> its value in light mode, which is unique, and in dark mode. Text has a contrast of at least 4.5 to the
-# ground, and lines of at least 3 (tests/pipeline/report/test_figures.py).
+# name of a CSS variable -> its value in light mode, which is unique, and in dark mode. Text and lines have a contrast of at least
+# 4.5 to the ground (tests/pipeline/report/test_canvas.py).
 COLOURS = {
     "ink": ("#1d2026", "#e4e6ea"),
     "ground": ("#fffffe", "#15171b"),

@@ -96,7 +96,9 @@ def selected_metrics(params: Params) -> dict[str, float]:
     metrics = read_json(EVALUATION, EVALUATE)
     record = read_signed(EVALUATED, EVALUATE)
     if record[EVALUATION.name] != sha256(EVALUATION):
-        raise UserError(f"{EVALUATION} is damaged, its checksum differs from the one in {EVALUATED}; {EVALUATE} writes it again")
+        raise UserError(
+            f"{EVALUATION} is not what the last test wrote, its checksum is not that in {EVALUATED}; {EVALUATE} tests again"
+        )
     selected = Run.of(params)
     if record["run"] != selected.choice or _trained_otherwise(record, selected):
         raise UserError(f"{EVALUATION} belongs to another run than the one that params.yaml selects; run `dvc repro`")

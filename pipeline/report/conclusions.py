@@ -177,9 +177,9 @@ def budget(params: Params, rows: pl.DataFrame) -> str:
         seed = params.grid.tuning.seed
         sentences.append(
             f"Every {'other ' if others else ''}method was tuned separately on validation, with the same budget: {count} (the "
-            f"first uses the settings of params.yaml), each a full run with seed {seed}. The default and the best others, "
-            f"three in all at most, were also trained with seed {seed + 1}, and the best of these under that seed was chosen. "
-            "grid/space.yaml lists the values to choose from, grid/tuned/ the chosen ones."
+            f"first uses the settings of params.yaml), each a full run with seed {seed}. The best settings and the default, "
+            f"three in all at most and none that failed, were also trained with seed {seed + 1}; the best of these under that "
+            "seed was chosen. grid/space.yaml lists the values to choose from, grid/tuned/ the chosen ones."
         )
     if others:
         sentences.append(

@@ -194,8 +194,8 @@ def verdict(
         return f"{name} is the only adapter that was run: there is nothing to compare it with."
     if not set(candidates) - unfit - {leader.adapter}:
         return (
-            f"No verdict yet: only {name} has no run that was ended by `train.epochs`, or never learned; raise it, or "
-            "`train.patience`."
+            f"No verdict yet: every adapter except {name} has a run that was ended by `train.epochs`, or never learned; raise "
+            "it, or `train.patience`."
         )
     if not level:
         which = " with runs that support a conclusion" if unfit else ""

@@ -99,7 +99,7 @@ class Figures(Canvas):
         """Draw Figure 1: the cumulative share of variance in the leading directions of T's text part, or else of T, by run."""
         axes = (
             ("component", "leading directions"),
-            ("cumulative_share", "cumulative share of its variance"),
+            ("cumulative_share", "cumulative share of variance"),
         )
         self._curves("figure1", rows, "spectrum.csv", *axes, limits=(0, 1.02), label_at=0.3)
 

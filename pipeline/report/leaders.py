@@ -188,7 +188,8 @@ def _check_leader(of: PublishedSet, among: str, rows: pl.DataFrame, metric: str)
     rows: the comparisons of one metric, which need not be the one that decides.
     """
     ndcg = metric.replace("HR@", "NDCG@")
-    means = of.runs().group_by("adapter", maintain_order=True).agg(pl.col(ndcg).mean())
+    runs = of.runs().join(rows.select(PAIR).unique(), on=PAIR, how="semi")
+    means = runs.group_by("adapter", maintain_order=True).agg(pl.col(ndcg).mean())
     candidates = paper_adapters() if among == PAPER else means["adapter"].to_list()
     leader = rows["leader"][0]
     scores = {name: mean for name, mean in means.iter_rows() if name in candidates and name not in rows["other"]}

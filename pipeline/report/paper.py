@@ -1,4 +1,4 @@
-"""The tables of the paper, as data, and the metrics that its Table 2 shows."""
+"""The tables of the paper, as data."""
 
 from pathlib import Path
 

@@ -118,8 +118,8 @@ def table5(cost: pl.DataFrame) -> Table:
         blocks.append(Block(_heading(block), header, rows))
     machines = sorted({f"{row['device']}, {plural(row['threads'], 'thread')}" for row in cost.iter_rows(named=True)})
     notes = [
-        f"Seconds per run on {' and '.join(machines)}; other runs may have shared it. Compare them within this table only; the "
-        "paper's were measured on another machine."
+        f"Seconds per run on {' and '.join(machines)}; other runs may have run there meanwhile. Compare them within this table "
+        "only; the paper's were measured on another machine."
     ]
     return Table("table5", "Cost", blocks, notes, cost)
 

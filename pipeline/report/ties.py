@@ -36,7 +36,7 @@ def ties_of(dataset: str, title: str) -> Ties | None:
     tied = read_json(directory / "statistics.json", command).get("tied", {})
     if tied.get("test", 0.0) < MATTERS or ties not in RULES:
         return None
-    training, valid, test = (f"{100 * tied.get(name, 0.0):.1f} %" for name in ("steps", "validation", "test"))
+    training, valid, test = (f"{100 * tied[name]:.1f} %" for name in ("steps", "validation", "test"))
     shares = f"{training} of the training items after a user's first, {valid} of the validation and {test} of the test items"
     sentence = f"{title}: interactions of a user with equal timestamps {RULES[ties]}; this decides {shares}."
     learnable = ties == "item"

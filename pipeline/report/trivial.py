@@ -91,6 +91,8 @@ def beyond_table(runs: pl.DataFrame, trivial: pl.DataFrame) -> Table | None:
     if NAMES[0] not in runs.columns:
         return None
     measured = runs.drop_nulls(NAMES[0])
+    if measured.is_empty():
+        return None
     summary = summarise(measured, list(NAMES))
     blocks = []
     for block in summary.partition_by(PAIR, maintain_order=True):

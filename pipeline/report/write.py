@@ -24,7 +24,7 @@ from pipeline.report.results import table_metrics
 from pipeline.report.sections import report_markdown, sections
 from pipeline.report.tables import all_tables
 from pipeline.report.trivial import beyond_table, missing_baselines, sentences, with_trivial
-from pipeline.runs import EVALUATION, preprocess_command, sequences_directory, spectrum_directory, svd_command
+from pipeline.runs import EVALUATED, preprocess_command, sequences_directory, spectrum_directory, svd_command
 
 TABLES = Path("metrics/tables")
 FIGURES = Path("metrics/figures")
@@ -39,8 +39,8 @@ def write_report(params: Params, partial: bool = False) -> tuple[str, list[Cell]
 
     Returns a summary, which ends with the verdict and the leaderboard as plain text, and the cells that are in the report. Cells
     that the lists of params.yaml do not name are moved into scratch. With `partial`, cells that are missing or were built with
-    other settings are left out. metrics/selected.md stays as it is if the selected run was not tested; if its metrics are
-    damaged, or those of another run, the summary says so too.
+    other settings are left out. metrics/selected.md stays as it is if no run was tested here, or if metrics/evaluation.json
+    is of another one; the summary says so in the second case.
 
     Raises UserError if cells are missing or were built with other settings, unless `partial`; if no cell of Table 2 is left; if
     data is damaged; and if a metric was not measured.
@@ -65,7 +65,7 @@ def write_report(params: Params, partial: bool = False) -> tuple[str, list[Cell]
         with atomic_file(file) as unfinished:
             unfinished.write_text(text, encoding="utf-8")
     summary = f"{len(measured.rows)} runs in {TABLES}, {FIGURES} and {REPORT}{chosen}"
-    if EVALUATION.exists():
+    if EVALUATED.is_file():
         try:
             write_comparison(params)
         except UserError as error:

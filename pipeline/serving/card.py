@@ -2,6 +2,7 @@
 
 import json
 import re
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -107,18 +108,20 @@ def licence_of(model: str) -> str | None:
 def _test(recommender: Recommender) -> list[str]:
     """Metrics of the run's test ranks: the selected run's, or those that scratch has of a run that DVC did not make.
 
-    Raises UserError if they are damaged.
+    Raises UserError if the ranks are damaged.
     """
     run = recommender.run
     choice = json.loads(json.dumps(run.choice))
     evaluated, ranks = None, pl.DataFrame()
-    if EVALUATED.is_file() and SELECTED_RANKS.is_file():
+    record: dict[str, Any] = {}
+    with suppress(UserError):  # missing or damaged: then no test is known
         record = read_signed(EVALUATED, EVALUATE)
-        # A record from before it had a fingerprint counts, and so does one without the checksum.
-        if record["run"] == choice and record.get("fingerprint", run.fingerprint) == run.fingerprint:
-            if record.get(SELECTED_RANKS.name, found := sha256(SELECTED_RANKS)) != found:
-                raise UserError(f"{SELECTED_RANKS} is damaged, its checksum is not that in {EVALUATED}; run {EVALUATE}")
-            evaluated, ranks = choice, pl.read_parquet(SELECTED_RANKS, glob=False)
+    # A record from before it had a fingerprint counts, and so does one without the checksum.
+    same = record.get("run") == choice and record.get("fingerprint", run.fingerprint) == run.fingerprint
+    if same and SELECTED_RANKS.is_file():
+        if record.get(SELECTED_RANKS.name, found := sha256(SELECTED_RANKS)) != found:
+            raise UserError(f"{SELECTED_RANKS} is damaged, its checksum is not that in {EVALUATED}; run {EVALUATE}")
+        evaluated, ranks = choice, pl.read_parquet(SELECTED_RANKS, glob=False)
     if evaluated != choice and (run.scratch / RANKS).is_file():
         verify(run.scratch, "the same command", [RANKS])
         evaluated, ranks = choice, pl.read_parquet(run.scratch / RANKS, glob=False)

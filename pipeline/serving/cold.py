@@ -130,6 +130,7 @@ def measure(params: Params, held: Held, adapter: str) -> dict[str, dict[str, flo
     with run.lock():
         if not run.finished:
             train_run(run)
+    torch.backends.cuda.matmul.allow_tf32 = False  # which a training with tf32 leaves on
     spectrum = load_spectrum(run.spectrum)
     model = load_checkpoint(run.scratch, run, spectrum)
     recommender = Recommender(

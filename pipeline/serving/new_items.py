@@ -30,8 +30,8 @@ def new_rows(adapter: Adapter, options: dict[str, Any], spectrum: Spectrum, embe
 
     `table()` runs with every tensor that has a row per item replaced by rows for the new items. The text's rows are projected
     onto the spectrum, u = (e - mean) V / sigma; an item of the training would get the row that it has. Directions with small
-    sigma amplify what is unlike the training's items, so a row that is longer than the longest of the training's is shortened to
-    that length.
+    sigma amplify what is unlike the training's items, so a row of U, or of the whitened text, that is longer than the longest of
+    the training's is shortened to that length.
 
     IDs have no text to come from: they are zero, or the mean of the trained ones. Zero ranks new items better
     (docs/results-details.md). Where IDs start from the text (LLMInit, LLM-ESR), they are what the item would have started from.
@@ -149,7 +149,7 @@ def read_new_items(path: Path, run: Run) -> pl.DataFrame:
         print(f"{path}: {text}: {named}", file=sys.stderr, flush=True)
         items = items.filter(titled)
     if items.is_empty():
-        raise UserError(f"{path}: no row has an id and a title of {SHORTEST_TITLE} characters")
+        raise UserError(f"{path}: no row has an id and a title of at least {SHORTEST_TITLE} characters")
     template = _made_from(run).get("template", TITLE)
     check_fields(template, set(items.columns) - {"item_id"}, str(path))
     texts = [

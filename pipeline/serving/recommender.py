@@ -83,7 +83,7 @@ class Recommender:
         return wider
 
     def with_new_items(self, path: Path) -> "Recommender":
-        """`with_items` for a CSV or Parquet file of item_id, title and the template's fields, embedded by the run's encoder.
+        """`with_items` for a catalogue, as `read_new_items` reads it, embedded by the run's encoder.
 
         The file may be the whole catalogue: items that the training knew keep their rows. If no item is new, a line says so.
         """

@@ -95,6 +95,7 @@ def retrain(params: Params, directory: Path, device: torch.device) -> Retrained:
         if not run.finished:
             save_start(model, run, device)
             train_run(run)
+            torch.backends.cuda.matmul.allow_tf32 = False  # which a training with tf32 leaves on
         evaluate_run(run)
     write_checkpoint(run, old)
     after = pl.read_parquet(run.scratch / "ranks.parquet", glob=False)[column].to_numpy()
@@ -184,7 +185,8 @@ def write_spectrum(old: Recommender, embeddings: Path, folder: Path) -> None:
     """Write sigma, V and mean of the earlier spectrum, plain and centred, and the rows of U that they give all items.
 
     As for new items without training, a row is at most as long as the longest of the earlier items. An adapter that whitens
-    multiplies rows of U by sqrt(N - 1); the growth of N is divided out, so that its rows keep their scale.
+    multiplies rows of U by sqrt(N - 1); the growth of N is divided out of the centred U, and sigma multiplied by it, so that its
+    rows keep their scale.
     """
     spectrum = load_spectrum(old.run.spectrum)
     whitens = any(hasattr(old.model.adapter, name) for name in ("whitened", "semantics"))

@@ -603,7 +603,7 @@ def test_the_grid_brings_the_table_of_the_selected_run_up_to_date(set_params: Se
     set_params({"seed": 0})
     with Path("metrics/evaluation.json").open("a") as file:
         file.write("\n")
-    assert "; metrics/selected.md is not updated: metrics/evaluation.json is damaged" in stage("aggregate").stdout
+    assert "is not updated: metrics/evaluation.json is not what the last test wrote" in stage("aggregate").stdout
     assert selected.read_text() == kept
 
 
@@ -613,7 +613,7 @@ def test_metrics_that_were_changed_by_hand_are_refused(project: Path) -> None:
     file = Path("metrics/evaluation.json")
     file.write_text(file.read_text().replace("0.0", "0.9", 1))
     refused(
-        "compare", "metrics/evaluation.json is damaged, its checksum differs from the one in data/runs/evaluate-selected.json"
+        "compare", "metrics/evaluation.json is not what the last test wrote, its checksum is not that in data/runs/evaluate-sel"
     )
 
 

@@ -8,7 +8,7 @@ What is planted, so that nobody need guess:
   So titles reveal a part of what shoppers care about.
 * A shopper has tastes over departments, brands, styles and uses, and a taste vector for the unseen appeal. Text can learn the
   first, IDs can learn both where there is data enough, text and IDs together have the advantage of both.
-* Sequence: after a product, its department's other types and one fixed *companion* type (seen), and products of near appeal
+* Sequence: after a product, products of its department and one fixed *companion* type (seen), and products of near appeal
   (unseen), become likelier. Only the last product weighs.
 
 Choices are a softmax over the sum of these; a shopper buys a product once. No adapter's own assumption (low rank, sparsity, a

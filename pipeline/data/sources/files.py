@@ -275,17 +275,18 @@ def _without_entities(text: str) -> str:
 
 
 def _unreadable_rows(name: str, problems: list[str], total: int) -> Finding:
-    text = f"Dropped {plural(len(problems), 'unreadable row')} ({_some(problems)})."
+    text = f"Dropped {plural(len(problems), 'unreadable row')} ({_some(problems, len(problems))})."
     return Finding(name, text, len(problems), total, lost=True)
 
 
 def _unread_ratings(count: int, first: list[str], total: int) -> Finding:
-    text = f"Taken as not rated, because the rating is no number: {plural(count, 'row')} ({_some(first)})."
+    text = f"Taken as not rated, because the rating is no number: {plural(count, 'row')} ({_some(first, count)})."
     return Finding("unread_ratings", text, count, total, lost=True)
 
 
-def _some(problems: list[str]) -> str:
-    return "; ".join(problems[:LISTED]) + (", …" if len(problems) > LISTED else "")
+def _some(problems: list[str], count: int) -> str:
+    """The first of so many problems."""
+    return "; ".join(problems[:LISTED]) + (", …" if count > LISTED else "")
 
 
 def _describe(table: TableRead, what: str, notes: list[Finding]) -> None:

@@ -36,7 +36,7 @@ def test_the_sentence_to_act_on() -> None:
         assert said == f"Ship none yet: SpecTran, the best adapter, {how} ItemKNN, which needs no training."
     assert verdict(leader, everyone, [], sure, {"spectran"}, []).startswith("No verdict yet: every adapter has a run that was")
     assert verdict(leader, everyone, [], sure, {"base", "morec"}, []).startswith(
-        "No verdict yet: only SpecTran has no run that was ended"
+        "No verdict yet: every adapter except SpecTran has a run"
     )
     assert verdict(leader, everyone, [], sure, {"base"}, []).endswith("every other adapter with runs that support a conclusion.")
     assert verdict(leader, everyone, [], sure, {"base"}, ["Base (ID only) (0.5000)"]) == (

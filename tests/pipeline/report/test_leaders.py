@@ -89,6 +89,13 @@ def test_nobody_leads_if_an_adapter_without_a_conclusion_is_above(shop: Path, me
         filled(f'<!-- level: paper {metric}\nshop "Shop"\n-->\n<!-- end of level -->\n', "README.md")
 
 
+def test_another_pair_of_the_folder_does_not_matter(shop: Path) -> None:
+    with_runs_of(shop, "unisrec")
+    (shop / RUNS).write_text((shop / RUNS).read_text().replace("toys,sasrec,unisrec", "beauty,sasrec,unisrec"))
+    sign(shop)
+    assert row(filled(BLOCK.format(about="spectran paper NDCG@20"), "README.md"))[2] == "AlphaFuse"
+
+
 def test_among_the_paper_s_adapters_another_one_does_not_matter(shop: Path) -> None:
     with_runs_of(shop, "spec_mlp")
     assert row(filled(BLOCK.format(about="spectran paper NDCG@20"), "README.md"))[2] == "AlphaFuse"

@@ -138,6 +138,25 @@ def test_a_file_of_ones_own_in_the_folder_is_not_lost(cells: list[Cell], name: s
     assert everything(FOLDER) == before
 
 
+@pytest.mark.parametrize("sidecar", ["older", "missing", "of another folder"])
+def test_a_folder_whose_sidecar_does_not_list_its_files_is_replaced(cells: list[Cell], sidecar: str) -> None:
+    """Older versions listed runs and ranks only; one that git merged or that was copied lists nothing that counts."""
+    params = load_params()
+    for name in ("grid.yaml", "report.md", "figures/forest.svg"):
+        (FOLDER / name).parent.mkdir(exist_ok=True)
+        (FOLDER / name).write_text("older")
+    if sidecar == "missing":
+        (FOLDER / SIDECAR).unlink()
+    elif sidecar == "of another folder":
+        (FOLDER / SIDECAR).write_text((FOLDER / SIDECAR).read_text().replace("runs.csv", "other.csv"))
+    (FOLDER / "notes.md").write_text("mine")
+    with pytest.raises(UserError, match=r"^docs/results/here is replaced whole and holds notes.md, which publishing did not"):
+        publish([(cell, cell.runs(params)) for cell in cells], FOLDER, "0123456789")
+    (FOLDER / "notes.md").unlink()
+    publish([(cell, cell.runs(params)) for cell in cells], FOLDER, "0123456789")
+    assert not (FOLDER / "report.md").exists()
+
+
 def test_results_are_restored_under_the_preprocessing_and_encoder_that_they_were_made_with(
     cells: list[Cell], set_params: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

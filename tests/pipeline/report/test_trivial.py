@@ -72,6 +72,11 @@ def test_what_is_not_measured_is_said() -> None:
     ]
 
 
+def test_there_is_no_table_beyond_accuracy_of_runs_from_before_it_was_measured() -> None:
+    runs = pl.DataFrame({"adapter": ["base"], "coverage@20": pl.Series([None], dtype=pl.Float64), "exclude_history": [False]})
+    assert beyond_table(runs, pl.DataFrame()) is None
+
+
 def test_the_table_beyond_accuracy_has_means_over_seeds_and_the_baselines() -> None:
     key = {"dataset": "office", "backbone": "sasrec"}
     runs = pl.DataFrame(
