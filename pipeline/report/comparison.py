@@ -97,7 +97,8 @@ def selected_metrics(params: Params) -> dict[str, float]:
     record = read_signed(EVALUATED, EVALUATE)
     if record[EVALUATION.name] != sha256(EVALUATION):
         raise UserError(
-            f"{EVALUATION} is not what the last test wrote, its checksum is not that in {EVALUATED}; {EVALUATE} tests again"
+            f"{EVALUATION} is damaged or not what the last test wrote, its checksum is not that in {EVALUATED}; "
+            f"{EVALUATE} tests again"
         )
     selected = Run.of(params)
     if record["run"] != selected.choice or _trained_otherwise(record, selected):

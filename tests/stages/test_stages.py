@@ -209,7 +209,8 @@ def write_lines(path: Path, lines: list[str]) -> None:
 def test_the_data_stages_bring_a_dataset_from_a_mirror_to_sequences() -> None:
     for command in ("download mini", "preprocess mini"):
         done = stage(command)
-        assert (done.returncode, done.stderr) == (0, "")
+        assert done.returncode == 0
+        assert re.fullmatch(r"(note: not verified: no checksums of reviews_Mini_5\.json\.gz and .*\n)?", done.stderr)
         assert len(done.stdout.splitlines()) == 1
     assert "mini: 30 users, 10 items, 300 interactions in data/sequences/mini" in done.stdout
     sidecar = json.loads(Path("data/sequences/mini/sidecar.json").read_text())
@@ -603,7 +604,7 @@ def test_the_grid_brings_the_table_of_the_selected_run_up_to_date(set_params: Se
     set_params({"seed": 0})
     with Path("metrics/evaluation.json").open("a") as file:
         file.write("\n")
-    assert "is not updated: metrics/evaluation.json is not what the last test wrote" in stage("aggregate").stdout
+    assert "is not updated: metrics/evaluation.json is damaged or not what the last test wrote" in stage("aggregate").stdout
     assert selected.read_text() == kept
 
 
@@ -613,7 +614,8 @@ def test_metrics_that_were_changed_by_hand_are_refused(project: Path) -> None:
     file = Path("metrics/evaluation.json")
     file.write_text(file.read_text().replace("0.0", "0.9", 1))
     refused(
-        "compare", "metrics/evaluation.json is not what the last test wrote, its checksum is not that in data/runs/evaluate-sel"
+        "compare",
+        "metrics/evaluation.json is damaged or not what the last test wrote, its checksum is not that in data/runs/",
     )
 
 
@@ -661,7 +663,8 @@ def test_tuning_from_the_trials_to_the_report_and_into_git(set_params: SetParams
     """There is a Table 2 for each loss, and the first section compares the losses."""
     shutil.copytree(ROOT / "grid", "grid", ignore=shutil.ignore_patterns("cells", "tuned"))
     tuning = {"datasets": ["tiny"], "backbones": ["sasrec"], "losses": ["info_nce", "cross_entropy"]}
-    set_params({"train.epochs": 2, "grid.seeds": [0], "grid.tuning": tuning | {"trials": 2, "seed": 0}})
+    until_they_stop = {"train.epochs": 12, "train.patience": 1}  # unfinished runs support no conclusion
+    set_params(until_they_stop | {"grid.seeds": [0], "grid.tuning": tuning | {"trials": 2, "seed": 0}})
     refused("tune tiny sasrec bose info_nce", "unknown adapter 'bose'; did you mean 'base'?")
     refused(
         "cell tiny sasrec base --tuned info_nce", "grid/tuned/tiny-sasrec-base-info_nce.yaml is missing; `python -m stages.tune"
