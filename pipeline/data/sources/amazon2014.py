@@ -62,7 +62,9 @@ class Amazon2014(Source):
     kind: Literal["amazon2014"]
     name: str = Field(pattern="^[A-Za-z0-9_]+$", description="category as the official files spell it, e.g. Toys_and_Games")
     sha256: tuple[Checksum, Checksum] | None = Field(
-        None, description="of the files of reviews and of metadata: `download` refuses others. Empty: a mirror needs known files"
+        None,
+        description="of the files of reviews and of metadata: `download` refuses others. Empty: a mirror's files "
+        "must be those of docs/results, if the category is one of these",
     )
 
 
