@@ -22,7 +22,8 @@ class Project:
         self.printed = ""
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         self.environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "GIT_CONFIG_GLOBAL": os.devnull}
-        self.environment.pop("SPECTRAN_SCRATCH", None)
+        for name in ("SPECTRAN_SCRATCH", "PYTEST_XDIST_WORKER"):  # a pytest in the clone is no worker of the one outside
+            self.environment.pop(name, None)
         self.environment |= environment
 
     def run(self, *command: str, fails: bool = False) -> str:
