@@ -25,9 +25,9 @@ class LLMESR(Adapter):
     3. A linear layer maps [id' ; text'] to the input of the backbone.
 
     Source: the authors' models/DualLLMSRS.py, including the Xavier-normal positions. Differences: one backbone of width d
-    replaces two passes of a backbone of width d / 2, so step 3 joins the views; the cross-attention sees what the backbone sees,
-    not later items too; and the self-distillation between similar users, which needs a language model's embeddings of users, is
-    left out.
+    replaces two passes of a backbone of width d / 2, so step 3 joins the views; the cross-attention has the backbone's mask
+    instead of one for padding alone; and the self-distillation between similar users, which needs a language model's embeddings
+    of users, is left out.
     """
 
     class Config(Section):

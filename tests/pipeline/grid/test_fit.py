@@ -52,6 +52,13 @@ def test_a_cell_that_dvc_builds_names_the_option_of_the_grid(set_params: SetPara
         build_cell(Cell("tiny", "sasrec", "spectran"), load_params())
 
 
+def test_a_dim_below_the_rank_is_refused_where_an_adapter_cannot_have_it(set_params: SetParams) -> None:
+    """The rank is 24; two heads of LLM-ESR's cross-attention need a multiple of 4."""
+    set_params({"grid.dim": 10, "grid.adapters": ["base", "llm_esr"]})
+    with pytest.raises(UserError, match=r"^nothing was trained: llm_esr on tiny cannot be built; .*need a multiple of 4"):
+        tasks.check_fit(load_params())
+
+
 def test_ids_alone_fit_any_dim(selected: Callable[..., Run]) -> None:
     refuse_unfit("grid.dim", [selected(adapter="base", dim=64)])
 

@@ -238,6 +238,22 @@ def test_an_interrupted_retraining_goes_on_and_a_damaged_state_starts_from_the_e
     assert sha256(RETRAINED / "model.safetensors") == weights
 
 
+def test_a_retraining_with_tf32_is_tested_in_float32(longer: SetParams, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU, the setting of the training holds for all products of the process until it is taken back."""
+    earlier = train_earlier("base", longer)
+    allowed = []
+    monkeypatch.setattr(retraining, "train_run", lambda run: setattr(torch.backends.cuda.matmul, "allow_tf32", True))
+
+    def tested(run: Run) -> None:
+        allowed.append(torch.backends.cuda.matmul.allow_tf32)
+        raise UserError("tested")
+
+    monkeypatch.setattr(retraining, "evaluate_run", tested)
+    with pytest.raises(UserError, match=r"^tested$"):
+        retraining.retrain(load_params(), earlier, torch.device("cpu"))
+    assert allowed == [False]
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
