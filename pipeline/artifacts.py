@@ -214,11 +214,7 @@ def _partial(folder: Path, name: str, directory: bool) -> Iterator[Path]:
     It is locked for as long as this process works on it. When a process is killed, the kernel unlocks what it leaves behind, and
     the next process that writes into the same folder removes that. Nothing is removed that is locked, or cannot be locked.
     """
-    if folder.absolute() not in _cleaned:  # once per process: shards are written by the thousand
-        _cleaned.add(folder.absolute())
-        for entry in folder.iterdir():
-            if PARTIAL.fullmatch(entry.name):
-                _remove_abandoned(entry)
+    _clean(folder)
     while True:
         if directory:
             partial = Path(tempfile.mkdtemp(".partial", f".{name}.", folder))
@@ -235,6 +231,15 @@ def _partial(folder: Path, name: str, directory: bool) -> Iterator[Path]:
         finally:
             os.close(descriptor)
             _remove(partial)
+
+
+def _clean(folder: Path) -> None:
+    """Remove what killed processes left in a folder; once per process, for shards are written by the thousand."""
+    if folder.absolute() not in _cleaned:
+        _cleaned.add(folder.absolute())
+        for entry in folder.iterdir():
+            if PARTIAL.fullmatch(entry.name):
+                _remove_abandoned(entry)
 
 
 @contextmanager
@@ -305,6 +310,7 @@ def atomic_directory(path: Path, made_from: dict[str, Any] | None = None) -> Ite
 @cache
 def _can_rename(outside: Path, inside: Path) -> bool:
     """Return whether a directory of `outside` can be renamed into `inside`; not if that is another disk or volume."""
+    _clean(inside)  # of the probe of a process that was killed on the next lines
     with _partial(outside, "probe", directory=True) as probe:
         try:
             probe.rename(inside / probe.name)

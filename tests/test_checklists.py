@@ -207,4 +207,4 @@ def test_the_lists_are_enough_for_the_whole_gate(tmp_path: Path) -> None:
     project.commit()
     for command in (("ruff", "check", "."), ("ruff", "format", "--check", "."), ("mypy",)):
         project.run(sys.executable, "-m", *command)
-    pytest_in(project, "--ignore", f"tests/{Path(__file__).name}")
+    pytest_in(project, "-n", "2", "--dist", "loadgroup", "--ignore", f"tests/{Path(__file__).name}")

@@ -124,13 +124,18 @@ def test_the_grid_runs_several_at_a_time_and_survives_a_failure(project: Project
     odd = yaml.safe_load(params)
     odd["grid"]["dim"], odd["adapters"]["spectran"]["fusion"] = 17, "concat"
     write_params(project.root, odd)
+    printed = project.run(*grid, fails=True).splitlines()[-1]
+    assert printed.startswith("grid: nothing was trained: spectran on demo cannot be built; adapter spectran: dim is 17, but a")
+    hopeless = yaml.safe_load(params)
+    hopeless["grid"]["dim"], hopeless["adapters"]["spectran"]["id_std"] = 12, 1e39
+    write_params(project.root, hopeless)
     printed = project.run(*grid, fails=True)
     assert "Traceback" not in printed
     assert re.search(r"\[4/4\]", printed)
     for seed in (0, 1):
-        assert re.search(rf"demo-sasrec-base dim 17 seed {seed}: done", printed)
-        assert re.search(rf"demo-sasrec-spectran dim 17 seed {seed}: FAILED, prepare: adapter spectran: dim is 17", printed)
-    assert re.search(r"2 of 4 tasks failed; the first, .*: prepare: adapter spectran: dim is 17, but a concatenation", printed)
+        assert re.search(rf"demo-sasrec-base dim 12 seed {seed}: done", printed)
+        assert re.search(rf"demo-sasrec-spectran dim 12 seed {seed}: FAILED, prepare: .*the loss is nan", printed)
+    assert re.search(r"2 of 4 tasks failed; the first, .*: prepare: .*the loss is nan", printed)
     assert (project.root / "grid/cells/demo-sasrec-base/metrics.csv").is_file()
     assert "1 of 2 cells are missing" in project.run(sys.executable, "-m", "stages.aggregate", fails=True)
     project.run(sys.executable, "-m", "stages.aggregate", "--partial")

@@ -84,8 +84,8 @@ class Cell:
     def differs(self, params: Params) -> str:
         """Return the first setting or input of the cell that is another one now: `train.epochs 200, now 100`; "" if none is.
 
-        Only options that existed when the cell was built and still exist are compared, and data that is here. Cells of published
-        runs do not say what their data was. Raises UserError if a file of the cell is missing or damaged.
+        Only options that existed when the cell was built and still exist are compared, and data that is here. Cells of older
+        published results do not say what their data was. Raises UserError if a file of the cell is missing or damaged.
         """
         rows = self.read()
         try:
@@ -112,7 +112,7 @@ class Cell:
         here = all((folder / SIDECAR).is_file() for folder in (runs[0].sequences, runs[0].spectrum))
         if data and here:  # cells may have been pulled without the data
             for name, current in data_of(runs[0]).items():
-                if data[name] != current:
+                if data.get(name) != current:
                     return f"other {name}"
         return ""
 

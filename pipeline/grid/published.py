@@ -10,7 +10,7 @@ docs/results/<name>/ contains:
 - tuned/: the settings that tuning chose for the cells, and comparisons-<loss>.csv of the adapters tuned under a loss.
 - groups.csv: figures by popularity of the test item and by length of the history.
 - grid.yaml: the lists of the grid; report.md and figures/: the report.
-- sidecar.json: the checksums of these files.
+- sidecar.json: the checksums of these files, the commit, and for every dataset what tells its data from other data of that name.
 """
 
 import json
@@ -27,7 +27,7 @@ import polars.selectors as cs
 from common.errors import UserError, first_line
 from common.names import check_form
 from pipeline.artifacts import SIDECAR, atomic_directory, atomic_file, read_json, read_signed, scratch, verify
-from pipeline.grid.cells import KEYS, RUN_FILES, Cell, Over, write_cell
+from pipeline.grid.cells import KEYS, RUN_FILES, Cell, Over, data_of, write_cell
 from pipeline.grid.tables import read_csv_table
 from pipeline.grid.tuning import TUNED
 from pipeline.runs import Run, evaluation_code
@@ -52,6 +52,7 @@ def publish(
         raise UserError(f"{folder} is replaced whole and holds {', '.join(strangers)}, which publishing did not write; move it")
     lines = []
     tables: dict[str, pl.DataFrame] = {}
+    data = {}
     choices = []
     for cell, runs in cells:
         rows = cell.read()
@@ -77,12 +78,13 @@ def publish(
             lines.append(row | added)
             run_ranks = part.select(cs.starts_with("rank").name.replace("^rank", "ranks").implode())
             frames.append(pl.DataFrame({"fingerprint": run.fingerprint} | texts).hstack(run_ranks))
+        data[cell.dataset] = data_of(runs[0])
         tables[f"{cell.name}.parquet"] = pl.concat(frames)
         tables[f"users-{cell.dataset}.parquet"] = users.to_frame()
         if cell.choice:
             choices.append(cell.choice)
     runs_table = pl.DataFrame(lines, infer_schema_length=None)
-    with atomic_directory(folder, {"commit": commit}) as directory:
+    with atomic_directory(folder, {"commit": commit, "data": data}) as directory:
         for name, table in tables.items():
             table.write_parquet(directory / name, compression="zstd", compression_level=19)
         runs_table.write_csv(directory / RUNS)
@@ -184,6 +186,7 @@ def restore(folder: Path) -> list[Cell]:
     The settings that tuning chose for them are copied to grid/tuned unless a choice is there.
     """
     lines = read_runs(folder)
+    data = _read_data(folder)
     restored = []
     for part in lines.partition_by("dataset", "backbone", "adapter", "over", "loss", maintain_order=True):
         rows = part.drop(ADDED).to_dicts()
@@ -192,9 +195,17 @@ def restore(folder: Path) -> list[Cell]:
             _copy(choice, cell.choice)
         if not cell.exists:
             run_directories = [unpack(folder / f"{cell.name}.parquet", name, cell.dataset) for name in part["fingerprint"]]
-            write_cell(cell, rows, run_directories)
+            write_cell(cell, rows, run_directories, data.get(cell.dataset))
             restored.append(cell)
     return restored
+
+
+def _read_data(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return {dataset: see `data_of`} of published results; older ones do not say what their data was."""
+    data = read_signed(folder / SIDECAR, PUBLISH).get("data", {})
+    if not isinstance(data, dict) or not all(isinstance(of_dataset, dict) for of_dataset in data.values()):
+        raise UserError(f"{folder / SIDECAR}: data is not what it should be; publish it again")
+    return data
 
 
 def unpack(file: Path, fingerprint: str, dataset: str) -> Path:

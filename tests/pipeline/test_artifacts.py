@@ -381,6 +381,26 @@ def test_what_a_killed_process_left_is_removed_by_the_next_that_writes_there(wri
     assert partials() == []
 
 
+DIES_AFTER_THE_PROBE = """
+import os, signal
+from pathlib import Path
+from pipeline import artifacts
+artifacts._remove = lambda path: os.kill(os.getpid(), signal.SIGKILL)
+with artifacts.atomic_directory(Path("data/x/y")):
+    pass
+"""
+
+
+def test_the_probe_of_a_process_that_is_killed_beside_its_directories_is_removed_too(tmp_path: Path) -> None:
+    """It lies in the folder itself, of which DVC may be taking the checksum."""
+    killed = subprocess.run([sys.executable, "-c", DIES_AFTER_THE_PROBE], env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    (left,) = Path("data/x").iterdir()
+    assert (left.name.split(".")[1], left.suffix) == ("probe", ".partial")
+    write_both()
+    assert partials() == []
+
+
 def test_what_a_living_process_is_writing_is_never_removed(writer: subprocess.Popen[str]) -> None:
     write_both()
     assert partials() == ["x", "y"]

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -64,6 +65,30 @@ def test_results_published_with_one_ranking_alone_are_still_read(cells: list[Cel
     after = compared(cells)
     assert after[0].equals(before[0].drop("similarity", "exclude_history", *others))
     assert after[1].equals(before[1])
+
+
+def test_restored_cells_are_not_taken_for_cells_of_other_data(cells: list[Cell]) -> None:
+    """Someone else's published results must not stand in a table beside runs on other data of the same name."""
+    shutil.rmtree("grid/cells")
+    assert restore(FOLDER) == cells
+    params = load_params()
+    assert {cell.differs(params) for cell in cells} == {""}
+    sidecar = Path("data/sequences/tiny") / SIDECAR
+    content = read_json(sidecar, "preprocess")
+    write_signed(sidecar, content | {"files": content["files"] | {"sequences.parquet": "other"}})
+    assert {cell.differs(params) for cell in cells} == {"other interactions"}
+    shutil.rmtree("data/sequences/tiny")
+    assert {cell.differs(params) for cell in cells} == {""}, "anyone can check published results without the data"
+
+
+@pytest.mark.parametrize("data", [["tiny"], {"tiny": "here"}])
+def test_data_that_a_published_folder_cannot_name_is_refused(cells: list[Cell], data: Any) -> None:
+    shutil.rmtree("grid/cells")
+    sidecar = FOLDER / SIDECAR
+    write_signed(sidecar, read_json(sidecar, "publish") | {"data": data})
+    with pytest.raises(UserError, match=r"here/sidecar\.json: data is not what it should be; publish it again$"):
+        restore(FOLDER)
+    assert not Path("grid/cells").exists()
 
 
 def test_a_published_run_is_not_trained_again(cells: list[Cell], monkeypatch: pytest.MonkeyPatch) -> None:
