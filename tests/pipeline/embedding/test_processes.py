@@ -112,6 +112,7 @@ def test_two_processes_make_the_bytes_of_one_also_when_one_of_them_dies(run: Cal
     assert taken() == undisturbed
 
 
+@pytest.mark.slow
 def test_a_process_that_fails_makes_the_launch_fail_and_leaves_the_shards(run: Callable[..., subprocess.Popen]) -> None:
     params = yaml.safe_load(Path("params.yaml").read_text())
     params["encoders"]["tiny"]["device_map"] = "auto"
