@@ -50,49 +50,52 @@ def publish(
     """
     if strangers := _strangers(folder):
         raise UserError(f"{folder} is replaced whole and holds {', '.join(strangers)}, which publishing did not write; move it")
-    lines = []
+    lines: list[dict[str, Any]] = []
     tables: dict[str, pl.DataFrame] = {}
     data = {}
-    choices = []
     for cell, runs in cells:
-        rows = cell.read()
-        if rows.height != len(runs):
-            raise UserError(f"{cell.directory} has {rows.height} runs, params.yaml asks for {len(runs)}; run {cell.command}")
-        ranks = pl.read_parquet(cell.directory / "ranks.parquet", glob=False)
-        users = ranks["user_id"].head(len(ranks) // len(rows))
-        frames = []
-        for row, run, part in zip(rows.iter_rows(named=True), runs, ranks.iter_slices(len(users)), strict=True):
-            texts = {name: (cell.run_directory(row) / name).read_text(encoding="utf-8") for name in RUN_FILES}
-            if json.loads(texts["config.json"])["fingerprint"] != run.fingerprint:
-                raise UserError(f"{cell.directory} is stale: code, parameters or inputs changed since; run {cell.command}")
-            if json.loads(texts["analysis.json"])["code"] != evaluation_code():
-                raise UserError(f"{cell.directory} is stale: the code that tests runs changed since; run {cell.command}")
-            if not part["user_id"].equals(users):
-                raise UserError(f"the runs of {cell.directory} hold different users; `dvc repro grid/dvc.yaml` rebuilds it")
-            added = {
-                "over": cell.over,
-                "fingerprint": run.fingerprint,
-                "commit": commit,
-                "torch": json.loads(texts["run.json"])["torch"],
-            }
-            lines.append(row | added)
-            run_ranks = part.select(cs.starts_with("rank").name.replace("^rank", "ranks").implode())
-            frames.append(pl.DataFrame({"fingerprint": run.fingerprint} | texts).hstack(run_ranks))
+        rows, tables[f"{cell.name}.parquet"], tables[f"users-{cell.dataset}.parquet"] = _tables(cell, runs, commit)
+        lines += rows
         data[cell.dataset] = data_of(runs[0])
-        tables[f"{cell.name}.parquet"] = pl.concat(frames)
-        tables[f"users-{cell.dataset}.parquet"] = users.to_frame()
-        if cell.choice:
-            choices.append(cell.choice)
     runs_table = pl.DataFrame(lines, infer_schema_length=None)
     with atomic_directory(folder, {"commit": commit, "data": data}) as directory:
         for name, table in tables.items():
             table.write_parquet(directory / name, compression="zstd", compression_level=19)
         runs_table.write_csv(directory / RUNS)
+        choices = [cell.choice for cell, _ in cells if cell.choice]
         files = {f"{TUNED.name}/{choice.name}": choice.read_bytes() for choice in choices} | dict(others)
         for name, content in files.items():
             (directory / name).parent.mkdir(exist_ok=True)
             (directory / name).write_bytes(content)
     return runs_table
+
+
+def _tables(cell: Cell, runs: list[Run], commit: str) -> tuple[list[dict[str, Any]], pl.DataFrame, pl.DataFrame]:
+    """Return a cell's rows of runs.csv, its table of runs, and its users. Raises UserError as `publish` does."""
+    rows = cell.read()
+    if rows.height != len(runs):
+        raise UserError(f"{cell.directory} has {rows.height} runs, params.yaml asks for {len(runs)}; run {cell.command}")
+    ranks = pl.read_parquet(cell.directory / "ranks.parquet", glob=False)
+    users = ranks["user_id"].head(len(ranks) // len(rows))
+    lines, frames = [], []
+    for row, run, part in zip(rows.iter_rows(named=True), runs, ranks.iter_slices(len(users)), strict=True):
+        texts = {name: (cell.run_directory(row) / name).read_text(encoding="utf-8") for name in RUN_FILES}
+        if json.loads(texts["config.json"])["fingerprint"] != run.fingerprint:
+            raise UserError(f"{cell.directory} is stale: code, parameters or inputs changed since; run {cell.command}")
+        if json.loads(texts["analysis.json"])["code"] != evaluation_code():
+            raise UserError(f"{cell.directory} is stale: the code that tests runs changed since; run {cell.command}")
+        if not part["user_id"].equals(users):
+            raise UserError(f"the runs of {cell.directory} hold different users; `dvc repro grid/dvc.yaml` rebuilds it")
+        added = {
+            "over": cell.over,
+            "fingerprint": run.fingerprint,
+            "commit": commit,
+            "torch": json.loads(texts["run.json"])["torch"],
+        }
+        lines.append(row | added)
+        run_ranks = part.select(cs.starts_with("rank").name.replace("^rank", "ranks").implode())
+        frames.append(pl.DataFrame({"fingerprint": run.fingerprint} | texts).hstack(run_ranks))
+    return lines, pl.concat(frames), users.to_frame()
 
 
 def _strangers(folder: Path) -> list[str]:
