@@ -310,7 +310,7 @@ def atomic_directory(path: Path, made_from: dict[str, Any] | None = None) -> Ite
 @cache
 def _can_rename(outside: Path, inside: Path) -> bool:
     """Return whether a directory of `outside` can be renamed into `inside`; not if that is another disk or volume."""
-    _clean(inside)  # of the probe of a process that was killed on the next lines
+    _clean(inside)  # a process that was killed below left its probe there
     with _partial(outside, "probe", directory=True) as probe:
         try:
             probe.rename(inside / probe.name)

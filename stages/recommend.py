@@ -49,7 +49,7 @@ def main() -> str:
         text = str(error).replace("skip_unknown", "--skip-unknown")
         raise UserError(f"{given.requests}: {text}" if given.requests else text.replace("history 0", "--history")) from None
     if given.skip_unknown:
-        histories = passed_over(recommender, given, histories)
+        histories = known_items(recommender, given, histories)
     say_strangers(given, histories)
     if requests is None:
         print_table(found)
@@ -83,8 +83,8 @@ def arguments() -> Namespace:
     return given
 
 
-def passed_over(recommender: "Recommender", given: Namespace, histories: list[list[str]]) -> list[list[str]]:
-    """Return the histories without items that the catalogue lacks; say which these are, in histories, --allow and --deny."""
+def known_items(recommender: "Recommender", given: Namespace, histories: list[list[str]]) -> list[list[str]]:
+    """Return the histories without items that the catalogue lacks; name such items of the histories, --allow and --deny."""
     catalogue = set(recommender.item_ids)
     unknown = [item for items in (*histories, given.allow or [], given.deny) for item in items if item not in catalogue]
     if unknown:

@@ -5,6 +5,8 @@ Some cells also hold several variants of SpecTran, or several dims.
 
 import shutil
 from dataclasses import dataclass
+from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +28,7 @@ Over = Literal["seeds", "variants", "dims", "tuned"]
 WEIGHTS = "model.safetensors"
 # The files of a run in a cell, besides its weights and ranks.
 RUN_FILES = ("config.json", "training.json", "run.json", "history.csv", "analysis.json", "spectrum.csv")
+NO_MATTER = ("model", "batch_tokens", "device_map")  # where an encoder's model lies, and how fast it is, are not data
 STAGES = {"seeds": "cell", "variants": "ablation", "dims": "dimension", "tuned": "tuned"}
 
 
@@ -111,9 +114,8 @@ class Cell:
         data = read_signed(self.directory / SIDECAR, self.command).get("data")
         here = all((folder / SIDECAR).is_file() for folder in (runs[0].sequences, runs[0].spectrum))
         if data and here:  # cells may have been pulled without the data
-            for name, current in data_of(runs[0]).items():
-                if data.get(name) != current:
-                    return f"other {name}"
+            other = other_data(data, data_of(runs[0]))
+            return f"other {other}" if other else ""
         return ""
 
     @property
@@ -145,18 +147,55 @@ class Cell:
 
 
 def data_of(run: Run) -> dict[str, Any]:
-    """Return what tells the run's data from other data of the same name; the same on every machine.
+    """Return what tells the run's data from other data of the same name.
 
-    Raises UserError if the data is missing.
+    It is the same on every machine and with every version of Polars, unless `dtype: auto` of the encoder stands for another one
+    there. Raises UserError if the data is missing or damaged.
     """
-    files = read_signed(run.sequences / SIDECAR, preprocess_command(run.dataset))["files"]
+    names = ("sequences.parquet", "items.parquet")
+    files = verify(run.sequences, preprocess_command(run.dataset), names)["files"]
+    log, catalogue = (_content((run.sequences / name).absolute(), files[name]) for name in names)
     spectrum = read_signed(run.spectrum / SIDECAR, svd_command(run.dataset))
+    embeddings = spectrum["embeddings"]
+    options = embeddings.get("encoder") or {}
     return {
-        "interactions": files["sequences.parquet"],
-        "items": files["items.parquet"],
-        "encoder options": spectrum["embeddings"].get("encoder"),
+        "log": log,
+        "catalogue": catalogue,
+        "encoder": embeddings.get("model"),
+        "encoder options": {name: value for name, value in options.items() if name not in NO_MATTER},
         "svd.rank_rtol": spectrum.get("rank_rtol"),
     }
+
+
+@cache
+def _content(table: Path, checksum: str) -> str:
+    """Return a checksum of a table's values; that of the file also changes with the version of Polars that wrote it.
+
+    checksum: of the file, so that a table that was replaced is read again.
+    """
+    digest = sha256()
+    for column in pl.read_parquet(table, glob=False):
+        values = column
+        if isinstance(column.dtype, pl.List):
+            digest.update(column.list.len().cast(pl.Int64).to_numpy().tobytes())
+            values = column.explode().drop_nulls()
+        if values.dtype == pl.String:
+            digest.update(values.str.len_bytes().cast(pl.Int64).to_numpy().tobytes())
+            digest.update("".join(values).encode())
+        else:
+            digest.update(values.cast(pl.Int64).to_numpy().tobytes())
+    return digest.hexdigest()
+
+
+def other_data(recorded: dict[str, Any], current: dict[str, Any]) -> str:
+    """Return in what two records of data differ, as far as both have it; "" if in nothing. See `data_of`."""
+    for name in [name for name in current if name in recorded]:
+        here, there = current[name], recorded[name]
+        if isinstance(here, dict) and isinstance(there, dict):
+            here, there = ({option: of[option] for option in here.keys() & there.keys()} for of in (here, there))
+        if here != there:
+            return name
+    return ""
 
 
 def write_cell(cell: Cell, rows: list[dict[str, Any]], run_directories: list[Path], data: dict[str, Any] | None = None) -> None:

@@ -189,7 +189,7 @@ def restore(folder: Path) -> list[Cell]:
     The settings that tuning chose for them are copied to grid/tuned unless a choice is there.
     """
     lines = read_runs(folder)
-    data = _read_data(folder)
+    data = read_data(folder)
     restored = []
     for part in lines.partition_by("dataset", "backbone", "adapter", "over", "loss", maintain_order=True):
         rows = part.drop(ADDED).to_dicts()
@@ -203,7 +203,7 @@ def restore(folder: Path) -> list[Cell]:
     return restored
 
 
-def _read_data(folder: Path) -> dict[str, dict[str, Any]]:
+def read_data(folder: Path) -> dict[str, dict[str, Any]]:
     """Return {dataset: see `data_of`} of published results; older ones do not say what their data was."""
     data = read_signed(folder / SIDECAR, PUBLISH).get("data", {})
     if not isinstance(data, dict) or not all(isinstance(of_dataset, dict) for of_dataset in data.values()):

@@ -9,7 +9,7 @@ from common.errors import UserError
 from pipeline.artifacts import verify
 from pipeline.grid.cells import listed_cells, read_cells
 from pipeline.grid.lists import choose_grid
-from pipeline.grid.published import PUBLISH, PUBLISHED, RUNS, publish, restore
+from pipeline.grid.published import PUBLISH, PUBLISHED, RUNS, publish, read_data, read_runs, restore
 from pipeline.params import Params
 from pipeline.report.leaders import comparison_files
 from pipeline.report.users import GROUPED
@@ -71,7 +71,9 @@ def restore_grid(folder: Path) -> str:
     if not folder.is_dir():
         known = sorted(file.parent.name for file in PUBLISHED.glob(f"*/{RUNS}"))
         raise UserError(f"{folder} does not exist; published results: {', '.join(known) or 'none'}")
-    verify(folder, PUBLISH)  # before params.yaml is changed
+    verify(folder, PUBLISH)
+    read_runs(folder)
+    read_data(folder)  # all three before params.yaml is changed
     choose_grid(folder / LISTS)
     restored = restore(folder)
     return f"{len(restored)} cells of {folder} in grid/cells, its lists in params.yaml; next: `python -m stages.aggregate`"
