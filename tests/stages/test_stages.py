@@ -38,6 +38,7 @@ def stage(command: str) -> subprocess.CompletedProcess[str]:
         patch.setattr(signal, "signal", lambda *_: None)
         patch.delitem(sys.modules, f"stages.{name}", raising=False)
         patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # read from the environment at import
         patch.delenv("SPECTRAN_SCRATCH", raising=False)
         try:
             run_module(f"stages.{name}", run_name="__main__")
@@ -286,8 +287,7 @@ def test_an_encoder_whose_package_is_missing() -> None:
     refused("embed tiny random", "Python package 'no_such_package' is not installed; `pip install --no-deps no-such-package`")
 
 
-def test_a_model_that_cannot_be_loaded_offline(set_params: SetParams, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # where nothing answers
+def test_a_model_that_cannot_be_loaded_offline(set_params: SetParams) -> None:
     set_params({"encoders.random.model": "nobody/no-such-model"})
     refused("embed tiny random", "encoder model 'nobody/no-such-model' cannot be loaded", "check its id and the network")
 
