@@ -174,16 +174,17 @@ def _content(table: Path, checksum: str) -> str:
     checksum: of the file, so that a table that was replaced is read again.
     """
     digest = sha256()
-    for column in pl.read_parquet(table, glob=False):
+    frame = pl.read_parquet(table, glob=False)
+    for column in (column for rows in frame.iter_slices(2**16) for column in rows):
         values = column
         if isinstance(column.dtype, pl.List):
             digest.update(column.list.len().cast(pl.Int64).to_numpy().tobytes())
             values = column.explode().drop_nulls()
         if values.dtype == pl.String:
-            digest.update(values.str.len_bytes().cast(pl.Int64).to_numpy().tobytes())
+            values = values.fill_null("")
             digest.update("".join(values).encode())
-        else:
-            digest.update(values.cast(pl.Int64).to_numpy().tobytes())
+            values = values.str.len_bytes()
+        digest.update(values.cast(pl.Int64).to_numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -30,7 +30,7 @@ def write_comparison(params: Params) -> str:
     """Write metrics/selected.md; return its path, the cells that were left out, and its content as plain text.
 
     The text has a further row, the selected run of the last commit. The file has none, since the next commit would outdate it.
-    Cells with settings other than those of params.yaml are left out. Raises UserError if the test metrics are missing, damaged,
+    Cells of other settings or data than those here are left out. Raises UserError if the test metrics are missing, damaged,
     incomplete, or belong to another run than the selected one.
     """
     metrics = selected_metrics(params)
@@ -44,7 +44,7 @@ def write_comparison(params: Params) -> str:
     with atomic_file(SELECTED) as partial:
         partial.write_text(f"## {heading(run)}\n\n{markdown_lines(lines)}\n", encoding="utf-8")
     left_out = ", ".join(cell.name for cell in cells if cell not in current)
-    summary = f"{SELECTED}{f'; left out, built with other settings: {left_out}' if left_out else ''}"
+    summary = f"{SELECTED}{f'; left out, built with other settings or data: {left_out}' if left_out else ''}"
     printed = selected_lines(metrics, run, rows, names, committed_run(run, params.evaluate))
     return f"{summary}\n\n{heading(run)}\n\n{plain_lines(printed)}"
 

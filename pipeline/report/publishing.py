@@ -22,8 +22,8 @@ CODE = ("common", "models", "pipeline", "stages")
 def publish_grid(folder: Path, params: Params) -> str:
     """Write the report again, then replace `folder` by one with cells, lists, report and figures; return a summary in one line.
 
-    If anything fails, `folder` stays as it is. Raises UserError if there is no cell, if a cell was built with settings other than
-    those of params.yaml, and if the code is not committed.
+    If anything fails, `folder` stays as it is. Raises UserError if there is no cell, if a cell was built with other settings or
+    data than those here, and if the code is not committed.
     """
     commit = committed_code()
     cells = [cell for cell in listed_cells(params.grid) if cell.exists]
@@ -32,7 +32,7 @@ def publish_grid(folder: Path, params: Params) -> str:
     _, reported = write_report(params, partial=True)  # so that the report shows exactly the published cells
     if left_out := [cell.name for cell in cells if cell not in reported]:
         raise UserError(
-            f"{', '.join(left_out)} was built with settings other than those of params.yaml; run `dvc repro grid/dvc.yaml`"
+            f"{', '.join(left_out)} was built with other settings or data than those here; run `dvc repro grid/dvc.yaml`"
         )
     about = {"encoder": params.encoder, "preprocess": params.preprocess.model_dump(), "grid": params.grid.model_dump()}
     others = {

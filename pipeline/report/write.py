@@ -37,13 +37,13 @@ REPORT_MARKDOWN = Path("metrics/report.md")
 def write_report(params: Params, partial: bool = False) -> tuple[str, list[Cell]]:
     """Write metrics/tables, metrics/figures, both reports, metrics/decision.md and metrics/selected.md from the cells.
 
-    Returns a summary, which ends with the verdict and the leaderboard as plain text, and the cells that are in the report. Cells
-    that the lists of params.yaml do not name are moved into scratch. With `partial`, cells that are missing or were built with
-    other settings are left out. metrics/selected.md stays as it is if no run was tested here, or if metrics/evaluation.json
-    is of another one; the summary says so in the second case.
+    Returns a summary, which ends with the verdict and the leaderboard as plain text, and the cells that are in the report.
+    Cells that the lists of params.yaml do not name are moved into scratch. With `partial`, cells that are missing or were
+    built with other settings or data are left out. metrics/selected.md stays as it is if no run was tested here, or if
+    metrics/evaluation.json is of another one; the summary says so in the second case.
 
-    Raises UserError if cells are missing or were built with other settings, unless `partial`; if no cell of Table 2 is left; if
-    data is damaged; and if a metric was not measured.
+    Raises UserError if cells are missing or were built with other settings or data, unless `partial`; if no cell of Table 2
+    is left; if data is damaged; and if a metric was not measured.
     """
     chosen = choose_cells(params, partial)
     measured = Measured.of(params, read_rows(params, chosen, partial))
@@ -77,8 +77,8 @@ def write_report(params: Params, partial: bool = False) -> tuple[str, list[Cell]
 class Chosen:
     """The cells of params.yaml's lists.
 
-    outdated: those that exist but were built with other settings, with what differs. moved: names of cells that are no longer
-    listed, now in scratch. As text, the end of a line that names what is not in the report.
+    outdated: those that exist but were built with other settings or data, with what differs. moved: names of cells that are no
+    longer listed, now in scratch. As text, the end of a line that names what is not in the report.
     """
 
     listed: list[Cell]
@@ -98,7 +98,7 @@ class Chosen:
     def __str__(self) -> str:
         said = {
             "missing": [cell.name for cell in self.missing if cell not in self.outdated],
-            "left out, built with other settings": differences(self.outdated),
+            "left out, built with other settings or data": differences(self.outdated),
             "moved to scratch, no longer listed": self.moved,
         }
         return "".join(f"; {what}: {', '.join(names)}" for what, names in said.items() if names)
@@ -117,7 +117,7 @@ def choose_cells(params: Params, partial: bool) -> Chosen:
     chosen = Chosen(cells, outdated, moved)
     if outdated and not (partial and chosen.reported):
         raise UserError(
-            f"{len(outdated)} of {len(cells)} cells were built with settings other than those of params.yaml: "
+            f"{len(outdated)} of {len(cells)} cells were built with other settings or data than those here: "
             f"{', '.join(differences(outdated))}; `python -m stages.grid` rebuilds them, "
             "`python -m stages.aggregate --partial` leaves them out"
         )

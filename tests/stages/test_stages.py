@@ -569,14 +569,14 @@ def test_cells_of_other_settings_are_left_out_of_the_report_and_named(set_params
     for adapter in ("base", "spectran"):
         assert stage(f"cell tiny sasrec {adapter}").returncode == 0
     set_params({"train.epochs": 3})
-    every = "2 of 2 cells were built with settings other than those of params.yaml: tiny-sasrec-base (train.epochs 4, now 3), "
+    every = "2 of 2 cells were built with other settings or data than those here: tiny-sasrec-base (train.epochs 4, now 3), "
     refused("aggregate", every)
     refused("aggregate --partial", every)
     assert stage("cell tiny sasrec base").returncode == 0
-    refused("aggregate", "1 of 2 cells were built with settings other than")
+    refused("aggregate", "1 of 2 cells were built with other settings or data")
     done = stage("aggregate --partial")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "left out, built with other settings: tiny-sasrec-spectran (train.epochs 4, now 3)" in done.stdout
+    assert "left out, built with other settings or data: tiny-sasrec-spectran (train.epochs 4, now 3)" in done.stdout
     report = Path("metrics/report.md").read_text()
     assert "at most 3 epochs" in report
     assert "Missing cells, left out of this report: tiny-sasrec-spectran." in report

@@ -75,7 +75,7 @@ def test_the_report_that_is_published_is_of_the_cells_that_are(
     verify(FOLDER, "publish")
     set_params({"train.patience": 1})
     build_cell(cells[0], load_params())
-    with pytest.raises(UserError, match=r"tiny-sasrec-spectran, .*-dims was built with settings other than those of params.yaml"):
+    with pytest.raises(UserError, match=r"tiny-sasrec-spectran, .*-dims was built with other settings or data than those here"):
         publish_grid(FOLDER, load_params())
     assert (FOLDER / "report.md").read_text() == report
 
