@@ -22,6 +22,8 @@ from pipeline.artifacts import RUNS, SIDECAR, fingerprint, read_signed, remove_d
 from pipeline.params import Params, Train
 
 ROOT = Path(__file__).parents[1]
+PACKAGES = ("common", "models", "pipeline", "stages")  # all code of the project
+CHOICE = ("dataset", "encoder", "backbone", "adapter", "dim", "seed")  # what a run is chosen by, in params.yaml
 # The directories and files of code that decide a run's weights and validation, in addition to its adapter, backbone and loss.
 TRAINING_CODE = ("models/core", "pipeline/device.py", "pipeline/training")
 # The code that decides its test ranks, analysis and row in a cell. dvc.yaml and grid/dvc.yaml list the same directories.
@@ -75,8 +77,7 @@ class Run:
         choice: any of dataset, encoder, backbone, adapter, dim and seed, and `changes`, {section: {option: value}} for settings.
         Raises UserError if the settings of training are then invalid.
         """
-        names = ("dataset", "encoder", "backbone", "adapter", "dim", "seed")
-        chosen = {name: choice.get(name, getattr(params, name)) for name in names}
+        chosen = {name: choice.get(name, getattr(params, name)) for name in CHOICE}
         settings = {
             "train": params.train.model_dump(),
             "backbone": params.backbones[chosen["backbone"]],
@@ -106,8 +107,7 @@ class Run:
     @property
     def choice(self) -> dict[str, Any]:
         """Dataset, encoder, backbone, adapter, dim, seed and settings."""
-        names = ("dataset", "encoder", "backbone", "adapter", "dim", "seed", "settings")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in (*CHOICE, "settings")}
 
     def section_class(self, section: str) -> type[Section]:
         """Return the class that parses `train`, `backbone` or `adapter` of the settings; the latter two import torch."""

@@ -12,6 +12,7 @@ from common.errors import UserError
 from pipeline.artifacts import atomic_directory, write_json
 from pipeline.data import SOURCES
 from pipeline.params import PARAMS_FILE, Params, load_params
+from pipeline.runs import CHOICE
 from stages import run
 
 VALIDATED = Path("data/validated.json")
@@ -32,8 +33,7 @@ def main() -> str:
         raise UserError(f"{error}{advice}") from None
     write_options(params)
     write_json(VALIDATED, {"params.yaml": "valid"})
-    names = ("dataset", "encoder", "backbone", "adapter", "dim", "seed")
-    return ", ".join(f"{name} {getattr(params, name)}" for name in names)
+    return ", ".join(f"{name} {getattr(params, name)}" for name in CHOICE)
 
 
 def with_place(error: UserError, dataset: str) -> UserError:

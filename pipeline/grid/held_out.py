@@ -18,6 +18,7 @@ TABLE = "cold.csv"
 COLD_CODE = (  # beside that of the runs
     "pipeline/embedding/spectrum.py",
     "pipeline/serving/cold.py",
+    "pipeline/serving/encoder.py",
     "pipeline/serving/new_items.py",
     "pipeline/serving/recommender.py",
 )

@@ -8,12 +8,11 @@ A block starts with a comment that lists its columns, one a line, and ends with 
     -->
     <!-- end of results -->
 
-A column is a folder of docs/results (followed by `/dataset` if it holds several), a column of its runs.csv, and a heading. Six
+A column is a folder of docs/results (followed by `/dataset` if it holds several), a column of its runs.csv, and a heading. Five
 names stand for other figures: `paper/DATASET/BACKBONE` for the published ones in metrics/paper, `cold/DATASET` for
 docs/results/cold, which holds what `python -m stages.cold` wrote, `groups/FOLDER/GROUP` for the users of one group in a
 folder's groups.csv, such as `tail`: those whose test item is rare, `variants/FOLDER` for SpecTran's variants beside SpecTran and
-Base, `dims/FOLDER/DIM` for another dim than that of the folder's Table 2, and `tuned/FOLDER/LOSS` for adapters that were tuned
-under a loss.
+Base, and `tuned/FOLDER/LOSS` for adapters that were tuned under a loss.
 
 A block `ranks` has the same columns, one for each pair of dataset and backbone. Its table ends with the adapters' mean ranks, and
 a sentence says what Friedman's and Nemenyi's tests find in them. If a picture is named, the ranks are drawn into it;
@@ -113,10 +112,6 @@ class Column:
             runs = groups_table(check_form("folder", folder), group)
         elif self.folder == "variants":
             runs = variants_table(check_form("folder", str(self.dataset)))
-        elif self.folder == "dims":
-            folder, _, dim = str(self.dataset).partition("/")
-            runs = read_runs(PUBLISHED / check_form("folder", folder)).filter(over="dims")
-            runs = runs.filter(pl.col("dim").cast(pl.String) == dim)
         elif self.folder == "tuned":
             runs = PublishedSet.named(f"tuned/{self.dataset}").runs()
         else:

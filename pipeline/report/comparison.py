@@ -18,12 +18,11 @@ from pipeline.params import Evaluate, Params
 from pipeline.report.formats import markdown_lines, plain_lines
 from pipeline.report.paper import paper_table
 from pipeline.report.titles import pair_title
-from pipeline.runs import EVALUATED, EVALUATION, Run, sequences_directory
+from pipeline.runs import CHOICE, EVALUATED, EVALUATION, Run, sequences_directory
 from pipeline.training.metrics import metric_names
 
 SELECTED = Path("metrics/selected.md")
 EVALUATE = "`python -m stages.evaluate`"
-CHOICE = ("dataset", "encoder", "backbone", "adapter", "dim", "seed")
 
 
 def write_comparison(params: Params) -> str:

@@ -94,7 +94,7 @@ def verdict(summary: pl.DataFrame, compared: pl.DataFrame, unusable: pl.DataFram
                 f"The difference from {title(second['other'])}, {second['difference']:.4f}, is within the standard deviation "
                 f"over seeds, {spread:.4f}."
             )
-        sentences += [f"Significantly below {title(leader)}: {enumeration(below)}."] if below else []
+        sentences += [f"Significantly below {title(leader)}, over users: {enumeration(below)}."] if below else []
     return " ".join([*sentences, *remarks])
 
 

@@ -114,7 +114,10 @@ def _block(
     cutoff = max(params.evaluate.cutoffs)
     metric, column = f"NDCG@{cutoff}", headline(params.evaluate.exclude_history)
     candidates = {part["adapter"][0]: Candidate(part) for part in runs.partition_by("adapter", maintain_order=True)}
-    rows = compared.filter(pl.col("metric") == metric).sort("mean_other", descending=True) if compared.height else compared
+    rows = compared
+    if compared.height:
+        rows = compared.filter(pl.col("metric") == metric).sort("mean_other", descending=True, maintain_order=True)
+        rows = rows.with_columns(holm_factor=pl.len() + 1 - pl.col("p").rank("min"))
     unfit = set(unusable["adapter"]) if unusable.height else set()
     leader = candidates[rows["leader"][0] if rows.height else max(candidates, key=lambda name: candidates[name].mean(metric))]
     others = [row for row in rows.iter_rows(named=True) if row["other"] not in unfit]
@@ -286,21 +289,23 @@ def what_would_change(
 def more_users(leader: str, row: dict, users: int) -> list[str]:
     """How many users would tell the leader from an adapter that is level with it; nothing where the comparison does not say.
 
-    row: the comparison, from `users.comparisons`. The width of the interval falls with the square root of the number of users.
+    row: the comparison, from `users.comparisons`, with the factor by which Holm's method multiplies its p. The width of the
+    interval falls with the square root of the number of users.
     """
     gain, width = row["improvement"], row["high"] - row["low"]
     if not gain or gain < 0 or not math.isfinite(width) or row["p_holm"] < SIGNIFICANT:
         return []
     # The interval is that of one comparison, at 5 %; Holm's factor makes it one of several, with a smaller share for each.
-    share = SIGNIFICANT * row["p"] / row["p_holm"]
-    wider = NormalDist().inv_cdf(share / 2) / NormalDist().inv_cdf(SIGNIFICANT / 2)
+    wider = NormalDist().inv_cdf(SIGNIFICANT / row["holm_factor"] / 2) / NormalDist().inv_cdf(SIGNIFICANT / 2)
     needed = users * (width / 2 * wider / gain) ** 2
     if needed <= users:
         return []
     if needed > MOST * users:
         return [f"More users: not even {MOST} times as many would tell {leader} and {title(row['other'])} apart."]
     ahead = f"{leader} stays {100 * gain:.1f} % above {title(row['other'])}"
-    return [f"More users: if {ahead}, about {needed:,.0f} users would tell them apart; these are {users:,}."]
+    return [
+        f"More users: if {ahead}, about {needed:,.0f} users would tell them apart with a chance of one half; these are {users:,}."
+    ]
 
 
 def other_protocol(

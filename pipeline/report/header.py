@@ -7,8 +7,7 @@ import polars as pl
 from common.words import plural
 from pipeline.report.table_data import sizes
 from pipeline.report.titles import title
-
-CODE = ("common", "models", "pipeline", "stages")
+from pipeline.runs import PACKAGES
 
 
 def about(rows: pl.DataFrame) -> list[tuple[str, str]]:
@@ -35,12 +34,12 @@ def code_version() -> str:
 
     A commit of results alone does not change it, so the report that such a commit holds is the same when built again.
     """
-    log = ["git", "log", "-1", "--format=%h, %cs", "--abbrev=7", "--", *CODE]
+    log = ["git", "log", "-1", "--format=%h, %cs", "--abbrev=7", "--", *PACKAGES]
     try:
         found = subprocess.run(log, capture_output=True, text=True, check=False)
     except FileNotFoundError:
         return ""
-    status = ["git", "status", "--porcelain", "--", *CODE]
+    status = ["git", "status", "--porcelain", "--", *PACKAGES]
     changed = subprocess.run(status, capture_output=True, text=True, check=False)
     if found.returncode or not found.stdout.strip():
         return ""

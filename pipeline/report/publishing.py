@@ -14,9 +14,9 @@ from pipeline.params import Params
 from pipeline.report.leaders import comparison_files
 from pipeline.report.users import GROUPED
 from pipeline.report.write import FIGURES, REPORT_MARKDOWN, TABLES, write_report
+from pipeline.runs import PACKAGES
 
 LISTS = "grid.yaml"
-CODE = ("common", "models", "pipeline", "stages")
 
 
 def publish_grid(folder: Path, params: Params) -> str:
@@ -48,7 +48,7 @@ def publish_grid(folder: Path, params: Params) -> str:
 
 def committed_code() -> str:
     """Return the hash of HEAD. Raises UserError if a source file differs from it or is not in git, and without git's program."""
-    status = ["git", "status", "--porcelain", "--untracked-files=all", "--ignored", "--", *CODE]
+    status = ["git", "status", "--porcelain", "--untracked-files=all", "--ignored", "--", *PACKAGES]
     try:
         changed = subprocess.run(status, capture_output=True, text=True, check=False)
     except FileNotFoundError:

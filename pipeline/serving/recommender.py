@@ -23,7 +23,7 @@ from pipeline.evaluation.best import Catalogue, best_items
 from pipeline.params import Params, Similarity, load_params
 from pipeline.runs import CHECKPOINT, Run, preprocess_command
 from pipeline.serving.encoder import UserEncoder
-from pipeline.serving.new_items import Ids, embed, new_rows, read_new_items, require_text
+from pipeline.serving.new_items import embed, new_rows, read_new_items, require_text
 from pipeline.training.inputs import load_spectrum
 from pipeline.training.loop import CONFIG, WEIGHTS, load_checkpoint
 from pipeline.training.sequences import read_sequences
@@ -62,16 +62,16 @@ class Recommender:
         self.interactions = np.bincount(users["items"].explode().to_numpy(), minlength=len(items))  # (N,)
         self._index = {item: i for i, item in enumerate(self.item_ids)}
 
-    def with_items(self, items: pl.DataFrame, embeddings: Tensor, ids: Ids = "zero") -> "Recommender":
+    def with_items(self, items: pl.DataFrame, embeddings: Tensor) -> "Recommender":
         """The recommender with more items, which have no interactions, at the end of its catalogue; nothing is trained.
 
-        items: item_id, title; embeddings: (M, l), by the encoder of the spectrum; ids: see `new_rows`. Raises UserError for an
-        item that is there already, and for an adapter that knows items by their ID alone.
+        items: item_id, title; embeddings: (M, l), by the encoder of the spectrum. Raises UserError for an item that is there
+        already, and for an adapter that knows items by their ID alone.
         """
         if known := next((item for item in items["item_id"] if item in self._index), None):
             raise UserError(f"new items: {known!r} is in the catalogue already")
         options = self.run.settings["adapter"]
-        rows = new_rows(self.model.adapter, options, load_spectrum(self.run.spectrum), embeddings, ids)
+        rows = new_rows(self.model.adapter, options, load_spectrum(self.run.spectrum), embeddings)
         wider = copy.copy(self)
         of_catalogue = ("_catalogue", "_ids_and_titles", "_logged", "_had")
         wider.__dict__ = {name: value for name, value in vars(self).items() if name not in of_catalogue}

@@ -11,6 +11,7 @@ from common.code import python_files
 from models.adapters import ADAPTERS
 from models.backbones import BACKBONES
 from models.losses import LOSSES
+from pipeline.grid.held_out import COLD_CODE
 from pipeline.params import load_params
 from pipeline.runs import EVALUATION_CODE, TRAINING_CODE, Run
 
@@ -112,6 +113,12 @@ def test_no_module_that_training_or_evaluation_imports_is_outside() -> None:
     listed = set(start)
     outside = {file for file in reached(start) - listed if not file.startswith(tuple(HARMLESS))}
     assert not outside, f"{sorted(outside)}: list them in pipeline/runs.py and the DVC files, or say in HARMLESS why not"
+
+
+def test_figures_of_held_out_items_depend_on_all_code_of_serving_that_measures_them() -> None:
+    used = {file for file in reached(["pipeline/serving/cold.py"]) if file.startswith("pipeline/serving/")}
+    assert used - {"pipeline/serving/__init__.py"} <= {*COLD_CODE}
+    assert {*COLD_CODE} <= code_of(stage("grid/dvc.yaml", "aggregate"))
 
 
 def test_nothing_is_called_harmless_in_vain() -> None:

@@ -88,7 +88,7 @@ def test_those_level_with_the_leader_are_named_and_the_rest_is_below() -> None:
     (text,) = opening(runs({("toys", "sasrec", n): [r] * 2 for n, r in (("base", POOR), ("spectran", behind), ("morec", ahead))}))
     assert text.startswith("Level: MoRec, SpecTran. MoRec has the highest NDCG@20, 0.6481, 0.6 % above SpecTran (95 % interval -")
     assert " is best" not in text
-    assert text.endswith("Significantly below MoRec: Base (ID only).")
+    assert text.endswith("Significantly below MoRec, over users: Base (ID only).")
 
 
 @pytest.mark.usefixtures("project")
@@ -111,7 +111,7 @@ def test_a_third_that_is_level_is_named() -> None:
     assert p_value(leader, scattered) > 0.05 > 2 * p_value(leader, steady)
     assert text.startswith("Level: MoRec, UniSRec. MoRec has the highest ")
     assert " % above Base (ID only) (" in text
-    assert "Significantly below MoRec: Base (ID only)." in text
+    assert "Significantly below MoRec, over users: Base (ID only)." in text
 
 
 def p_value(ranks: list[int], other_ranks: list[int]) -> float:

@@ -47,16 +47,17 @@ def test_the_sentence_to_act_on() -> None:
 
 def test_how_many_users_would_tell_two_adapters_apart() -> None:
     """The half-width of the interval, 4 %, is twice the gain: four times the users halve it."""
-    row = {"other": "base", "improvement": 0.02, "low": -0.02, "high": 0.06, "p": 0.3, "p_holm": 0.3}
+    row = {"other": "base", "improvement": 0.02, "low": -0.02, "high": 0.06, "p_holm": 0.3, "holm_factor": 1}
     assert more_users("SpecTran", row, 1000) == [
-        "More users: if SpecTran stays 2.0 % above Base (ID only), about 4,000 users would tell them apart; these are 1,000."
+        "More users: if SpecTran stays 2.0 % above Base (ID only), about 4,000 users would tell them apart with a chance of "
+        "one half; these are 1,000."
     ]
     (said,) = more_users("SpecTran", row | {"improvement": 0.0001}, 1000)
     assert said == "More users: not even 100 times as many would tell SpecTran and Base (ID only) apart."
     for change in ({"improvement": 0.0}, {"improvement": -0.01}, {"low": float("nan")}, {"p_holm": 0.01}):
         assert more_users("SpecTran", row | change, 1000) == []
     # With Holm's factor 9, the interval of a test at 0.05 / 9 is 2.77 / 1.96 as wide, which takes twice as many users.
-    (said,) = more_users("SpecTran", row | {"p": 0.02, "p_holm": 0.18}, 1000)
+    (said,) = more_users("SpecTran", row | {"p_holm": 1.0, "holm_factor": 9}, 1000)
     assert "about 8,006 users" in said
     assert more_users("SpecTran", row | {"low": 0.001, "high": 0.039}, 1000) == [], "enough users, and yet a tie: it says nothing"
 
