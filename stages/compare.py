@@ -2,7 +2,7 @@
 
 from common.arguments import Arguments
 from pipeline.params import load_params
-from pipeline.report.comparison import write_comparison
+from pipeline.report.selected import write_comparison
 from stages import run
 
 

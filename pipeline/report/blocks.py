@@ -67,13 +67,13 @@ from pipeline.artifacts import atomic_file, verify
 from pipeline.grid.cells import SPECTRAN
 from pipeline.grid.published import PUBLISHED, read_runs, read_table
 from pipeline.grid.tables import read_csv_table
-from pipeline.report import findings
+from pipeline.report import captions
 from pipeline.report.leaders import PROTOCOL, PublishedSet, leaders_table, level_table
 from pipeline.report.mean_ranks import MeanRanks, mean_ranks
 from pipeline.report.paper import paper_table
-from pipeline.report.parts import parts_table
 from pipeline.report.titles import TITLES, title
 from pipeline.report.users import GROUPED
+from pipeline.report.variants import parts_table
 
 DOCUMENTS = tuple(Path(name) for name in ("README.md", "docs/results.md", "docs/results-details.md", "docs/research.md"))
 LISTS = ("results", "ranks", "leaders", "level", "parts")  # kinds of blocks whose comment lists columns or folders
@@ -216,7 +216,7 @@ def ranks_table(columns: list[Column], where: str, picture: str | None = None) -
     rows = table_of({**{column.heading: column.entries() for column in columns}, MEAN_RANK: ranks})
     text = f"Mean ranks over {found.blocks} pairs, with the critical difference from the first"
     shown = f"\n![{text}]({picture})\n" if picture else ""
-    return f"{rows}\n{textwrap.fill(findings.mean_ranks(found), WIDTH)}\n{shown}"
+    return f"{rows}\n{textwrap.fill(captions.mean_ranks(found), WIDTH)}\n{shown}"
 
 
 def draw_ranks(found: MeanRanks, file: Path) -> bool:

@@ -5,7 +5,7 @@ from pathlib import Path
 import polars as pl
 
 from pipeline.grid.baselines import TITLES
-from pipeline.report import findings
+from pipeline.report import captions
 from pipeline.report.figures import Figures
 from pipeline.report.formats import Table
 from pipeline.report.mean_ranks import mean_ranks
@@ -32,21 +32,21 @@ def illustrate(directory: Path, measured: Measured, tables: dict[str, Table]) ->
     draw_slopes(figures, changed, metric)
     draw_attention(figures, default)
     says = {
-        "forest": lambda: findings.forest(measured.gains, first.unusable),
-        "comparison": lambda: findings.comparison(summary, metric, first.unusable),
-        "learning-curves": lambda: findings.learning_curves(default),
-        "figure1": lambda: findings.spectra(default),
-        "cost": lambda: findings.cost(measured.cost, summary, metric, first.unusable),
-        "popularity": lambda: findings.groups(measured.group_gains, "popularity", first.unusable),
-        "history": lambda: findings.groups(measured.group_gains, "history", first.unusable),
-        "tuning": lambda: findings.tuning(changed, metric),
-        "attention": lambda: findings.attention(default),
+        "forest": lambda: captions.forest(measured.gains, first.unusable),
+        "comparison": lambda: captions.comparison(summary, metric, first.unusable),
+        "learning-curves": lambda: captions.learning_curves(default),
+        "figure1": lambda: captions.spectra(default),
+        "cost": lambda: captions.cost(measured.cost, summary, metric, first.unusable),
+        "popularity": lambda: captions.groups(measured.group_gains, "popularity", first.unusable),
+        "history": lambda: captions.groups(measured.group_gains, "history", first.unusable),
+        "tuning": lambda: captions.tuning(changed, metric),
+        "attention": lambda: captions.attention(default),
     }
     if "table4" in tables:
         unusable = measured.unusable.filter(pl.col("over").is_in(["seeds", "dims"]))
         figures.dimensions(tables["table4"].data, metric, unusable)
-        says["dimensions"] = lambda: findings.dimensions(tables["table4"].data, metric, unusable)
-    if ranked := mean_ranks(findings.without(summary, first.unusable), metric):
+        says["dimensions"] = lambda: captions.dimensions(tables["table4"].data, metric, unusable)
+    if ranked := mean_ranks(captions.without(summary, first.unusable), metric):
         draw_mean_ranks(figures, ranked)
-        says["mean-ranks"] = lambda: findings.mean_ranks(ranked)
+        says["mean-ranks"] = lambda: captions.mean_ranks(ranked)
     return {name: say() for name, say in says.items() if name in figures.drawn}

@@ -10,11 +10,11 @@ from pipeline.params import Params
 from pipeline.report.formats import ABSENT, Block, Entry, Table, count, number, percent
 from pipeline.report.measured import Measured
 from pipeline.report.paper import paper_values
-from pipeline.report.parts import of_cells
 from pipeline.report.results import average, improvements, summarise, table_metrics
 from pipeline.report.significance import SIGNIFICANT
 from pipeline.report.table_data import DIMENSION_KEYS, VARIANT_KEYS, dimension_rows, sizes, variant_rows, weights
 from pipeline.report.titles import interval, pair_title, title
+from pipeline.report.variants import of_cells
 
 # ---------------------------------------------------------------------------------------------------------------- the six tables
 

@@ -11,7 +11,7 @@ from pipeline.artifacts import atomic_directory, atomic_file, verify
 from pipeline.grid.cells import Cell, listed_cells, move_unlisted_cells, read_cells
 from pipeline.params import Params
 from pipeline.report import users
-from pipeline.report.comparison import SELECTED, require_metrics, write_comparison
+from pipeline.report.beyond import beyond_table
 from pipeline.report.conclusions import configuration, verdicts
 from pipeline.report.decision import write_decision
 from pipeline.report.formats import Table
@@ -22,8 +22,9 @@ from pipeline.report.leaderboard import leaderboard, plain
 from pipeline.report.measured import Measured, of_table2
 from pipeline.report.results import table_metrics
 from pipeline.report.sections import report_markdown, sections
+from pipeline.report.selected import SELECTED, require_metrics, write_comparison
 from pipeline.report.tables import all_tables
-from pipeline.report.trivial import beyond_table, missing_baselines, sentences, with_trivial
+from pipeline.report.trivial import missing_baselines, sentences, with_trivial
 from pipeline.runs import EVALUATED, preprocess_command, sequences_directory, spectrum_directory, svd_command
 
 TABLES = Path("metrics/tables")

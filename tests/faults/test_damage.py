@@ -250,7 +250,7 @@ UNCHECKED = {
     "pipeline/report/decision.py": "read from cells and baselines that `Cell.read` and `read_baselines` have checked",
     "pipeline/report/dropped.py": "sentences beside the sequences, which decide no number",
     "pipeline/report/figures.py": "read from cells that `Cell.read` has checked",
-    "pipeline/report/findings.py": "read from cells that `Cell.read` has checked",
+    "pipeline/report/captions.py": "read from cells that `Cell.read` has checked",
     "pipeline/report/overviews.py": "read from cells that `Cell.read` has checked",
     "pipeline/report/paper.py": "tables of the paper, in git",
     "pipeline/report/sections.py": "read from cells that `Cell.read` has checked",

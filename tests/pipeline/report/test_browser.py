@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.report import findings
+from pipeline.report import captions
 from pipeline.report.figures import Figures
 from pipeline.report.html import report_html
 from pipeline.report.sections import Figure, Section
@@ -76,7 +76,7 @@ def page(project: Path) -> Path:
     report, _ = tiny_report()
     figures = Figures(Path("figures"), "morec")
     figures.forest(GAINS, "NDCG@20", NO_RUNS)
-    report.insert(1, Section("Gains", [Figure("forest", findings.forest(GAINS, NO_RUNS), "Intervals over users.")]))
+    report.insert(1, Section("Gains", [Figure("forest", captions.forest(GAINS, NO_RUNS), "Intervals over users.")]))
     folder = Path("served").resolve()
     folder.mkdir()
     (folder / "report.html").write_text(report_html(report, Path("figures")), encoding="utf-8")

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 from scipy.stats import studentized_range
 
-from pipeline.report import findings
+from pipeline.report import captions
 from pipeline.report.figures import Figures
 from pipeline.report.mean_ranks import MeanRanks, mean_ranks
 from pipeline.report.overviews import draw_mean_ranks
@@ -25,11 +25,11 @@ def test_mean_ranks_over_pairs_with_the_critical_difference(tmp_path: Path) -> N
     figures = Figures(tmp_path, "spectran")
     draw_mean_ranks(figures, found)
     assert "Base (ID only): mean rank 2.00" in (tmp_path / "mean-ranks.svg").read_text()
-    assert "within the critical difference of 2.34 from it: Base (ID only) and AlphaFuse" in findings.mean_ranks(found)
+    assert "within the critical difference of 2.34 from it: Base (ID only) and AlphaFuse" in captions.mean_ranks(found)
     assert mean_ranks(summary(OFFICE), "HR@20") is None, "one pair has no mean over pairs"
 
 
 @pytest.mark.parametrize(("p", "said"), [(0.0004, "p < 0.001"), (0.001, "p = 0.001"), (0.3, "p = 0.300")])
 def test_a_small_p_is_never_called_zero(p: float, said: str) -> None:
     ranks = pl.DataFrame({"adapter": ["base", "spectran"], "rank": [2.0, 1.0]})
-    assert findings.mean_ranks(MeanRanks(ranks, 6, p, 0.5)).endswith(f"(Friedman's test, {said}).")
+    assert captions.mean_ranks(MeanRanks(ranks, 6, p, 0.5)).endswith(f"(Friedman's test, {said}).")

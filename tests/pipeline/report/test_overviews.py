@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 from safetensors.numpy import save_file
 
-from pipeline.report import findings
+from pipeline.report import captions
 from pipeline.report.figures import Figures
 from pipeline.report.overviews import attention_weights, draw_slopes, slopes, tiles
 from pipeline.report.results import ResultSet
@@ -22,7 +22,7 @@ def test_slopes_are_of_adapters_that_were_tuned(tmp_path: Path) -> None:
     figures = Figures(tmp_path)
     draw_slopes(figures, data, "HR@20")
     assert "<title>SpecTran, tuned, InfoNCE: 0.4300</title>" in (tmp_path / "tuning.svg").read_text()
-    assert findings.tuning(data, "HR@20").endswith("tuned, InfoNCE SpecTran, 0.4300.")
+    assert captions.tuning(data, "HR@20").endswith("tuned, InfoNCE SpecTran, 0.4300.")
     assert slopes(sets[:1], "HR@20").height == 0
 
 
@@ -32,7 +32,7 @@ def test_the_highest_by_setting_is_of_runs_that_support_a_conclusion(tmp_path: P
     cut_short = pl.DataFrame({"dataset": ["office"], "backbone": ["sasrec"], "adapter": ["spectran"]})
     tuned = ResultSet("info_nce", summary(OFFICE), NOTHING, NOTHING, cut_short if ended else NO_RUNS)
     data = slopes([ResultSet(None, summary(OFFICE), NOTHING, NOTHING, NO_RUNS), tuned], "HR@20")
-    assert findings.tuning(data, "HR@20").endswith(f"as in params.yaml SpecTran, 0.3300; tuned, InfoNCE {best}.")
+    assert captions.tuning(data, "HR@20").endswith(f"as in params.yaml SpecTran, 0.3300; tuned, InfoNCE {best}.")
     draw_slopes(Figures(tmp_path), data, "HR@20")
     marker = (tmp_path / "tuning.svg").read_text().partition("<title>SpecTran, tuned, InfoNCE: 0.3300</title>")[2]
     assert ("fill: var(--ground)" in marker.partition("</g>")[0]) is ended

@@ -11,7 +11,7 @@ from pipeline.grid.cells import Cell
 from pipeline.grid.published import RUNS
 from pipeline.report.blocks import filled
 from pipeline.report.leaders import PublishedSet
-from pipeline.report.parts import against_spectran, entry, of_cells, of_published
+from pipeline.report.variants import against_spectran, entry, of_cells, of_published
 from tests.sign import sign
 
 USERS = [f"u{i}" for i in range(40)]

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from pipeline.params import Evaluate
-from pipeline.report.comparison import committed_run, selected_lines
+from pipeline.report.selected import committed_run, selected_lines
 from tests.pipeline.report.values import BOTH, rows
 
 RUN = {"dataset": "office", "encoder": "minilm", "backbone": "sasrec", "adapter": "spectran", "dim": "64", "seed": "3"}
