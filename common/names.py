@@ -1,6 +1,7 @@
 """Names of datasets, encoders, adapters and so on."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 from common.errors import UserError, did_you_mean
@@ -17,6 +18,14 @@ def check_form(kind: str, name: Any) -> str:
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise UserError(f"{kind} {name!r} is not a valid name; use letters, digits, '_' and '-', starting with a letter or digit")
     return name
+
+
+def check_file_name(path: Path) -> None:
+    """Raise UserError for a file whose name is not UTF-8, as archives of other systems have them: no artifact can record it."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{str(path)!a}: the name of this file is not UTF-8; rename it") from None
 
 
 def check_name(kind: str, name: str, registry: Any) -> str:

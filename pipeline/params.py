@@ -1,5 +1,6 @@
 """`params.yaml`, typed and validated. Importing this module does not import torch."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -362,10 +363,26 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
     return Params.parse(read_yaml(path), str(path))
 
 
+class _Loader(yaml.SafeLoader):
+    """Reads `yes`, `no`, `on` and `off` as text, as YAML 1.2 and so DVC do: DVC writes a column named `No` without quotes."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, form) for tag, form in resolvers if tag != "tag:yaml.org,2002:bool"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("true|True|TRUE|false|False|FALSE"), list("tTfF"))
+
+
+def parse_yaml(text: str) -> Any:
+    """Return the content of a YAML text. Raises the errors of PyYAML."""
+    return yaml.load(text, _Loader)  # noqa: S506, a SafeLoader
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Return the mapping in a YAML file. Raises UserError if the file is missing or broken, or holds no mapping."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} not found in {Path.cwd()}; run stages from the project's root") from None
     except RecursionError:

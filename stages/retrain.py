@@ -26,9 +26,9 @@ def main() -> str:
     select_kernels()
     found = retrain(params, given.checkpoint, select_device())
     print(f"retrain: {found.kept:,} items keep their rows; new: {found.new:,}; gone: {found.dropped:,}", flush=True)
-    name = f"NDCG@{max(params.evaluate.cutoffs)}"
+    name, folder = f"NDCG@{max(params.evaluate.cutoffs)}", checkpoint_of(params.dataset)
     return (
-        f"{found.run.name} in {checkpoint_of(found.run)}: test {name} {found.after[name]:.4f}, {found.before[name]:.4f} before, "
+        f"{found.run.name} in {folder}: test {name} {found.after[name]:.4f}, {found.before[name]:.4f} before, "
         f"best epoch {found.training['best_epoch']} of {found.training['epochs']}, {found.seconds:.0f} s"
     )
 

@@ -16,6 +16,7 @@ import polars as pl
 import polars.selectors as cs
 
 from common.errors import UserError, first_line
+from common.names import check_file_name
 from common.words import plural
 from pipeline.data.findings import LISTED
 from pipeline.data.json_lines import EXACT, read_json
@@ -60,9 +61,13 @@ class TableRead:
 
 
 def matching_files(folder: Path, pattern: str) -> list[Path]:
-    """The files that a path or glob names, relative to `folder`, sorted. Raises UserError if there is none."""
+    """The files that a path or glob names, relative to `folder`, sorted.
+
+    Raises UserError if there is none, and for one whose name is not UTF-8.
+    """
     path = folder / pattern
     if path.is_file():
+        check_file_name(path)
         return [path]
     if path.is_dir():
         raise UserError(f"{path} is a folder; write its files as a glob, such as {pattern.rstrip('/')}/*.parquet")
@@ -70,6 +75,8 @@ def matching_files(folder: Path, pattern: str) -> list[Path]:
     found = [folder / name for name in names if (folder / name).is_file()]
     if not found:
         raise UserError(f"{path}: {'no file matches' if glob.has_magic(pattern) else 'no such file'}")
+    for file in found:
+        check_file_name(file)
     return found
 
 

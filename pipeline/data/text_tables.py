@@ -27,6 +27,7 @@ UNIT_SEPARATOR = "\x1f"  # stands for '::', since a reader wants a single charac
 EXCEL_SEPARATOR = re.compile(r"sep=.")  # a line above the header, which tells Excel the separator
 WINDOWS_ONLY = re.compile(rb"[\x80-\x9f]")  # letters and marks in Windows-1252, control characters in Latin-1
 UNDEFINED = re.compile(rb"[\x81\x8d\x8f\x90\x9d]")  # no character of Windows-1252
+BY_CHANCE = 0.01  # of the lines that are not UTF-8: so many others may read like UTF-8
 ESCAPED_QUOTE = re.compile(r'((?<!\\)(?:\\\\)*)\\"')  # after an even number of backslashes, which are themselves escaped
 RECBOLE_TYPE = re.compile(r":(token|float)(_seq)?$")
 
@@ -44,8 +45,8 @@ def read_text(file: FileRead, wanted: Wanted, ending: str) -> pl.DataFrame:
 def _encoding(file: FileRead) -> str:
     """UTF-16 by its mark; UTF-8 if all of the text is; else Latin-1, or Windows-1252 if it has characters that Latin-1 lacks.
 
-    Raises UserError if only a few lines are not UTF-8: as Latin-1, the letters of all others would be wrong. Raises it also
-    for a byte that is no character of Windows-1252.
+    Raises UserError if some lines are UTF-8 and others are not, for the letters of the former would be wrong as Latin-1. Up to
+    BY_CHANCE of the lines may be both. Raises it also for a byte that is no character of Windows-1252.
     """
     with file.open() as opened:
         if opened.read(2) in (b"\xff\xfe", b"\xfe\xff"):
@@ -58,24 +59,35 @@ def _encoding(file: FileRead) -> str:
             decoder.decode(b"", final=True)
             return "UTF-8"
         opened.seek(0)
-        right, wrong, windows, neither = 0, [], False, []
+        counts = {True: 0, False: 0}  # of lines beyond ASCII: whether they are UTF-8
+        first: dict[bool, list[int]] = {True: [], False: []}  # their numbers
+        windows, neither = False, 0
         for number, line in enumerate(opened, start=1):
             if not line.isascii():
                 windows = windows or bool(WINDOWS_ONLY.search(line))
-                neither += [number] if UNDEFINED.search(line) else []
-                try:
-                    line.decode()
-                    right += 1
-                except UnicodeDecodeError:
-                    wrong.append(number)
-    if right > len(wrong):
-        lines = f"line{'s' * (len(wrong) > 1)} {', '.join(f'{number:,}' for number in wrong[:LISTED])}"
-        raise UserError(
-            f"{file.path}: its text is UTF-8, except for {lines}{', …' * (len(wrong) > LISTED)}; correct or remove them"
-        )
+                neither = neither or (number if UNDEFINED.search(line) else 0)
+                right = _is_utf8(line)
+                counts[right] += 1
+                if counts[right] <= LISTED:
+                    first[right].append(number)
+    rarer = counts[True] <= counts[False]
+    if counts[rarer] > BY_CHANCE * counts[not rarer] or not rarer:
+        lines = f"line{'s' * (counts[rarer] > 1)} {', '.join(f'{number:,}' for number in first[rarer])}"
+        lines += ", …" * (counts[rarer] > LISTED)
+        if rarer:
+            raise UserError(f"{file.path}: its text is not UTF-8, except for {lines}; save all of it as UTF-8")
+        raise UserError(f"{file.path}: its text is UTF-8, except for {lines}; correct or remove them")
     if neither:
-        raise UserError(f"{file.path}: its text is neither UTF-8 nor Windows-1252 (line {neither[0]:,}); save it as UTF-8")
+        raise UserError(f"{file.path}: its text is neither UTF-8 nor Windows-1252 (line {neither:,}); save it as UTF-8")
     return "Windows-1252" if windows else "Latin-1"
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)

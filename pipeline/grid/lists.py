@@ -7,7 +7,7 @@ import yaml
 
 from common.errors import UserError
 from pipeline.artifacts import atomic_file
-from pipeline.params import PARAMS_FILE, Params, Preprocess, read_yaml
+from pipeline.params import PARAMS_FILE, Params, Preprocess, parse_yaml, read_yaml
 
 
 def choose_grid(lists: Path, path: Path = PARAMS_FILE) -> None:
@@ -37,7 +37,7 @@ def choose_grid(lists: Path, path: Path = PARAMS_FILE) -> None:
         raise UserError(f"{path if new else lists} has no section `grid:` at the start of a line")
     replaced = section.sub(lambda _: new[0], text)
     try:
-        same = yaml.safe_load(replaced) == values | {"grid": chosen["grid"]}
+        same = parse_yaml(replaced) == values | {"grid": chosen["grid"]}
     except yaml.YAMLError:  # an alias of something outside the section, for example
         same = False
     if not same:

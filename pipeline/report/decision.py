@@ -139,7 +139,7 @@ def _block(
     lines.append(["size", f"{size:,.0f} trained parameters, {4 * size / MIB:.1f} MiB"])
     devices = enumeration(leader.runs["device"].unique().sort().to_list())
     lines.append(["training, a run", f"{leader.mean('training_seconds') / 60:.1f} minutes ({devices})"])
-    names, settings = selecting(params, leader)
+    names, settings, back = selecting(params, leader)
     heading = f"## {name}: {plural(users, 'user')}, {plural(leader.runs.height, 'seed')}"
     changes = what_would_change(params, leader, candidates, others, level, unusable, beaten, users)
     parts = [
@@ -148,26 +148,28 @@ def _block(
         markdown_lines([[markdown_text(entry) for entry in line] for line in lines]),
         f"To serve {title(leader.adapter)}{'' if beaten is None or beaten.surely else ' all the same'}: "
         f"`dvc exp run evaluate {' '.join(names + settings)}`, then `dvc repro serving/dvc.yaml`."
-        + (" Before the next grid, `git checkout params.yaml`: these settings would be its defaults." if settings else ""),
+        + (f" Before the next grid, for which they would be defaults: `dvc exp run check {' '.join(back)}`." if back else ""),
         "What would change the verdict:\n\n" + "\n".join(f"- {markdown_text(change)}" for change in changes),
     ]
     return parts, changes
 
 
-def selecting(params: Params, leader: Candidate) -> tuple[list[str], list[str]]:
-    """Return the options of `dvc exp run` that select an adapter, and those for settings that differ from params.yaml."""
+def selecting(params: Params, leader: Candidate) -> tuple[list[str], list[str], list[str]]:
+    """Return options of `dvc exp run`: those that select an adapter, settings that differ from params.yaml, and the way back."""
     row = leader.runs.row(0, named=True)
     names = {name: row[name] for name in ("dataset", "backbone", "adapter", "dim")}
-    found = []
+    found: list[str] = []
+    back: list[str] = []
     sections = {"backbone": f"backbones.{row['backbone']}", "adapter": f"adapters.{row['adapter']}"}
     default = Run.of(params, **names, seed=row["seed"]).settings
     trained = read_json(Path(row["run_directory"]) / "config.json", "`dvc repro grid/dvc.yaml`")["settings"]
     for section in ("train", "backbone", "adapter"):
         for option, value in trained[section].items():
             if option in default[section] and value != default[section][option]:  # else there is no such option any more
-                shown = value if isinstance(value, str) else json.dumps(value)
-                found.append(f"-S {sections.get(section, section)}.{option}={shown}")
-    return [f"-S {name}={value}" for name, value in names.items()], found
+                for options, chosen in ((found, value), (back, default[section][option])):
+                    shown = chosen if isinstance(chosen, str) else json.dumps(chosen)
+                    options.append(f"-S {sections.get(section, section)}.{option}={shown}")
+    return [f"-S {name}={value}" for name, value in names.items()], found, back
 
 
 def verdict(

@@ -111,7 +111,7 @@ class Recommender:
         if run.fingerprint != config["fingerprint"]:
             raise UserError(
                 f"{directory} was trained from other data than {run.sequences} and {run.spectrum}, or by other code; "
-                "`dvc repro` trains it again"
+                f"{'`python -m stages.retrain`' if run.dataset.endswith('-retrained') else '`dvc repro`'} trains it again"
             )
         model = load_checkpoint(directory, run, load_spectrum(run.spectrum))
         if BUFFERS in files:
@@ -181,12 +181,13 @@ class Recommender:
     def had_by(self, user_id: str) -> list[str]:
         """All items of the catalogue that the user had, in no order: the history, and what the filters left out of it.
 
-        Raises UserError if the log is needed for this and is not here.
+        They are read from the log, for a history lacks clicks without a time too. Without the log, a history that is shorter than
+        `cap` counts as all. Raises UserError if the log is needed and is not here.
         """
         history = self.history_of(user_id)
         options = self._preprocessing
-        every = self._has_log if self._wider else len(history) < options["cap"]  # from the log, a history has no cap
-        return history if every and options.get("min_rating") is None else [*history, *self._had.get(user_id, [])]
+        short = not self._wider and len(history) < options["cap"] and options.get("min_rating") is None
+        return history if short and not self._raw_is_here else [*history, *self._had.get(user_id, [])]
 
     def indices(self, items: Iterable[str], where: str, skip_unknown: bool = False) -> np.ndarray:
         """Row numbers of items, (n,) int64. Raises UserError, which starts with `where`, for an unknown one unless skipped."""
@@ -281,10 +282,17 @@ class Recommender:
     @cached_property
     def _has_log(self) -> bool:
         """Whether the log is here; if it is not, a line says what that means."""
-        raw = Path("data/raw") / self._sidecar["dataset"]
-        if not (here := (raw / SIDECAR).is_file()):
-            print(f"{raw} is not here, so users whom the core filter dropped count as unknown", file=sys.stderr, flush=True)
-        return here
+        if not self._raw_is_here:
+            print(f"{self._raw} is not here, so users whom the core filter dropped count as unknown", file=sys.stderr, flush=True)
+        return self._raw_is_here
+
+    @property
+    def _raw(self) -> Path:
+        return Path("data/raw") / self._sidecar["dataset"]
+
+    @property
+    def _raw_is_here(self) -> bool:
+        return (self._raw / SIDECAR).is_file()
 
     @cached_property
     def _origin(self) -> tuple[Params, str]:
@@ -295,13 +303,16 @@ class Recommender:
         return params, dataset
 
     def _log(self, every_rating: bool = False) -> pl.DataFrame:
-        """The rows of the log with an item of the catalogue: user_id, item_id, timestamp. Raises UserError if it is not here."""
+        """The rows of the log with a user and an item of the catalogue. Raises UserError if the log is not here.
+
+        Columns: user_id, item_id, timestamp, which may be null.
+        """
         params, dataset = self._origin
         source, raw = params.sources[dataset], Path("data/raw") / dataset
         if hasattr(source, "min_rating"):
             source = source.model_copy(update={"min_rating": None if every_rating else self._preprocessing.get("min_rating")})
         verify(raw, f"`dvc repro data/dvc.yaml:download@{dataset}`")
-        log = source_module(source.kind).read(source, raw).interactions.drop_nulls()
+        log = source_module(source.kind).read(source, raw).interactions.drop_nulls(["user_id", "item_id"])
         return log.filter(pl.col("item_id").is_in(self.item_ids))
 
     @cached_property
@@ -313,7 +324,7 @@ class Recommender:
     def _logged(self) -> dict[str, list[str]]:
         """Histories of the users whom the core filter dropped, or with new items of all, read from the log at first use."""
         ties = self._preprocessing["ties"]
-        log = self._log()
+        log = self._log().drop_nulls("timestamp")
         if not self._wider:
             log = log.filter(~pl.col("user_id").is_in(self.users["user_id"].implode()))
         # As the preprocess stage does: an exact duplicate counts once, equal times are ordered by `ties`.

@@ -5,19 +5,34 @@ from pathlib import Path
 import polars as pl
 
 from common.errors import UserError, first_line
+from common.names import check_file_name
 from pipeline.artifacts import atomic_file
 
+ANSWER = {"request", "rank", "item_id", "title", "score", "source"}  # columns of a file of answers
 IDS = (pl.String, pl.Categorical, pl.Enum, pl.Null)  # types of ids, with the integers
 
 
 def check_out(out: Path, read: list[Path]) -> None:
-    """Raise UserError unless the answers can go to `out`, which must be none of the files that are read."""
+    """Raise UserError unless the answers can go to `out`, which may replace earlier answers or an empty file only.
+
+    read: the files that are read; `out` must be none of them.
+    """
+    check_file_name(out)
     if out.is_dir():
         raise UserError(f"--out {out} is a folder; name a file in it, such as {out / 'answers.parquet'}")
     if out.suffix.lower() != ".parquet":
         raise UserError(f"--out {out}: the answers are Parquet; choose a name that ends in .parquet")
     if same := next((file for file in read if file.exists() and out.exists() and out.samefile(file)), None):
         raise UserError(f"--out {out} would replace {same}, which is read; choose another name")
+    if out.is_file() and out.stat().st_size and not _holds_answers(out):
+        raise UserError(f"--out {out} would replace a file that holds no answers; choose another name, or remove it")
+
+
+def _holds_answers(path: Path) -> bool:
+    try:
+        return set(pl.read_parquet_schema(path)) >= ANSWER
+    except (pl.exceptions.PolarsError, OSError):
+        return False
 
 
 def read_requests(path: Path) -> pl.DataFrame:
@@ -25,6 +40,7 @@ def read_requests(path: Path) -> pl.DataFrame:
 
     Raises UserError for any other file.
     """
+    check_file_name(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     try:

@@ -4,8 +4,9 @@ Learned matrices act on coordinates in the spectrum of the earlier catalogue. An
 directions, so the earlier directions are kept: the texts of all items, known or new, are projected onto them.
 """
 
+import re
 import shutil
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from safetensors.torch import save_file
 from common.errors import UserError
 from models.core.adapter import Spectrum
 from models.core.recommender import Recommender as Model
-from pipeline.artifacts import atomic_directory, check_seal, open_array, read_json, sha256, verify
+from pipeline.artifacts import atomic_directory, check_seal, fingerprint, open_array, read_json, remove_directory, sha256, verify
 from pipeline.data.times import UNITS, as_date
 from pipeline.embedding.spectrum import coordinates
 from pipeline.evaluation.evaluate import evaluate_run
@@ -45,7 +46,7 @@ from pipeline.training.sequences import read_sequences
 from pipeline.training.steps import Steps
 
 CHECKPOINTS = Path("data/checkpoints")
-SUFFIX = "-retrained"  # as in `params.DERIVED`; of the dataset with the new log and the earlier directions
+SUFFIX = "-retrained"  # as in `params.DERIVED`
 BLOCK = 65_536  # items whose coordinates are computed together
 
 
@@ -74,9 +75,7 @@ def retrain(params: Params, directory: Path, device: torch.device) -> Retrained:
     missing, for a checkpoint of the same dataset, of another adapter, backbone, dim or encoder, and for one that was trained on
     what is to be the validation.
     """
-    config = read_json(directory / CONFIG, MADE_BY)
-    of = config.get("dataset") if isinstance(config, dict) else None
-    if of in (params.dataset, params.dataset + SUFFIX):
+    if (of := dataset_of(directory)) == params.dataset or is_retrained(of, params.dataset):
         raise UserError(
             f"{directory} was trained on {params.dataset} already; give the longer log a section of its own under `sources:` in "
             f"{PARAMS_FILE} and select it by `dataset`, so that the earlier items and their spectrum stay"
@@ -97,7 +96,7 @@ def retrain(params: Params, directory: Path, device: torch.device) -> Retrained:
             train_run(run)
             torch.backends.cuda.matmul.allow_tf32 = False  # which a training with tf32 leaves on
         evaluate_run(run)
-    write_checkpoint(run, old)
+    write_checkpoint(run, old, params.dataset)
     after = pl.read_parquet(run.scratch / "ranks.parquet", glob=False)[column].to_numpy()
     now = pl.read_parquet(run.sequences / "items.parquet", glob=False)["item_id"]
     kept = int(now.is_in(old.item_ids).sum())
@@ -153,10 +152,10 @@ def check_times(old: Run, params: Params, directory: Path) -> None:
 def write_dataset(old: Recommender, params: Params, directory: Path) -> str:
     """Write the sequences of the selected dataset and its items' spectrum in the directions of `old`; return their name.
 
+    The name has eight digits of what they are made from, so that data of an earlier result stay until the next one is there.
     directory: of the checkpoint of `old`. Raises UserError if the embeddings are missing, of other items, or by another encoder.
     """
     dataset, encoder = params.dataset, params.encoder
-    name = dataset + SUFFIX
     source, vectors = sequences_directory(dataset), Path("data/embeddings") / dataset / encoder
     sidecar = verify(source, preprocess_command(dataset))
     embed = f"`dvc repro data/dvc.yaml:embed@{dataset}`"
@@ -170,12 +169,13 @@ def write_dataset(old: Recommender, params: Params, directory: Path) -> str:
                 f"{vectors} was embedded by another version of {encoder} than {old.run.spectrum}, so its rows do not fit the "
                 "weights; train from the seed by `dvc repro`"
             )
+    # The weights are part of what the new run starts from, and so of its fingerprint.
+    weights = {"run": old.run.fingerprint, "weights": sha256(directory / WEIGHTS)}
+    name = f"{dataset}-{fingerprint(sidecar['checksum'], embedded['checksum'], weights)[:8]}{SUFFIX}"
     made_from = {key: value for key, value in sidecar.items() if key not in ("files", "checksum")}
     with atomic_directory(sequences_directory(name), made_from) as folder:
         for file in sidecar["files"]:
             shutil.copyfile(source / file, folder / file)
-    # The weights are part of what the new run starts from, and so of its fingerprint.
-    weights = {"run": old.run.fingerprint, "weights": sha256(directory / WEIGHTS)}
     with atomic_directory(spectrum_directory(name, encoder), {"embeddings": embedded, "start": weights}) as folder:
         write_spectrum(old, vectors / "embeddings.npy", folder)
     return name
@@ -253,18 +253,40 @@ def save_start(model: Model, run: Run, device: torch.device) -> None:
         _save(run, Progress(), steps)
 
 
-def checkpoint_of(run: Run) -> Path:
-    """The folder of a retrained run's weights. Each log has its own, so that the weights that it started from stay."""
-    return CHECKPOINTS / run.dataset
+def checkpoint_of(dataset: str) -> Path:
+    """The folder of the weights retrained on a dataset. Each log has its own, so that the weights that it started from stay."""
+    return CHECKPOINTS / f"{dataset}{SUFFIX}"
 
 
-def write_checkpoint(run: Run, old: Recommender) -> None:
-    """Write the run's weights, with what its adapter took from the first catalogue and must not take anew."""
-    with atomic_directory(checkpoint_of(run), {"run": run.fingerprint}) as folder:
+def dataset_of(directory: Path) -> Any:
+    """Return the dataset of a checkpoint, or None if there is no readable one."""
+    with suppress(UserError):
+        config = read_json(directory / CONFIG, MADE_BY)
+        return config.get("dataset") if isinstance(config, dict) else None
+    return None
+
+
+def is_retrained(name: Any, dataset: str) -> bool:
+    """Return whether a dataset's name is one that `write_dataset` gives to what it makes from `dataset`."""
+    return isinstance(name, str) and bool(re.fullmatch(rf"{re.escape(dataset)}-[0-9a-f]{{8}}{SUFFIX}", name))
+
+
+def write_checkpoint(run: Run, old: Recommender, dataset: str) -> None:
+    """Write the run's weights, with what its adapter took from the first catalogue and must not take anew.
+
+    The data of the checkpoint that this one replaces are removed, unless another checkpoint has them.
+    """
+    directory = checkpoint_of(dataset)
+    replaced = dataset_of(directory)
+    with atomic_directory(directory, {"run": run.fingerprint}) as folder:
         for name in (WEIGHTS, CONFIG):
             shutil.copyfile(run.scratch / name, folder / name)
         if buffers := _kept_buffers(old):
             save_file(buffers, folder / BUFFERS)
+    used = {dataset_of(checkpoint) for checkpoint in CHECKPOINTS.iterdir()}
+    if is_retrained(replaced, dataset) and replaced not in used:
+        remove_directory(sequences_directory(replaced))
+        remove_directory(spectrum_directory(replaced, run.encoder).parent)
 
 
 def _kept_buffers(old: Recommender) -> dict[str, torch.Tensor]:

@@ -5,6 +5,7 @@ made the package. `Package(folder).recommend(history)` gives the same answers in
 """
 
 import argparse
+import asyncio
 import hashlib
 import json
 import socket
@@ -25,6 +26,8 @@ FORMAT = 1  # of the folder; a package of another format is refused
 K, HISTORY, LISTED = 100, 1000, 10_000  # at most: items asked for, of a history, of allow or deny
 BODY = 1 << 20  # bytes of a request, at most, unless the catalogue has ids of which so many need more
 DRAINED = 16  # limits of a body: so much of one that is too long is read, so that the client hears why
+STALLED = 30  # seconds without a byte of a body that has begun, after which it is refused
+GRACE = 5  # seconds that open requests have when the server is told to stop
 EPSILON = 1e-8  # length of the shortest row that is normalised, as in training
 
 
@@ -235,7 +238,7 @@ def create_app(package: Package) -> Any:
         # ASCII: what a client sent may not be encodable.
         return Response(json.dumps(content), status, media_type="application/json")
 
-    mistakes: dict[int | str, dict[str, Any]] = {status: {"model": Mistake} for status in (400, 413, 422)}
+    mistakes: dict[int | str, dict[str, Any]] = {status: {"model": Mistake} for status in (400, 408, 413, 422)}
     app = FastAPI(title=f"Recommendations: {package.config['name']}", version=package.config["run"][:8])
 
     @app.post("/recommend", response_model=Answer, responses=mistakes)
@@ -281,7 +284,7 @@ Send = Callable[[Message], Awaitable[None]]
 
 
 class BodyLimit:
-    """ASGI middleware: a body of more than `limit` bytes is answered with 413 and never parsed."""
+    """ASGI middleware: a body of more than `limit` bytes is answered with 413 and never parsed; one that stalls, with 408."""
 
     def __init__(self, app: Any, limit: int) -> None:
         self.app, self.limit = app, limit
@@ -293,7 +296,11 @@ class BodyLimit:
         parts: list[bytes] = []
         length, more = 0, True
         while more and length <= DRAINED * self.limit:
-            message = await receive()
+            try:
+                message = await asyncio.wait_for(receive(), STALLED)
+            except TimeoutError:
+                await self.refuse(send, 408, f"nothing of the body came in {STALLED} seconds")
+                return
             if message["type"] == "http.disconnect":
                 return
             part = message.get("body", b"")
@@ -301,10 +308,7 @@ class BodyLimit:
             if length <= self.limit:
                 parts.append(part)
         if length > self.limit:
-            body = json.dumps({"error": f"the body is longer than {self.limit} bytes"}).encode()
-            headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-            await send({"type": "http.response.start", "status": 413, "headers": headers})
-            await send({"type": "http.response.body", "body": body})
+            await self.refuse(send, 413, f"the body is longer than {self.limit} bytes")
             return
         whole: Message | None = {"type": "http.request", "body": b"".join(parts), "more_body": False}
 
@@ -315,6 +319,13 @@ class BodyLimit:
 
         await self.app(scope, replay, send)
 
+    async def refuse(self, send: Send, status: int, error: str) -> None:
+        body = json.dumps({"error": error}).encode()
+        headers = {"content-type": "application/json", "content-length": str(len(body)), "connection": "close"}
+        encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
+        await send({"type": "http.response.start", "status": status, "headers": encoded})
+        await send({"type": "http.response.body", "body": body})
+
 
 def port_number(text: str) -> int:
     """A port of the command line. Raises argparse's error for anything else than 0 to 65535."""
@@ -324,7 +335,9 @@ def port_number(text: str) -> int:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that takes connections. Raises PackageError where the address is unknown, in use or not allowed."""
+    """A socket that takes connections. Raises PackageError where the address is empty, unknown, in use or not allowed."""
+    if not host:
+        raise PackageError("--host is empty, which would open the port to the network; name an address, such as 127.0.0.1")
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except (OSError, UnicodeError) as error:
@@ -337,7 +350,8 @@ def serve(folder: Path, host: str, port: int) -> None:
     import uvicorn
 
     package = Package(folder)
-    server = uvicorn.Server(uvicorn.Config(create_app(package), log_level="warning", access_log=False))
+    config = uvicorn.Config(create_app(package), log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE)
+    server = uvicorn.Server(config)
     with listen(host, port) as listening, suppress(KeyboardInterrupt):
         address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
         print(f"{package.config['name']}: {len(package.item_ids):,} items on {address}, documented at /docs", flush=True)

@@ -14,7 +14,7 @@ from common.errors import UserError
 from models.adapters import ADAPTERS, spectran
 from models.backbones import BACKBONES
 from pipeline.data import PREPROCESSING, SOURCES
-from pipeline.params import Params, Preprocess, Resources, Variant, load_params
+from pipeline.params import Params, Preprocess, Resources, Variant, load_params, read_yaml
 
 ROOT = Path(__file__).parents[2]
 REPOSITORY = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
@@ -336,3 +336,10 @@ def test_gpus_come_in_shares_of_one_or_whole() -> None:
     assert Resources(gpus=2).gpus == 2
     with pytest.raises(UserError, match="params: gpus: expected a fraction of one GPU, or a whole number of GPUs"):
         Resources.parse({"gpus": 1.5}, "params")
+
+
+def test_a_column_may_have_a_name_that_yaml_once_took_for_true_or_false(tmp_path: Path) -> None:
+    """DVC writes it without quotes, by YAML 1.2."""
+    (tmp_path / "params.yaml").write_text("item_id: No\ntitle: on\nkept: true\nleft_out: False\n")
+    read = read_yaml(tmp_path / "params.yaml")
+    assert read == {"item_id": "No", "title": "on", "kept": True, "left_out": False}

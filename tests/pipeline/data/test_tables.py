@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import lzma
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -227,3 +228,10 @@ def test_columns_that_cannot_be_put_together_are_named_with_their_file(tmp_path:
         read_tables(matching_files(tmp_path, "*.*"), Wanted({"id": "sku", "at": "at"}, {}))
     says = "column 'sku' holds List(Int64), but String in a.csv; write both alike"
     assert str(caught.value) == f"{tmp_path / 'c.parquet'}: {says}"
+
+
+def test_a_name_that_is_not_utf8_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"Auftr\xe4ge.csv")).write_text("id\n1\n")
+    for pattern in ("*.csv", os.fsdecode(b"Auftr\xe4ge.csv")):
+        with pytest.raises(UserError, match=r"Auftr\\udce4ge\.csv': the name of this file is not UTF-8; rename it$"):
+            matching_files(tmp_path, pattern)

@@ -38,6 +38,19 @@ def test_utf8_with_a_few_broken_lines_is_not_taken_for_latin1(tmp_path: Path, ca
     assert "Traceback" not in capfd.readouterr().err
 
 
+def test_text_that_is_utf8_in_some_lines_and_not_in_others_is_refused(tmp_path: Path) -> None:
+    """One in a hundred may be so by chance: in Latin-1, `Ã¼` is two letters."""
+    path = tmp_path / "items.csv"
+    for old, new, places in ((4, 3, "lines 6, 7, 8"), (1, 1, "line 3")):
+        lines = [b"id,name,at", *["1,Käse,1".encode("latin-1")] * old, *["2,Müsli,2".encode()] * new]
+        path.write_bytes(b"\n".join(lines))
+        with pytest.raises(UserError) as caught:
+            read_tables([path], Wanted(COLUMNS, {}))
+        assert str(caught.value) == f"{path}: its text is not UTF-8, except for {places}; save all of it as UTF-8"
+    path.write_bytes(b"\n".join([b"id,name,at", *["1,Käse,1".encode("latin-1")] * 100, "2,Müsli,2".encode()]))
+    assert read_tables([path], Wanted(COLUMNS, {})).frame["name"].to_list()[-1] == "MÃ¼sli"
+
+
 def test_colons_without_header_by_place(tmp_path: Path) -> None:
     (tmp_path / "movies.dat").write_bytes('1::Café, the: a "film"::Drama|War\n2::Other::Comedy\n'.encode("latin-1"))
     table = read_tables([tmp_path / "movies.dat"], Wanted({"id": 1, "name": 2}, {"genres": 3}))

@@ -1,12 +1,13 @@
 """Files of requests and of answers."""
 
+import os
 from pathlib import Path
 
 import polars as pl
 import pytest
 
 from common.errors import UserError
-from pipeline.serving.requests import read_requests, write_answers
+from pipeline.serving.requests import check_out, read_requests, write_answers
 
 
 @pytest.mark.parametrize("kind", [pl.Int64, pl.UInt32, pl.Categorical, pl.Enum(["7", "8"])])
@@ -61,3 +62,24 @@ def test_answers_name_the_users_of_the_requests(tmp_path: Path) -> None:
     assert written.columns == ["request", "user_id", "rank", "item_id", "title", "score", "source"]
     assert written.select("user_id", "item_id").rows() == [("a", "x"), ("c", "y")]
     assert pl.read_parquet(tmp_path / "by_history.parquet").equals(answers)
+    check_out(tmp_path / "by_user.parquet", [])  # answers may be replaced by others
+
+
+def test_answers_replace_nothing_else(tmp_path: Path) -> None:
+    """It may be the log, or the pipeline's sequences."""
+    other = tmp_path / "log.parquet"
+    pl.DataFrame({"user_id": ["a"], "item_id": ["x"]}).write_parquet(other)
+    (tmp_path / "text.parquet").write_text("not Parquet")
+    for path in (other, tmp_path / "text.parquet"):
+        with pytest.raises(UserError, match=r"would replace a file that holds no answers; choose another name, or remove it$"):
+            check_out(path, [])
+    (tmp_path / "made-by-mktemp.parquet").touch()
+    check_out(tmp_path / "made-by-mktemp.parquet", [])
+    check_out(tmp_path / "new.parquet", [])
+
+
+def test_a_name_that_is_not_utf8_is_one_line(tmp_path: Path) -> None:
+    path = Path(os.fsdecode(bytes(tmp_path) + b"/anfr\xe4ge.parquet"))
+    for refused in (read_requests, lambda path: check_out(path, [])):
+        with pytest.raises(UserError, match=r"anfr\\udce4ge\.parquet': the name of this file is not UTF-8; rename it$"):
+            refused(path)

@@ -1,6 +1,7 @@
 """Training from earlier weights: what it starts from, row by row, what it refuses, and that the result can be served."""
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from common.errors import UserError
 from models.adapters import ADAPTERS
@@ -182,7 +184,7 @@ def test_the_result_is_served_and_retrained_again(
     summary = typed()
     assert "retrain: 102 items keep their rows; new: 2; gone: 1" in capsys.readouterr().out
     served = Recommender.load(RETRAINED)
-    assert served.run.dataset == "longer-retrained"
+    assert re.fullmatch("longer-[0-9a-f]{8}-retrained", served.run.dataset)
     assert summary.startswith(f"{served.run.name} in {RETRAINED}: test NDCG@20 0.")
     found = served.recommend([["a-new", served.item_ids[4]], [served.item_ids[7]]], k=5)
     assert found["source"].unique().to_list() == ["model"]
@@ -198,7 +200,7 @@ def test_the_result_is_served_and_retrained_again(
     # Tomorrow's tomorrow: from the retrained weights to a third log, with one more item.
     write_longer("third", ("a-new", "y-new"))
     longer({"sources.third": {"kind": "demo"}, "dataset": "third"})
-    assert "third-retrained-sasrec-spectran" in typed("--checkpoint", str(RETRAINED))
+    assert re.search("third-[0-9a-f]{8}-retrained-sasrec-spectran", typed("--checkpoint", str(RETRAINED)))
     assert "retrain: 103 items keep their rows; new: 1; gone: 1" in capsys.readouterr().out
     third = Recommender.load(Path("data/checkpoints/third-retrained"))
     assert {"a-new", "y-new"} <= set(third.item_ids)
@@ -238,6 +240,31 @@ def test_an_interrupted_retraining_goes_on_and_a_damaged_state_starts_from_the_e
     assert sha256(RETRAINED / "model.safetensors") == weights
 
 
+def test_the_last_result_stays_until_the_next_one_is_there(
+    typed: Callable[..., str], longer: SetParams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    typed()
+    before = Recommender.load(RETRAINED)
+    earlier = train_earlier("spectran", longer)
+    weights = load_file(earlier / "model.safetensors")
+    with atomic_directory(earlier, {"run": "other weights"}) as directory:
+        save_file({name: tensor * 1.01 for name, tensor in weights.items()}, directory / "model.safetensors")
+        (directory / "config.json").write_text(json.dumps(Run.of(load_params(), dataset="tiny").config()))
+
+    def interrupted(run: Run) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(retraining, "train_run", interrupted)
+        typed("--checkpoint", str(earlier))
+    assert torch.equal(Recommender.load(RETRAINED).table, before.table)
+    typed("--checkpoint", str(earlier))
+    after = Recommender.load(RETRAINED)
+    assert not torch.equal(after.table, before.table)
+    kept = [folder.name for folder in Path("data/sequences").glob("longer-*")]
+    assert kept == [after.run.dataset], "what the replaced result needed is removed"
+
+
 def test_a_retraining_with_tf32_is_tested_in_float32(longer: SetParams, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a GPU, the setting of the training holds for all products of the process until it is taken back."""
     earlier = train_earlier("base", longer)
@@ -273,7 +300,7 @@ def test_what_does_not_fit_is_refused_in_one_line_and_nothing_is_written(
         typed()
     assert "\n" not in str(refused.value)
     assert not RETRAINED.exists()
-    assert not Path("data/sequences/longer-retrained").exists()
+    assert not list(Path("data/sequences").glob("longer-*"))
 
 
 def test_another_encoder_is_refused(typed: Callable[..., str], longer: SetParams) -> None:

@@ -1,5 +1,6 @@
 """The server of a package, asked by an HTTP client over a socket."""
 
+import asyncio
 import http.client
 import json
 import os
@@ -18,6 +19,7 @@ import pytest
 
 from benchmarks.serving import requests_at, serving
 from pipeline.artifacts import sha256
+from pipeline.serving import server
 from pipeline.serving.recommender import Recommender
 from pipeline.serving.server import BODY, HISTORY, LISTED, K
 
@@ -191,6 +193,34 @@ def test_a_client_that_stops_in_the_middle_harms_nobody(port: int) -> None:
     assert ask(port, {})[0] == 200
 
 
+def test_a_body_that_stalls_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "STALLED", 0.05)
+    sent: list[dict[str, Any]] = []
+
+    async def stalled() -> dict[str, Any]:
+        await asyncio.sleep(60)
+        return {}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    asyncio.run(server.BodyLimit(None, 100)({"type": "http"}, stalled, send))
+    assert [message.get("status") for message in sent] == [408, None]
+    assert json.loads(sent[1]["body"]) == {"error": "nothing of the body came in 0.05 seconds"}
+
+
+@pytest.mark.slow
+def test_a_client_that_stalls_does_not_keep_the_server_from_stopping(packaged: Path) -> None:
+    process = subprocess.Popen([sys.executable, "serve.py", "--port", "0"], cwd=packaged, stdout=subprocess.PIPE, text=True)
+    port = int(re.search(r"http://127\.0\.0\.1:(\d+), documented", process.stdout.readline())[1])
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        connection.sendall(b"POST /recommend HTTP/1.1\r\nContent-Length: 100\r\n\r\n{")
+        assert ask(port, {})[0] == 200, "the server has both connections"
+        process.terminate()
+        process.wait(timeout=20)  # well below the 30 seconds after which the body is refused
+    process.stdout.close()
+
+
 def test_mistakes_between_good_requests_disturb_none(port: int, packaged: Path) -> None:
     """A second of load, with every mistake in between."""
     stop = threading.Event()
@@ -241,6 +271,10 @@ def test_an_address_that_cannot_be_had_is_one_line_and_no_server_is_announced(pa
         port = str(taken.getsockname()[1])
         for arguments, says in (
             (["--port", port], f"serve: cannot listen on host 127.0.0.1, port {port}: Address already in use; choose another"),
+            (
+                ["--host", ""],
+                "serve: --host is empty, which would open the port to the network; name an address",
+            ),
             (["--host", "no.such.host.invalid"], "serve: cannot listen on host no.such.host.invalid, port 8000: "),
         ):
             done = started(packaged, *arguments)
