@@ -32,6 +32,12 @@ def _fingerprint(root: Path, paths: tuple[str, ...]) -> str:
     return digest.hexdigest()
 
 
+def forget() -> None:
+    """Let the next fingerprint read the files anew."""
+    _fingerprint.cache_clear()
+    with_siblings.cache_clear()
+
+
 @cache
 def with_siblings(root: Path, file: str) -> tuple[str, ...]:
     """Return `file` and the modules of its folder that it imports, directly or indirectly, sorted, relative to `root`."""

@@ -5,14 +5,14 @@ Importing this module does not import torch, so that finding a finished run is f
 
 import fcntl
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from common.code import code_fingerprint, with_siblings
+from common.code import code_fingerprint, forget, with_siblings
 from common.errors import UserError
 from common.section import Section
 from models.adapters import ADAPTERS
@@ -33,6 +33,25 @@ CHECKPOINT = Path("data/checkpoints/selected")
 EVALUATION = Path("metrics/evaluation.json")
 SELECTED_RANKS = Path("data/ranks/selected.parquet")
 EVALUATED = RUNS / "evaluate-selected.json"  # the run that these belong to, and their checksums
+
+
+def watched(read: Callable[[], Any]) -> Callable[[], None]:
+    """Return a function that raises UserError if what a stage depends on is another than now: it was edited while the stage ran.
+
+    DVC compares code and parameters after a stage, so it would take the result for one of the edited ones. read: returns the
+    parameters and the fingerprint of the code.
+    """
+    before = read()
+
+    def check() -> None:
+        forget()
+        if read() != before:
+            raise UserError(
+                "params.yaml or code was edited while this ran, so the result is of an earlier version and is not recorded; run "
+                "the same command again"
+            )
+
+    return check
 
 
 def sequences_directory(dataset: str) -> Path:

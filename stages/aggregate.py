@@ -7,7 +7,7 @@ from stages import run
 
 def main() -> str:
     parser = Arguments(description=__doc__)
-    parser.add_argument("--partial", action="store_true", help="leave out missing and outdated cells")
+    parser.add_argument("--partial", action="store_true", help="leave out cells that are missing, or of other settings or data")
     partial = parser.parse_args().partial
     params = load_params()
     from pipeline.report.write import write_report  # imports matplotlib, which is slow

@@ -4,14 +4,15 @@ DVC runs it without arguments; the cell follows from the name of the DVC stage.
 """
 
 import os
-from typing import get_args
+from typing import Any, get_args
 
 from common.arguments import Arguments
 from common.errors import UserError
 from models.losses import LOSSES
 from pipeline.grid.cells import SPECTRAN, Cell, Over, cell_of_stage
 from pipeline.grid.execution import build_cell
-from pipeline.params import load_params
+from pipeline.params import Params, load_params
+from pipeline.runs import evaluation_code, watched
 from stages import run
 
 
@@ -27,12 +28,20 @@ def main() -> str:
     arguments = parser.parse_args()
     params = load_params()
     if arguments.dataset is None:
-        return build_cell(cell_of_stage(stage, params.grid), params)
+        return build(cell_of_stage(stage, params.grid), params)
     params.check_cell(arguments.dataset, arguments.backbone, arguments.adapter)
     if arguments.over == "variants" and arguments.adapter != SPECTRAN:
         raise UserError(f"adapter {arguments.adapter} has no variants; use {SPECTRAN}")
     kind: Over = "tuned" if arguments.tuned else arguments.over
-    return build_cell(Cell(arguments.dataset, arguments.backbone, arguments.adapter, kind, arguments.tuned), params)
+    return build(Cell(arguments.dataset, arguments.backbone, arguments.adapter, kind, arguments.tuned), params)
+
+
+def build(cell: Cell, params: Params) -> str:
+    def read() -> list[Any]:
+        today = load_params()
+        return [[run.fingerprint for run in cell.runs(today)], evaluation_code(), today.evaluate]
+
+    return build_cell(cell, params, watched(read))
 
 
 if __name__ == "__main__":

@@ -9,11 +9,12 @@ from pathlib import Path
 import polars as pl
 
 from common.arguments import Arguments
+from common.code import code_fingerprint
 from common.names import check_name
 from common.vector_math import select_kernels
 from pipeline.artifacts import RUNS, atomic_directory, verify, write_json
 from pipeline.params import load_params
-from pipeline.runs import sequences_directory
+from pipeline.runs import ROOT, sequences_directory, watched
 from pipeline.texts import TITLE
 from stages import add_dataset, run
 
@@ -34,6 +35,7 @@ def main() -> str | None:
     from pipeline.embedding.processes import Processes
     from pipeline.embedding.shards import Shards
 
+    check_unchanged = watched(lambda: [load_params().encoders[encoder_name], code_fingerprint(ROOT, ["pipeline/embedding"])])
     select_kernels()
     processes = Processes()
     shards = Shards(texts, encoder, processes)
@@ -52,6 +54,7 @@ def main() -> str | None:
     }
     with atomic_directory(target, provenance) as directory:
         n, width = shards.save(directory / "embeddings.npy")
+        check_unchanged()
     write_json(RUNS / f"embed-{dataset}-{encoder_name}.json", {"items": n, **record})
     shards.remove()
     now = record["embedded_now"]

@@ -1,12 +1,13 @@
 """Rank every item for every user with the selected run's checkpoint: `python -m stages.evaluate`."""
 
 from pathlib import Path
+from typing import Any
 
 from common.arguments import Arguments
 from common.words import plural
 from pipeline.artifacts import atomic_file, read_json, sha256, write_json, write_signed
 from pipeline.params import load_params
-from pipeline.runs import CHECKPOINT, EVALUATED, EVALUATION, SELECTED_RANKS, Run
+from pipeline.runs import CHECKPOINT, EVALUATED, EVALUATION, SELECTED_RANKS, Run, evaluation_code, watched
 from pipeline.training.metrics import headline, metrics_by_ranking
 from stages import run
 
@@ -21,7 +22,13 @@ def main() -> str:
 
     from pipeline.evaluation.evaluate import evaluate_checkpoint
 
+    def read() -> list[Any]:
+        today = load_params()
+        return [Run.of(today).fingerprint, evaluation_code(), today.evaluate]
+
+    check_unchanged = watched(read)
     evaluation = evaluate_checkpoint(CHECKPOINT, selected)
+    check_unchanged()
     ranks = evaluation.ranks
     by_ranking = metrics_by_ranking(ranks, params.evaluate.cutoffs, params.evaluate.exclude_history)
     metrics = by_ranking.pop("")

@@ -3,13 +3,14 @@
 from pathlib import Path
 
 from common.arguments import Arguments
+from common.code import code_fingerprint
 from common.words import plural
 from pipeline.artifacts import atomic_directory, verify, write_json
 from pipeline.data.dropped import dropped
 from pipeline.data.interactions import build_sequences
 from pipeline.data.sources import source_module
 from pipeline.params import load_params
-from pipeline.runs import preprocess_report, sequences_directory
+from pipeline.runs import ROOT, preprocess_report, sequences_directory, watched
 from stages import add_dataset, run
 
 
@@ -23,6 +24,7 @@ def main() -> str:
     raw = Path("data/raw") / dataset
     settings = params.of_preprocessing(dataset)
     provenance = {"dataset": dataset, **settings, "raw": verify(raw, f"`python -m stages.download {dataset}`")}
+    check_unchanged = watched(lambda: [load_params().of_preprocessing(dataset), code_fingerprint(ROOT, ["pipeline/data"])])
     tables = source_module(source.kind).read(source, raw)
     places = params.places_of_split(dataset)
     sequences = build_sequences(tables, options, settings["template"], f"params.yaml: templates.{dataset}", places)
@@ -31,6 +33,7 @@ def main() -> str:
         sequences.users.write_parquet(directory / "sequences.parquet")
         sequences.items.write_parquet(directory / "items.parquet")
         write_json(directory / "statistics.json", sequences.statistics)
+        check_unchanged()
     found = [*tables.findings, *dropped(tables, sequences, options, params.ties_chosen(dataset))]
     write_json(preprocess_report(dataset), {"findings": [finding.record() for finding in found]})
     for finding in found:

@@ -9,12 +9,13 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from common.arguments import Arguments
+from common.code import code_fingerprint
 from common.errors import UserError
 from common.names import check_name
 from common.vector_math import select_kernels
 from pipeline.artifacts import RUNS, atomic_directory, verify, write_json
 from pipeline.params import load_params
-from pipeline.runs import spectrum_directory
+from pipeline.runs import ROOT, spectrum_directory, watched
 from stages import add_dataset, run
 
 
@@ -33,6 +34,7 @@ def main() -> str | None:
     from pipeline.embedding.processes import Processes
     from pipeline.embedding.spectrum import decompose
 
+    check_unchanged = watched(lambda: [load_params().svd, code_fingerprint(ROOT, ["pipeline/embedding"])])
     select_kernels()
     processes = Processes()
     target = spectrum_directory(dataset, encoder)
@@ -47,6 +49,8 @@ def main() -> str | None:
                 raise
             sys.exit(1)  # process 0 prints the message
         provenance |= result.measured()
+        if processes.first:
+            check_unchanged()
     if not processes.first:
         return None
     seconds = {"seconds": time.perf_counter() - start, **result.seconds}

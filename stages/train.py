@@ -7,14 +7,16 @@ from common.arguments import Arguments
 from pipeline.artifacts import RUNS, atomic_directory, atomic_file, read_json, write_json
 from pipeline.grid.execution import trained
 from pipeline.params import load_params
-from pipeline.runs import CHECKPOINT, Run
+from pipeline.runs import CHECKPOINT, Run, watched
 from stages import run
 
 
 def main() -> str:
     Arguments(description=__doc__).parse_args()
     selected = Run.of(load_params())
+    check_unchanged = watched(lambda: Run.of(load_params()).fingerprint)
     source = trained(selected)
+    check_unchanged()
     with atomic_directory(CHECKPOINT, {"run": selected.fingerprint}) as directory:
         for name in ("model.safetensors", "config.json"):
             shutil.copyfile(source / name, directory / name)

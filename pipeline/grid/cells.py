@@ -84,6 +84,19 @@ class Cell:
         verify(self.directory, self.command, [f"{folder}/{name}" for folder in folders for name in RUN_FILES])
         return rows
 
+    def fingerprints(self) -> list[str]:
+        """Return the fingerprints of the cell's runs, in its order. Raises UserError if a file is missing or damaged."""
+        folders = [self.run_directory(row) for row in self.read().iter_rows(named=True)]
+        return [read_json(folder / "config.json", self.command)["fingerprint"] for folder in folders]
+
+    def is_of_these_runs(self, params: Params) -> bool:
+        """Return whether the code and data here would give the cell's runs; true if this cannot be told without the data."""
+        try:
+            runs = [run.fingerprint for run in self.runs(params)]
+        except UserError:
+            return True
+        return self.fingerprints() == runs
+
     def differs(self, params: Params) -> str:
         """Return the first setting or input of the cell that is another one now: `train.epochs 200, now 100`; "" if none is.
 
@@ -273,9 +286,15 @@ def move_unlisted_cells(cells: list[Cell]) -> list[str]:
     moved = []
     for directory in sorted(CELLS.glob("*")) if CELLS.is_dir() else []:
         if directory.is_dir() and directory.name not in listed:
-            target = scratch() / "unlisted-cells" / directory.name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            remove_directory(target)
-            shutil.move(directory, target)
+            move_to_scratch(directory)
             moved.append(directory.name)
     return moved
+
+
+def move_to_scratch(directory: Path) -> Path:
+    """Move a cell's directory into scratch, in place of one of the same name; return where it is."""
+    target = scratch() / "unlisted-cells" / directory.name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    remove_directory(target)
+    shutil.move(directory, target)
+    return target

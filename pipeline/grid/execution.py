@@ -5,6 +5,7 @@ Importing this module does not import torch.
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from common.errors import UserError
@@ -111,8 +112,10 @@ def threads_per_run(parallel_runs: int) -> int:
     return int(threads)
 
 
-def build_cell(cell: Cell, params: Params) -> str:
+def build_cell(cell: Cell, params: Params, check_unchanged: Callable[[], None] = lambda: None) -> str:
     """Train and test the missing runs of a cell, write the cell, and return its mean metrics in one line.
+
+    check_unchanged: called before the cell is written; may raise UserError, as `runs.watched` does.
 
     Raises UserError if missing runs cannot be built with their dim, or $SPECTRAN_NO_TRAINING says not to train them.
     """
@@ -125,6 +128,7 @@ def build_cell(cell: Cell, params: Params) -> str:
     # Relative paths, because Polars takes brackets in a path, which the project's may have, for a pattern.
     near = [Path(os.path.relpath(directory)) for directory in directories]
     rows = [run_summary(run, directory, params.evaluate) for run, directory in zip(runs, near, strict=True)]
+    check_unchanged()
     write_cell(cell, rows, directories, data_of(runs[0]))
     names = metric_names(params.evaluate.cutoffs)
     means = ", ".join(f"{name} {sum(row[name] for row in rows) / len(rows):.4f}" for name in names)

@@ -27,7 +27,7 @@ import polars.selectors as cs
 from common.errors import UserError, first_line
 from common.names import check_form
 from pipeline.artifacts import SIDECAR, atomic_directory, atomic_file, read_json, read_signed, scratch, verify
-from pipeline.grid.cells import KEYS, RUN_FILES, Cell, Over, data_of, write_cell
+from pipeline.grid.cells import KEYS, RUN_FILES, Cell, Over, data_of, move_to_scratch, write_cell
 from pipeline.grid.tables import read_csv_table
 from pipeline.grid.tuning import TUNED
 from pipeline.runs import Run, evaluation_code
@@ -186,7 +186,8 @@ def published_run(run: Run) -> Path | None:
 def restore(folder: Path) -> list[Cell]:
     """Write the cells of `folder` that are not in grid/cells to it, without weights; return them.
 
-    The settings that tuning chose for them are copied to grid/tuned unless a choice is there.
+    A cell of other runs that is there is moved to scratch, as unlisted cells are. The settings that tuning chose for the cells
+    are copied to grid/tuned unless a choice is there.
     """
     lines = read_runs(folder)
     data = read_data(folder)
@@ -196,6 +197,8 @@ def restore(folder: Path) -> list[Cell]:
         cell = _cell(part.row(0, named=True))
         if cell.choice and not cell.choice.exists() and (choice := folder / TUNED.name / cell.choice.name).is_file():
             _copy(choice, cell.choice)
+        if cell.exists and cell.fingerprints() != part["fingerprint"].to_list():
+            print(f"publish: {cell.directory} is of other runs and was moved to {move_to_scratch(cell.directory)}", flush=True)
         if not cell.exists:
             run_directories = [unpack(folder / f"{cell.name}.parquet", name, cell.dataset) for name in part["fingerprint"]]
             write_cell(cell, rows, run_directories, data.get(cell.dataset))

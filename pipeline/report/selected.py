@@ -101,7 +101,10 @@ def selected_metrics(params: Params) -> dict[str, float]:
         )
     selected = Run.of(params)
     if record["run"] != selected.choice or _trained_otherwise(record, selected):
-        raise UserError(f"{EVALUATION} belongs to another run than the one that params.yaml selects; run `dvc repro`")
+        raise UserError(
+            f"{EVALUATION} belongs to another run than the one that params.yaml selects; run `dvc repro`, or if that changes "
+            "nothing, `dvc repro -f -s train evaluate`"
+        )
     return dict(metrics)
 
 

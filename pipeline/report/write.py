@@ -79,12 +79,14 @@ class Chosen:
     """The cells of params.yaml's lists.
 
     outdated: those that exist but were built with other settings or data, with what differs. moved: names of cells that are no
-    longer listed, now in scratch. As text, the end of a line that names what is not in the report.
+    longer listed, now in scratch. of_other_code: those in the report that the code and data here would not give again. As text,
+    the end of a line that names what is not in the report, or is of other code.
     """
 
     listed: list[Cell]
     outdated: dict[Cell, str]
     moved: list[str]
+    of_other_code: list[Cell]
 
     @property
     def missing(self) -> list[Cell]:
@@ -101,6 +103,7 @@ class Chosen:
             "missing": [cell.name for cell in self.missing if cell not in self.outdated],
             "left out, built with other settings or data": differences(self.outdated),
             "moved to scratch, no longer listed": self.moved,
+            "by other code, or from another machine's spectrum": [cell.name for cell in self.of_other_code],
         }
         return "".join(f"; {what}: {', '.join(names)}" for what, names in said.items() if names)
 
@@ -115,7 +118,8 @@ def choose_cells(params: Params, partial: bool) -> Chosen:
     cells = listed_cells(params.grid)
     moved = move_unlisted_cells(cells)
     outdated = {cell: difference for cell in cells if cell.exists and (difference := cell.differs(params))}
-    chosen = Chosen(cells, outdated, moved)
+    others = [cell for cell in cells if cell.exists and cell not in outdated and not cell.is_of_these_runs(params)]
+    chosen = Chosen(cells, outdated, moved, others)
     if outdated and not (partial and chosen.reported):
         raise UserError(
             f"{len(outdated)} of {len(cells)} cells were built with other settings or data than those here: "

@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import os
+import pkgutil
 import re
 import shutil
 import signal
@@ -21,6 +22,7 @@ import pytest
 import torch
 import yaml
 
+from pipeline import runs
 from pipeline.artifacts import atomic_directory, read_signed, write_signed
 from pipeline.embedding.pretrained import automatic_dtype
 
@@ -563,6 +565,57 @@ def test_the_grid_from_cells_to_report(set_params: SetParams) -> None:
     assert against["users"].unique().to_list() == [ranks["user_id"].n_unique()]
     set_params({"evaluate.cutoffs": [5]})
     refused("aggregate", "the cells: HR@5, NDCG@5 is missing", "`dvc repro grid/dvc.yaml`")
+
+
+def test_cells_of_other_code_are_named(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for adapter in ("base", "spectran"):
+        assert stage(f"cell tiny sasrec {adapter}").returncode == 0
+    assert "by other code" not in stage("aggregate --partial").stdout
+    fingerprint = runs.code_fingerprint
+    monkeypatch.setattr(
+        runs, "code_fingerprint", lambda root, paths: fingerprint(root, paths) + ("" if "base" not in str(paths) else "edited")
+    )
+    assert "; by other code, or from another machine's spectrum: tiny-sasrec-base\n" in stage("aggregate --partial").stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "inside", "option", "value", "made"),
+    [
+        ("preprocess tiny", "pipeline.data.interactions.build_sequences", "preprocess.cap", 7, "data/sequences"),
+        ("embed tiny minilm", "pipeline.embedding.shards.Shards.embed", "encoders.minilm.max_length", 7, "data/embeddings"),
+        ("svd tiny random", "pipeline.embedding.spectrum.decompose", "svd.rank_rtol", 0.01, "data/spectrum"),
+        ("train", "pipeline.training.loop.train_run", "train.weight_decay", 0.5, "data/checkpoints"),
+        ("evaluate", "pipeline.evaluation.evaluate.evaluate_checkpoint", "seed", 7, "data/ranks"),
+        ("cell tiny sasrec base", "pipeline.evaluation.evaluate.evaluate_run", "train.weight_decay", 0.5, "grid/cells"),
+    ],
+)
+def test_an_edit_while_a_stage_runs_leaves_nothing_to_record(
+    project: Path,
+    set_params: SetParams,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    inside: str,
+    option: str,
+    value: float,
+    made: str,
+) -> None:
+    """DVC looks at parameters and code when a stage has ended, and would record the result as one of the edited ones."""
+    if command == "evaluate":
+        assert stage("train").returncode == 0
+    place, _, name = inside.rpartition(".")
+    owner = pkgutil.resolve_name(place)
+    real = getattr(owner, name)
+
+    def edited(*given: Any, **options: Any) -> Any:
+        found = real(*given, **options)
+        set_params({option: value})
+        return found
+
+    monkeypatch.setattr(owner, name, edited)
+    before = tree_of(made)
+    done = stage(command)
+    assert (done.returncode, tree_of(made)) == (1, before)
+    assert "params.yaml or code was edited while this ran" in done.stderr.splitlines()[-1]
 
 
 def test_cells_of_other_settings_are_left_out_of_the_report_and_named(set_params: SetParams) -> None:

@@ -1,5 +1,6 @@
 """Published results contain what the cells do, and suffice for tables, significance tests and for continuing elsewhere."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -45,7 +46,22 @@ def test_tables_and_tests_come_out_the_same_from_what_is_published(cells: list[C
     for path, content in kept.items():
         if path.name not in ("metrics.csv", "sidecar.json"):  # which has no checksums of weights any more
             assert path.read_bytes() == content, path
-    assert restore(FOLDER) == [], "cells that are there stay"
+    assert restore(FOLDER) == [], "cells of the same runs stay"
+
+
+def test_a_cell_of_other_runs_makes_room_for_the_published_one(
+    cells: list[Cell], set_params: Callable[[dict[str, Any]], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else tables would mix published figures with others."""
+    published = compared(cells)
+    set_params({"adapters.base.id_std": 0.5})
+    build_cell(cells[0], load_params())
+    other = cells[0].fingerprints()
+    assert restore(FOLDER) == [cells[0]]
+    assert compared(cells)[0].equals(published[0])
+    place = Path(".scratch/unlisted-cells").absolute() / cells[0].name
+    assert f"publish: {cells[0].directory} is of other runs and was moved to {place}" in capsys.readouterr().out
+    assert json.loads(next(place.rglob("config.json")).read_text())["fingerprint"] in other
 
 
 def test_results_published_with_one_ranking_alone_are_still_read(cells: list[Cell]) -> None:
