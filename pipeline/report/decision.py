@@ -276,7 +276,9 @@ def what_would_change(
         names = ", ".join(title(adapter) for adapter in unusable["adapter"].unique(maintain_order=True))
         found.append(f"More epochs: runs of {names} ended at `train.epochs`, or never learned, and take no part.")
     if not params.grid.tuning.datasets:
-        found.append("Tuning: no adapter was tuned; `grid.tuning` gives each the same number of trials.")
+        found.append(
+            "Tuning: the adapters have the settings of params.yaml; `grid.tuning` tries the same number of others for each."
+        )
     unfit = set(unusable["adapter"]) if unusable.height else set()
     usable = {adapter: one for adapter, one in candidates.items() if adapter not in unfit or one is leader}
     again = repeated(read_sequences(sequences_directory(leader.runs["dataset"][0]))[0])
