@@ -15,7 +15,7 @@ from common.secrets import masked
 from pipeline.artifacts import SIDECAR, main_checkout, read_json
 from pipeline.params import Encoder, Params
 from pipeline.remotes import refuse_secrets, why_unreachable
-from pipeline.runs import sequences_directory, spectrum_directory
+from pipeline.runs import embeddings_directory, raw_directory, sequences_directory, spectrum_directory
 
 if TYPE_CHECKING:
     from pipeline.embedding.encoder import TextEncoder
@@ -33,7 +33,7 @@ class Examination:
     def __init__(self, params: Params) -> None:
         self.params = params
         self.encoder = params.encoders[params.encoder]
-        self.embeddings = Path("data/embeddings") / params.dataset / params.encoder
+        self.embeddings = embeddings_directory(params.dataset, params.encoder)
         self.spectrum = spectrum_directory(params.dataset, params.encoder)
         self.sequences = sequences_directory(params.dataset)
         self.missing = [path for path in (self.sequences, self.spectrum) if not (path / SIDECAR).is_file()]
@@ -176,7 +176,7 @@ class Examination:
     @property
     def has_log(self) -> bool:
         """Whether the dataset can be made without its source: its sequences exist, or its raw files from which they are made."""
-        return any((path / SIDECAR).is_file() for path in (self.sequences, Path("data/raw") / self.params.dataset))
+        return any((path / SIDECAR).is_file() for path in (self.sequences, raw_directory(self.params.dataset)))
 
     def absent_files(self) -> str:
         """Return which of the user's own files the dataset is made of is not here; "" if all are, or if it has no such files."""

@@ -54,8 +54,16 @@ def watched(read: Callable[[], Any]) -> Callable[[], None]:
     return check
 
 
+def raw_directory(dataset: str) -> Path:
+    return Path("data/raw") / dataset
+
+
 def sequences_directory(dataset: str) -> Path:
     return Path("data/sequences") / dataset
+
+
+def embeddings_directory(dataset: str, encoder: str) -> Path:
+    return Path("data/embeddings") / dataset / encoder
 
 
 def preprocess_report(dataset: str) -> Path:

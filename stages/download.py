@@ -1,7 +1,5 @@
 """Download or generate a dataset's files into data/raw/<dataset>: `python -m stages.download office`."""
 
-from pathlib import Path
-
 from common.arguments import Arguments
 from common.dvc_state import has_remote
 from common.errors import UserError
@@ -9,6 +7,7 @@ from common.names import check_name
 from pipeline.artifacts import atomic_directory
 from pipeline.data.sources import source_module
 from pipeline.params import load_params
+from pipeline.runs import raw_directory
 from stages import add_dataset, run
 from stages.validate import with_place
 
@@ -19,7 +18,7 @@ def main() -> str:
     dataset = parser.parse_args().dataset
     params = load_params()
     source = params.sources[check_name("dataset", dataset, params.sources)]
-    target = Path("data/raw") / dataset
+    target = raw_directory(dataset)
     described = {name: value for name, value in source.of_download().items() if name != "sha256"}  # a check changes no file
     with atomic_directory(target, {"source": described}) as directory:
         try:

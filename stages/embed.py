@@ -4,8 +4,6 @@ On several GPUs or nodes: `accelerate launch -m stages.embed office llama3-8b`. 
 of processes; finished shards are reused.
 """
 
-from pathlib import Path
-
 import polars as pl
 
 from common.arguments import Arguments
@@ -14,7 +12,7 @@ from common.names import check_name
 from common.vector_math import select_kernels
 from pipeline.artifacts import RUNS, atomic_directory, verify, write_json
 from pipeline.params import load_params
-from pipeline.runs import ROOT, sequences_directory, watched
+from pipeline.runs import ROOT, embeddings_directory, sequences_directory, watched
 from pipeline.texts import TITLE
 from stages import add_dataset, run
 
@@ -44,7 +42,7 @@ def main() -> str | None:
     record = shards.embed()
     if not processes.first:
         return None
-    target = Path("data/embeddings") / dataset / encoder_name
+    target = embeddings_directory(dataset, encoder_name)
     provenance = {
         "dataset": dataset,
         "template": sidecar.get("template", TITLE),

@@ -1,7 +1,5 @@
 """Filter, cap, order and index a dataset's interactions: `python -m stages.preprocess office`."""
 
-from pathlib import Path
-
 from common.arguments import Arguments
 from common.code import code_fingerprint
 from common.words import plural
@@ -10,7 +8,7 @@ from pipeline.data.dropped import dropped
 from pipeline.data.interactions import build_sequences
 from pipeline.data.sources import source_module
 from pipeline.params import load_params
-from pipeline.runs import ROOT, preprocess_report, sequences_directory, watched
+from pipeline.runs import ROOT, preprocess_report, raw_directory, sequences_directory, watched
 from stages import add_dataset, run
 
 
@@ -21,7 +19,7 @@ def main() -> str:
     params = load_params()
     options = params.preprocessing(dataset)
     source = params.sources[dataset]
-    raw = Path("data/raw") / dataset
+    raw = raw_directory(dataset)
     settings = params.of_preprocessing(dataset)
     provenance = {"dataset": dataset, **settings, "raw": verify(raw, f"`python -m stages.download {dataset}`")}
     check_unchanged = watched(lambda: [load_params().of_preprocessing(dataset), code_fingerprint(ROOT, ["pipeline/data"])])

@@ -6,7 +6,6 @@ On several GPUs, or nodes that share a file system: `accelerate launch -m stages
 import sys
 import time
 from contextlib import nullcontext
-from pathlib import Path
 
 from common.arguments import Arguments
 from common.code import code_fingerprint
@@ -15,7 +14,7 @@ from common.names import check_name
 from common.vector_math import select_kernels
 from pipeline.artifacts import RUNS, atomic_directory, verify, write_json
 from pipeline.params import load_params
-from pipeline.runs import ROOT, spectrum_directory, watched
+from pipeline.runs import ROOT, embeddings_directory, spectrum_directory, watched
 from stages import add_dataset, run
 
 
@@ -27,7 +26,7 @@ def main() -> str | None:
     params = load_params()
     dataset = check_name("dataset", arguments.dataset, params.sources)
     encoder = check_name("encoder", arguments.encoder or params.encoder, params.encoders)
-    source = Path("data/embeddings") / dataset / encoder
+    source = embeddings_directory(dataset, encoder)
     command = f"`python -m stages.embed {dataset} {encoder}`"
     provenance = {"embeddings": verify(source, command), "rank_rtol": params.svd.rank_rtol}
 

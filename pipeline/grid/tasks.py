@@ -28,7 +28,7 @@ from pipeline.grid.execution import NO_TRAINING, evaluated_directory, threads_pe
 from pipeline.grid.fit import refuse_unfit
 from pipeline.grid.tuning import SPACE, AllFailedError, Tuning, listed_tunings, write_choice
 from pipeline.params import Params
-from pipeline.runs import Run, sequences_directory, spectrum_directory
+from pipeline.runs import Run, embeddings_directory, raw_directory, sequences_directory, spectrum_directory
 
 ESTIMATE = [sys.executable, "-m", "stages.check", "--estimate"]
 REPRO = [sys.executable, "-m", "dvc", "repro", "--keep-going", "grid/dvc.yaml"]
@@ -77,9 +77,9 @@ def _lacks_data(params: Params) -> bool:
         folder
         for dataset in {cell.dataset for cell in listed_cells(params.grid)}
         for folder in (
-            Path("data/raw") / dataset,
+            raw_directory(dataset),
             sequences_directory(dataset),
-            Path("data/embeddings") / dataset / params.encoder,
+            embeddings_directory(dataset, params.encoder),
             spectrum_directory(dataset, params.encoder),
         )
     ]

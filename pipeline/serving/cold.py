@@ -4,7 +4,6 @@ The split is that of the dataset: by time if preprocessing says so.
 """
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -17,7 +16,7 @@ from pipeline.artifacts import SIDECAR, atomic_directory, open_array, read_json,
 from pipeline.data.interactions import split_by_time
 from pipeline.embedding.spectrum import decompose
 from pipeline.params import Params
-from pipeline.runs import Run, preprocess_command, sequences_directory, spectrum_directory
+from pipeline.runs import Run, embeddings_directory, preprocess_command, sequences_directory, spectrum_directory
 from pipeline.serving.new_items import Ids, new_rows, require_text
 from pipeline.serving.recommender import Recommender, padded
 from pipeline.training.inputs import load_spectrum
@@ -54,7 +53,7 @@ def hold_out(params: Params, share: float, seed: int) -> Held:
     no user is left whose test item is held out, and if the embeddings are those of other items.
     """
     dataset, encoder = params.dataset, params.encoder
-    source, vectors = sequences_directory(dataset), Path("data/embeddings") / dataset / encoder
+    source, vectors = sequences_directory(dataset), embeddings_directory(dataset, encoder)
     users, n_items = read_sequences(source)
     embed = f"`dvc repro data/dvc.yaml:embed@{dataset}`"
     embedded = verify(vectors, embed)
@@ -76,7 +75,7 @@ def hold_out(params: Params, share: float, seed: int) -> Held:
         _without(users, held, place, cut).write_parquet(directory / "sequences.parquet")
         items.write_parquet(directory / "items.parquet")
         write_json(directory / "statistics.json", {"items": items.height, "held_out": int(held.sum())})
-    kept_vectors = Path("data/embeddings") / name / encoder
+    kept_vectors = embeddings_directory(name, encoder)
     made_from = embedded | {"dataset": name, "items": sha256(sequences_directory(name) / "items.parquet")}
     with atomic_directory(kept_vectors, made_from) as directory:
         np.save(directory / "embeddings.npy", embeddings[~held])

@@ -21,7 +21,7 @@ from pipeline.data.interactions import shuffle_key
 from pipeline.data.sources import source_module
 from pipeline.evaluation.best import Catalogue, best_items
 from pipeline.params import Params, Similarity, load_params
-from pipeline.runs import CHECKPOINT, Run, preprocess_command
+from pipeline.runs import CHECKPOINT, Run, preprocess_command, raw_directory
 from pipeline.serving.encoder import UserEncoder
 from pipeline.serving.new_items import embed, new_rows, read_new_items, require_text
 from pipeline.training.inputs import load_spectrum
@@ -288,7 +288,7 @@ class Recommender:
 
     @property
     def _raw(self) -> Path:
-        return Path("data/raw") / self._sidecar["dataset"]
+        return raw_directory(self._sidecar["dataset"])
 
     @property
     def _raw_is_here(self) -> bool:
@@ -308,7 +308,7 @@ class Recommender:
         Columns: user_id, item_id, timestamp, which may be null.
         """
         params, dataset = self._origin
-        source, raw = params.sources[dataset], Path("data/raw") / dataset
+        source, raw = params.sources[dataset], raw_directory(dataset)
         if hasattr(source, "min_rating"):
             source = source.model_copy(update={"min_rating": None if every_rating else self._preprocessing.get("min_rating")})
         verify(raw, f"`dvc repro data/dvc.yaml:download@{dataset}`")

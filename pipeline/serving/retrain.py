@@ -24,7 +24,7 @@ from pipeline.data.times import UNITS, as_date
 from pipeline.embedding.spectrum import coordinates
 from pipeline.evaluation.evaluate import evaluate_run
 from pipeline.params import PARAMS_FILE, Params
-from pipeline.runs import Run, preprocess_command, sequences_directory, spectrum_directory
+from pipeline.runs import Run, embeddings_directory, preprocess_command, sequences_directory, spectrum_directory
 from pipeline.serving.new_items import RULES, shortened, text_ids
 from pipeline.serving.recommender import BUFFERS, MADE_BY, Recommender
 from pipeline.training.batches import items_before_test, load_sequences
@@ -156,7 +156,7 @@ def write_dataset(old: Recommender, params: Params, directory: Path) -> str:
     directory: of the checkpoint of `old`. Raises UserError if the embeddings are missing, of other items, or by another encoder.
     """
     dataset, encoder = params.dataset, params.encoder
-    source, vectors = sequences_directory(dataset), Path("data/embeddings") / dataset / encoder
+    source, vectors = sequences_directory(dataset), embeddings_directory(dataset, encoder)
     sidecar = verify(source, preprocess_command(dataset))
     embed = f"`dvc repro data/dvc.yaml:embed@{dataset}`"
     embedded = verify(vectors, embed)
