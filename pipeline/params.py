@@ -376,7 +376,11 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("true|True|TR
 
 def parse_yaml(text: str) -> Any:
     """Return the content of a YAML text. Raises the errors of PyYAML."""
-    return yaml.load(text, _Loader)  # noqa: S506, a SafeLoader
+    loader = _Loader(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
