@@ -5,8 +5,9 @@ Importing this module does not import torch, so that finding a finished run is f
 
 import fcntl
 import sys
+import tokenize
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +20,7 @@ from models.adapters import ADAPTERS
 from models.backbones import BACKBONES
 from models.losses import LOSSES
 from pipeline.artifacts import RUNS, SIDECAR, fingerprint, read_signed, remove_directory, scratch, verify
-from pipeline.params import Params, Train
+from pipeline.params import Params, Train, load_params
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("common", "models", "pipeline", "stages")  # all code of the project
@@ -35,17 +36,23 @@ SELECTED_RANKS = Path("data/ranks/selected.parquet")
 EVALUATED = RUNS / "evaluate-selected.json"  # the run that these belong to, and their checksums
 
 
-def watched(read: Callable[[], Any]) -> Callable[[], None]:
-    """Return a function that raises UserError if what a stage depends on is another than now: it was edited while the stage ran.
+def watched(params: Params, read: Callable[[Params], Any]) -> Callable[[], None]:
+    """Return a function that raises UserError if what a stage depends on was edited since `params` were loaded.
 
     DVC compares code and parameters after a stage, so it would take the result for one of the edited ones. read: returns the
-    parameters and the fingerprint of the code.
+    parameters that the stage uses, and the fingerprint of its code.
     """
-    before = read()
+    before = read(params)
+
+    def unchanged() -> bool:
+        forget()
+        # A file may be half-written at this moment, a section or a module gone.
+        with suppress(UserError, SyntaxError, tokenize.TokenError, OSError, UnicodeDecodeError, LookupError):
+            return bool(read(load_params()) == before)
+        return False
 
     def check() -> None:
-        forget()
-        if read() != before:
+        if not unchanged():
             raise UserError(
                 "params.yaml or code was edited while this ran, so the result is of an earlier version and is not recorded; run "
                 "the same command again"

@@ -37,11 +37,10 @@ def main() -> str:
 
 
 def build(cell: Cell, params: Params) -> str:
-    def read() -> list[Any]:
-        today = load_params()
+    def read(today: Params) -> list[Any]:
         return [[run.fingerprint for run in cell.runs(today)], evaluation_code(), today.evaluate]
 
-    return build_cell(cell, params, watched(read))
+    return build_cell(cell, params, watched(params, read))
 
 
 if __name__ == "__main__":

@@ -26,6 +26,8 @@ def main() -> str | None:
     dataset = check_name("dataset", arguments.dataset, params.sources)
     encoder_name = check_name("encoder", arguments.encoder or params.encoder, params.encoders)
     encoder = params.encoders[encoder_name]
+    code = ["pipeline/embedding"]
+    check_unchanged = watched(params, lambda today: [today.encoders[encoder_name], code_fingerprint(ROOT, code)])
     sequences = sequences_directory(dataset)
     sidecar = verify(sequences, f"`python -m stages.preprocess {dataset}`", ["items.parquet"])
     texts = pl.read_parquet(sequences / "items.parquet", glob=False)["text"].to_list()
@@ -33,7 +35,6 @@ def main() -> str | None:
     from pipeline.embedding.processes import Processes
     from pipeline.embedding.shards import Shards
 
-    check_unchanged = watched(lambda: [load_params().encoders[encoder_name], code_fingerprint(ROOT, ["pipeline/embedding"])])
     select_kernels()
     processes = Processes()
     shards = Shards(texts, encoder, processes)

@@ -1,7 +1,6 @@
 """Rank every item for every user with the selected run's checkpoint: `python -m stages.evaluate`."""
 
 from pathlib import Path
-from typing import Any
 
 from common.arguments import Arguments
 from common.words import plural
@@ -18,15 +17,11 @@ def main() -> str:
     Arguments(description=__doc__).parse_args()
     params = load_params()
     selected = Run.of(params)
+    check_unchanged = watched(params, lambda today: [Run.of(today).fingerprint, evaluation_code(), today.evaluate])
     selected.verify_inputs()  # before torch is imported
 
     from pipeline.evaluation.evaluate import evaluate_checkpoint
 
-    def read() -> list[Any]:
-        today = load_params()
-        return [Run.of(today).fingerprint, evaluation_code(), today.evaluate]
-
-    check_unchanged = watched(read)
     evaluation = evaluate_checkpoint(CHECKPOINT, selected)
     check_unchanged()
     ranks = evaluation.ranks

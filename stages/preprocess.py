@@ -17,12 +17,13 @@ def main() -> str:
     add_dataset(parser)
     dataset = parser.parse_args().dataset
     params = load_params()
+    code = ["pipeline/data", "pipeline/texts.py"]
     options = params.preprocessing(dataset)
+    check_unchanged = watched(params, lambda today: [today.of_preprocessing(dataset), code_fingerprint(ROOT, code)])
     source = params.sources[dataset]
     raw = raw_directory(dataset)
     settings = params.of_preprocessing(dataset)
     provenance = {"dataset": dataset, **settings, "raw": verify(raw, f"`python -m stages.download {dataset}`")}
-    check_unchanged = watched(lambda: [load_params().of_preprocessing(dataset), code_fingerprint(ROOT, ["pipeline/data"])])
     tables = source_module(source.kind).read(source, raw)
     places = params.places_of_split(dataset)
     sequences = build_sequences(tables, options, settings["template"], f"params.yaml: templates.{dataset}", places)

@@ -24,6 +24,7 @@ def main() -> str | None:
     parser.add_argument("encoder", nargs="?", help="a section of `encoders:`; default: the `encoder` of params.yaml")
     arguments = parser.parse_args()
     params = load_params()
+    check_unchanged = watched(params, lambda today: [today.svd, code_fingerprint(ROOT, ["pipeline/embedding"])])
     dataset = check_name("dataset", arguments.dataset, params.sources)
     encoder = check_name("encoder", arguments.encoder or params.encoder, params.encoders)
     source = embeddings_directory(dataset, encoder)
@@ -33,7 +34,6 @@ def main() -> str | None:
     from pipeline.embedding.processes import Processes
     from pipeline.embedding.spectrum import decompose
 
-    check_unchanged = watched(lambda: [load_params().svd, code_fingerprint(ROOT, ["pipeline/embedding"])])
     select_kernels()
     processes = Processes()
     target = spectrum_directory(dataset, encoder)

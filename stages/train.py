@@ -13,8 +13,9 @@ from stages import run
 
 def main() -> str:
     Arguments(description=__doc__).parse_args()
-    selected = Run.of(load_params())
-    check_unchanged = watched(lambda: Run.of(load_params()).fingerprint)
+    params = load_params()
+    selected = Run.of(params)
+    check_unchanged = watched(params, lambda today: Run.of(today).fingerprint)
     source = trained(selected)
     check_unchanged()
     with atomic_directory(CHECKPOINT, {"run": selected.fingerprint}) as directory:

@@ -197,13 +197,23 @@ def restore(folder: Path) -> list[Cell]:
         cell = _cell(part.row(0, named=True))
         if cell.choice and not cell.choice.exists() and (choice := folder / TUNED.name / cell.choice.name).is_file():
             _copy(choice, cell.choice)
-        if cell.exists and cell.fingerprints() != part["fingerprint"].to_list():
-            print(f"publish: {cell.directory} is of other runs and was moved to {move_to_scratch(cell.directory)}", flush=True)
-        if not cell.exists:
+        if not _is_of(cell, part["fingerprint"].to_list()):
             run_directories = [unpack(folder / f"{cell.name}.parquet", name, cell.dataset) for name in part["fingerprint"]]
+            if cell.exists:
+                print(
+                    f"publish: {cell.directory} is of other runs and was moved to {move_to_scratch(cell.directory)}", flush=True
+                )
             write_cell(cell, rows, run_directories, data.get(cell.dataset))
             restored.append(cell)
     return restored
+
+
+def _is_of(cell: Cell, fingerprints: list[str]) -> bool:
+    """Return whether a cell is there, intact, and has these runs."""
+    try:
+        return cell.exists and cell.fingerprints() == fingerprints
+    except UserError:
+        return False
 
 
 def read_data(folder: Path) -> dict[str, dict[str, Any]]:

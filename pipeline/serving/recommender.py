@@ -109,9 +109,11 @@ class Recommender:
             raise UserError(f"{directory / CONFIG} is not a run's; {MADE_BY} makes it again")
         run = Run(**{name: config[name] for name in names})
         if run.fingerprint != config["fingerprint"]:
+            retrained = run.dataset.endswith("-retrained")
+            again = "`python -m stages.retrain`, from the same checkpoint," if retrained else "`dvc repro`"
             raise UserError(
                 f"{directory} was trained from other data than {run.sequences} and {run.spectrum}, or by other code; "
-                f"{'`python -m stages.retrain`' if run.dataset.endswith('-retrained') else '`dvc repro`'} trains it again"
+                f"{again} trains it again"
             )
         model = load_checkpoint(directory, run, load_spectrum(run.spectrum))
         if BUFFERS in files:

@@ -340,6 +340,6 @@ def test_gpus_come_in_shares_of_one_or_whole() -> None:
 
 def test_a_column_may_have_a_name_that_yaml_once_took_for_true_or_false(tmp_path: Path) -> None:
     """DVC writes it without quotes, by YAML 1.2."""
-    (tmp_path / "params.yaml").write_text("item_id: No\ntitle: on\nkept: true\nleft_out: False\n")
+    (tmp_path / "params.yaml").write_text("item_id: No\ntitle: on\nkept: true\nleft_out: False\nfile: false/x.csv\n")
     read = read_yaml(tmp_path / "params.yaml")
-    assert read == {"item_id": "No", "title": "on", "kept": True, "left_out": False}
+    assert read == {"item_id": "No", "title": "on", "kept": True, "left_out": False, "file": "false/x.csv"}
