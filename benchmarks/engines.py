@@ -26,7 +26,9 @@ from pipeline.artifacts import scratch, sha256
 from pipeline.grid import cluster
 from pipeline.grid.cells import listed_cells
 from pipeline.grid.cluster import Cluster
-from pipeline.grid.tasks import Engine, Local, Task, run_all, training_task
+from pipeline.grid.complete import run_all
+from pipeline.grid.local import Local
+from pipeline.grid.tasks import Engine, Task, training_task
 from pipeline.params import Resources, load_params
 
 TASK_CODE = """

@@ -11,8 +11,9 @@ from pathlib import Path
 from common.arguments import Arguments
 from common.errors import UserError
 from pipeline.grid.cluster import Cluster
+from pipeline.grid.complete import complete, grid_lock
 from pipeline.grid.lists import choose_grid
-from pipeline.grid.tasks import Local, complete, grid_lock
+from pipeline.grid.local import Local
 from pipeline.params import load_params
 from stages import run
 

@@ -19,7 +19,9 @@ from common.errors import UserError
 from pipeline.grid import cluster, execution, parcels
 from pipeline.grid.cells import Cell
 from pipeline.grid.cluster import Cluster
-from pipeline.grid.tasks import Local, Task, grid_lock, run_all, training_task
+from pipeline.grid.complete import grid_lock, run_all
+from pipeline.grid.local import Local
+from pipeline.grid.tasks import Task, training_task
 from pipeline.params import Resources, load_params
 from tests.clone import Project, copy_repository, write_params
 
@@ -243,7 +245,7 @@ DRIVER = """
 import sys
 from pathlib import Path
 from pipeline.grid import cluster, execution, parcels
-from pipeline.grid.tasks import grid_lock, run_all
+from pipeline.grid.complete import grid_lock, run_all
 from pipeline.params import Resources
 from tests.pipeline.grid.test_cluster import Stand
 stand = Stand.__new__(Stand)

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from common.errors import UserError
-from pipeline.grid import estimate, tasks
+from pipeline.grid import complete, estimate
 from pipeline.grid.estimate import duration, epoch_seconds
+from pipeline.grid.local import Local
+from pipeline.grid.tasks import Engine, Task
 from pipeline.grid.tuning import SPACE
 from pipeline.params import load_params
 from pipeline.runs import Run
@@ -92,21 +94,21 @@ def test_the_grid_says_before_the_first_run_how_long_it_will_take(
     """Of so many epochs that every machine needs hours, although the seconds of an epoch are printed to a hundredth."""
     set_params({"train.epochs": 10**7, "train.patience": 10**6 - 1})
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setattr(tasks, "assemble", lambda params, quiet=False: False)
+    monkeypatch.setattr(complete, "assemble", lambda params, quiet=False: False)
 
-    def none_succeeds(todo: list[tasks.Task], engine: tasks.Engine) -> list[tasks.Task]:
+    def none_succeeds(todo: list[Task], engine: Engine) -> list[Task]:
         subprocess.run(["echo", "the first run begins"], check=True)
         for task in todo:
             task.log.parent.mkdir(parents=True, exist_ok=True)
             task.log.write_text("epoch 1 of 10\nprepare: the disk is full\n")
         return todo
 
-    monkeypatch.setattr(tasks, "run_all", none_succeeds)
+    monkeypatch.setattr(complete, "run_all", none_succeeds)
     reason = (
         r"4 of 4 tasks failed; the first, tiny-sasrec-base dim 16 seed 0: prepare: the disk is full \(.*\.log\); after fixing"
     )
     with pytest.raises(UserError, match=reason):
-        tasks.complete(load_params(), tasks.Local(2))
+        complete.complete(load_params(), Local(2))
     before = capfd.readouterr().out.partition("the first run begins")[0]
     lines = re.findall(r"^tiny-sasrec-(\w+) dim 16: (.+) s an epoch, 2 runs$", before, re.MULTILINE)
     epochs = {name: float(seconds) for name, seconds in lines}

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from common.errors import UserError
-from pipeline.grid import tasks
+from pipeline.grid import complete, tasks
 from pipeline.grid.cells import Cell
 from pipeline.grid.execution import build_cell
 from pipeline.grid.fit import rank, refuse_unfit
+from pipeline.grid.local import Local
 from pipeline.params import load_params
 from pipeline.runs import Run
 
@@ -27,9 +28,9 @@ def test_a_grid_with_more_dims_than_the_texts_have_directions_trains_nothing(
     """It names the adapters, the option and a dim that fits all; 24 directions."""
     set_params({"grid.dim": 40, "grid.adapters": ["base", "alphafuse", "llm_esr", "spectran", "llminit"]})
     params = load_params()
-    monkeypatch.setattr(tasks, "assemble", lambda params, quiet=False: False)
+    monkeypatch.setattr(complete, "assemble", lambda params, quiet=False: False)
     with pytest.raises(UserError) as refused:
-        tasks.complete(params, tasks.Local(1))
+        complete.complete(params, Local(1))
     assert str(refused.value) == (
         "nothing was trained: alphafuse, spectran, llminit on tiny cannot be built; adapter alphafuse: dim is 40, but the "
         "embeddings have rank 24; choose grid.dim <= 24, which fits all, or leave these adapters out"

@@ -396,22 +396,6 @@ def test_a_missing_choice_is_one_line(params: Params) -> None:
         _ = tuning(params).chosen
 
 
-def test_tunings_come_first_then_the_runs_that_depend_on_them(params: Params) -> None:
-    """Runs that depend on no tuning do not wait."""
-    tasks = [f"tiny-sasrec-{adapter}-info_nce tuning" for adapter in ("base", "spectran")]
-    plain = [f"tiny-sasrec-{adapter} dim 16 seed {seed}" for adapter in ("base", "spectran") for seed in (0, 1)]
-    assert [task.name for task in unfinished_tasks(params)] == tasks + plain
-    tune(tuning(params))
-    after = [task.name for task in unfinished_tasks(params)]
-    assert tasks[0] not in after
-    assert tasks[1] in after
-    assert tuning(params).has_choice
-    chosen = tuned(params)["chosen"]
-    default = all(values[0] == chosen[name] for name, values in tuning(params).space.items())
-    tuned_runs = [f"tiny-sasrec-base dim 16 seed {seed} tuned info_nce" for seed in (0, 1)]
-    assert [name for name in after if "tuned" in name] == ([] if default else tuned_runs)
-
-
 def test_another_budget_is_tuned_again(params: Params, set_params: Callable[..., None], trained: list[Run]) -> None:
     """With a stale choice in grid/tuned, the tuning is a task of the grid again."""
     tuned(params)
