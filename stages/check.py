@@ -13,7 +13,7 @@ from common.words import plural
 from pipeline.artifacts import read_json, write_json
 from pipeline.data.findings import Finding, findings
 from pipeline.params import load_params
-from pipeline.runs import preprocess_command, preprocess_report, sequences_directory
+from pipeline.runs import preprocess_command, preprocess_report, sequences_directory, watched
 from pipeline.training.sequences import read_sequences
 from stages import run
 
@@ -49,8 +49,10 @@ def main() -> str:
         from pipeline.grid.estimate import estimate  # imports torch
 
         return estimate(params, arguments.jobs)
+    check_unchanged = watched(params, lambda today: [today.dataset, today.train.max_history])
     found = findings(read_json(preprocess_report(params.dataset), preprocess_command(params.dataset))["findings"])
     found += beyond_history(params.dataset, params.train.max_history)
+    check_unchanged()
     write_json(CHECK, {"dataset": params.dataset, "findings": [finding.record() for finding in found]})
     for finding in found:
         print(finding.line(), flush=True)

@@ -1,13 +1,14 @@
 """Download or generate a dataset's files into data/raw/<dataset>: `python -m stages.download office`."""
 
 from common.arguments import Arguments
+from common.code import code_fingerprint
 from common.dvc_state import has_remote
 from common.errors import UserError
 from common.names import check_name
 from pipeline.artifacts import atomic_directory
 from pipeline.data.sources import source_module
 from pipeline.params import load_params
-from pipeline.runs import raw_directory
+from pipeline.runs import ROOT, raw_directory, watched
 from stages import add_dataset, run
 from stages.validate import with_place
 
@@ -18,6 +19,8 @@ def main() -> str:
     dataset = parser.parse_args().dataset
     params = load_params()
     source = params.sources[check_name("dataset", dataset, params.sources)]
+    code = [f"pipeline/data/sources/{source.kind}.py"]
+    check_unchanged = watched(params, lambda today: [today.sources[dataset].of_download(), code_fingerprint(ROOT, code)])
     target = raw_directory(dataset)
     described = {name: value for name, value in source.of_download().items() if name != "sha256"}  # a check changes no file
     with atomic_directory(target, {"source": described}) as directory:
@@ -29,6 +32,7 @@ def main() -> str:
                 if has_remote():
                     error = UserError(f"{error}; if a colleague pushed it: `dvc pull {target}`, then the same command")
             raise error from None
+        check_unchanged()
         files = sorted(path.name for path in directory.iterdir())
     return f"{dataset}: {', '.join(files)} in {target}"
 

@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 
 from common.arguments import Arguments
+from common.code import code_fingerprint
 from common.words import plural
 from pipeline.artifacts import SIDECAR, read_signed
-from pipeline.runs import CHECKPOINT, preprocess_command
+from pipeline.params import load_params
+from pipeline.runs import CHECKPOINT, ROOT, preprocess_command, watched
 from stages import check_checkpoint, run
 
 
@@ -20,6 +22,8 @@ def main() -> str:
     parser.add_argument("--new-items", type=Path, metavar="FILE", help="catalogue with items that the training did not know")
     given = parser.parse_args()
     check_checkpoint(given.checkpoint)
+    code = ["pipeline/serving"]
+    check_unchanged = watched(load_params(), lambda today: [today.evaluate.cutoffs, code_fingerprint(ROOT, code)])
 
     from pipeline.serving.card import source_kind
     from pipeline.serving.package import PACKAGE, push_to_hub, write_package
@@ -29,6 +33,7 @@ def main() -> str:
     if given.new_items:
         recommender = recommender.with_new_items(given.new_items)
     compared = write_package(recommender, PACKAGE)
+    check_unchanged()
     if given.new_items or given.checkpoint != CHECKPOINT:
         print(
             "package: DVC does not know this package: `dvc push` shares it only after `dvc commit -f serving/dvc.yaml:package`",

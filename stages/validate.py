@@ -12,7 +12,7 @@ from common.errors import UserError
 from pipeline.artifacts import atomic_directory, write_json
 from pipeline.data import SOURCES
 from pipeline.params import PARAMS_FILE, Params, load_params
-from pipeline.runs import CHOICE
+from pipeline.runs import CHOICE, watched
 from stages import run
 
 VALIDATED = Path("data/validated.json")
@@ -31,7 +31,9 @@ def main() -> str:
             f"; {PARAMS_FILE} still holds it: correct it there; what has changed: `git diff {PARAMS_FILE}`" if refused else ""
         )
         raise UserError(f"{error}{advice}") from None
+    check_unchanged = watched(params, lambda today: today)
     write_options(params)
+    check_unchanged()
     write_json(VALIDATED, {"params.yaml": "valid"})
     return ", ".join(f"{name} {getattr(params, name)}" for name in CHOICE)
 
