@@ -246,6 +246,7 @@ UNCHECKED = {
     "pipeline/grid/tables.py": "reads what its callers have checked",
     "pipeline/grid/tuning.py": "trials of scratch; a choice is compared with its trials and the space",
     "pipeline/report/blocks.py": "published reports and figures, in git; the runs are read by `read_runs`, which checks them",
+    "pipeline/report/candidate.py": "read from cells that `Cell.read` has checked",
     "pipeline/report/conclusions.py": "read from cells that `Cell.read` has checked",
     "pipeline/report/decision.py": "read from cells and baselines that `Cell.read` and `read_baselines` have checked",
     "pipeline/report/dropped.py": "sentences beside the sequences, which decide no number",

@@ -102,10 +102,11 @@ def test_tuned_adapters_have_a_section_of_their_own_that_says_how_to_select_them
     untuned, serve = (line for line in page.splitlines() if line.startswith("To serve"))
     leader = re.search(r"-S adapter=(\w+)", serve)[1]
     added = f"-S train.weight_decay=1e-06 -S backbones.sasrec.dropout=0.5 -S adapters.{leader}.id_std=1.0`, then"
-    sections, start = load_params().model_dump(), " Before the next grid, for which they would be defaults: "
+    sections = load_params().model_dump()
     old = (sections["train"]["weight_decay"], sections["backbones"]["sasrec"]["dropout"], sections["adapters"][leader]["id_std"])
     back = "-S train.weight_decay={} -S backbones.sasrec.dropout={} -S adapters.{}.id_std={}".format(*old[:2], leader, old[2])
-    assert serve == untuned.replace("`, then", f" {added}") + f"{start}`dvc exp run check {back}`."
+    put = " The first command leaves its settings in params.yaml. Before the next grid, put the old ones back: "
+    assert serve == untuned.replace("`, then", f" {added}") + f"{put}`dvc exp run check {back}`."
     assert not [line for line in changed if "have the settings of params.yaml" in line]
     assert all(line.startswith("Tiny, SASRec, ") for line in changed)
 
