@@ -69,7 +69,7 @@ def tree() -> dict[str, bytes]:
     return {name: content for name, content in files.items() if content or "/.scratch/locks/" not in name}
 
 
-NOTHING = "no such file"
+NONE = "no such file"
 
 
 def tree_of(folder: str) -> dict[str, bytes]:
@@ -593,10 +593,10 @@ def test_cells_of_other_code_are_named(project: Path, monkeypatch: pytest.Monkey
         ("validate", "pipeline.params.Params.of_preprocessing", "train.max_history", 7, "data/validated.json"),
         ("download tiny", "pipeline.data.sources.demo.fetch", "sources.tiny.seed", 5, "data/raw"),
         ("check", "pipeline.training.sequences.read_sequences", "train.max_history", 7, "metrics/check.json"),
-        ("baselines tiny", "pipeline.grid.baseline_cells.baselines", "train.max_history", 7, NOTHING),
-        ("compare", "pipeline.report.selected.write_comparison", "grid.seeds", [3], NOTHING),
-        ("package", "pipeline.serving.package.write_package", "evaluate.cutoffs", [5], NOTHING),
-        ("aggregate", "pipeline.report.write.write_report", "grid.seeds", [0], NOTHING),
+        ("baselines tiny", "pipeline.grid.baseline_cells.baselines", "train.max_history", 7, NONE),
+        pytest.param("compare", "pipeline.report.selected.write_comparison", "grid.seeds", [3], NONE, marks=pytest.mark.slow),
+        pytest.param("package", "pipeline.serving.package.write_package", "evaluate.cutoffs", [5], NONE, marks=pytest.mark.slow),
+        pytest.param("aggregate", "pipeline.report.write.write_report", "grid.seeds", [0], NONE, marks=pytest.mark.slow),
     ],
 )
 def test_an_edit_while_a_stage_runs_leaves_nothing_to_record(
@@ -611,7 +611,7 @@ def test_an_edit_while_a_stage_runs_leaves_nothing_to_record(
 ) -> None:
     """DVC looks at parameters and code when a stage has ended, and would record the result as one of the edited ones.
 
-    made: what must be as before; NOTHING for a stage that writes files and then fails, so that DVC does not record them.
+    made: what must be as before; NONE for a stage that writes files and then fails, so that DVC does not record them.
     """
     for needed in {
         "check": ["download tiny", "preprocess tiny"],
