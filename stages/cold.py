@@ -10,6 +10,7 @@ from common.errors import UserError
 from common.names import check_name
 from common.vector_math import select_kernels
 from pipeline.params import load_params
+from pipeline.runs import watched
 from stages import run
 
 
@@ -30,17 +31,20 @@ def main() -> str:
 
     import polars as pl
 
-    from pipeline.grid.held_out import write_figures
+    from pipeline.grid.held_out import made_from, write_figures
     from pipeline.serving.cold import check_adapters, hold_out, measure, nearest_text, popularity_metrics
 
     held = hold_out(params, given.share, given.seed)
     check_adapters(params, held, adapters)
+    choice = (params.dataset, params.encoder, params.backbone, params.dim, adapters)
+    check_unchanged = watched(params, lambda today: made_from(today, *choice))
     rows = [
         {"method": "popularity", "ids": "", **popularity_metrics(held)},
         {"method": "nearest text", "ids": "", **nearest_text(params, held)},
     ]
     for adapter in adapters:
         rows += [{"method": adapter, "ids": ids, **found} for ids, found in measure(params, held, adapter).items()]
+    check_unchanged()
     table = write_figures(params, held.drawn, rows)
     print(pl.DataFrame(rows).write_csv(float_precision=4), end="")
     counts = f"{len(held.embeddings):,} of {len(held.embeddings) + len(held.known):,} items held out"
