@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
+from common.errors import UserError
+
 SKIPPED = {tokenize.ENCODING, tokenize.COMMENT, tokenize.NL, tokenize.ENDMARKER}
 # From Python 3.12 on an f-string is several tokens; before, one.
 FSTRING_START, FSTRING_END = getattr(tokenize, "FSTRING_START", -1), getattr(tokenize, "FSTRING_END", -1)
@@ -17,7 +19,8 @@ def code_fingerprint(root: Path, paths: Iterable[str]) -> str:
     """Return a SHA-256, 64 hexadecimal digits, of the code of the Python files at `paths`, relative to `root`.
 
     A directory means all Python files below it. File names are part of the fingerprint; comments, docstrings, blank lines and
-    spaces within a line are not. The result is the same on Python 3.11 to 3.13, and is cached until the process ends.
+    spaces within a line are not. The result is the same on Python 3.11 to 3.13, and is cached until the process ends. Raises
+    UserError for a file that is not valid Python.
     """
     return _fingerprint(root, tuple(paths))
 
@@ -27,7 +30,11 @@ def _fingerprint(root: Path, paths: tuple[str, ...]) -> str:
     digest = hashlib.sha256()
     for file in python_files(root, paths):
         digest.update(f"{file}\0".encode())
-        for token in code_tokens((root / file).read_text(encoding="utf-8")):
+        try:
+            tokens = code_tokens((root / file).read_text(encoding="utf-8"))
+        except (SyntaxError, tokenize.TokenError, UnicodeDecodeError) as error:
+            raise UserError(f"{file} is not valid Python ({error}); mend it, then run the same command again") from None
+        for token in tokens:
             digest.update(f"{token}\0".encode())
     return digest.hexdigest()
 
@@ -54,10 +61,10 @@ def with_siblings(root: Path, file: str) -> tuple[str, ...]:
 
 
 def python_files(root: Path, paths: Iterable[str]) -> list[str]:
-    """Return the Python files that `paths` name or contain, relative to `root`, sorted."""
+    """Return the Python files that `paths` name or contain, relative to `root`, sorted; in a directory, no hidden ones."""
     files: set[Path] = set()
     for path in paths:
-        files |= set((root / path).rglob("*.py")) if (root / path).is_dir() else {root / path}
+        files |= set((root / path).rglob("[!.]*.py")) if (root / path).is_dir() else {root / path}
     return sorted(file.relative_to(root).as_posix() for file in files)
 
 

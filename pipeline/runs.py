@@ -5,7 +5,6 @@ Importing this module does not import torch, so that finding a finished run is f
 
 import fcntl
 import sys
-import tokenize
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -47,7 +46,7 @@ def watched(params: Params, read: Callable[[Params], Any]) -> Callable[[], None]
     def unchanged() -> bool:
         forget()
         # A file may be half-written at this moment, a section or a module gone.
-        with suppress(UserError, SyntaxError, tokenize.TokenError, OSError, UnicodeDecodeError, LookupError):
+        with suppress(UserError, SyntaxError, OSError, UnicodeDecodeError, LookupError):
             return bool(read(load_params()) == before)
         return False
 

@@ -7,6 +7,8 @@ from pipeline.params import load_params
 from pipeline.runs import ROOT, watched
 from stages import add_dataset, run
 
+CODE = ("pipeline/grid/baselines.py", "pipeline/grid/baseline_cells.py", "pipeline/evaluation", "pipeline/training")
+
 
 def main() -> str:
     parser = Arguments(description=__doc__)
@@ -14,15 +16,12 @@ def main() -> str:
     dataset = parser.parse_args().dataset
     params = load_params()
     check_name("dataset", dataset, params.sources)
-    code = ["pipeline/grid/baselines.py", "pipeline/grid/baseline_cells.py", "pipeline/evaluation", "pipeline/training"]
     check_unchanged = watched(
-        params, lambda today: [today.encoder, today.train.max_history, today.evaluate, code_fingerprint(ROOT, code)]
+        params, lambda today: [today.encoder, today.train.max_history, today.evaluate, code_fingerprint(ROOT, CODE)]
     )
     from pipeline.grid.baseline_cells import write_baselines  # imports torch
 
-    summary = write_baselines(dataset, params.encoder, params.train.max_history, params.evaluate)
-    check_unchanged()
-    return summary
+    return write_baselines(dataset, params.encoder, params.train.max_history, params.evaluate, check_unchanged)
 
 
 if __name__ == "__main__":

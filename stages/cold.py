@@ -9,6 +9,7 @@ from common.arguments import Arguments
 from common.errors import UserError
 from common.names import check_name
 from common.vector_math import select_kernels
+from pipeline.grid.held_out import made_from, write_figures
 from pipeline.params import load_params
 from pipeline.runs import watched
 from stages import run
@@ -27,17 +28,16 @@ def main() -> str:
     if given.seed < 0:
         raise UserError(f"--seed is {given.seed}; choose 0 or more")
     adapters = adapters or [name for name in params.grid.adapters if name != "base"]
+    choice = (params.dataset, params.encoder, params.backbone, params.dim, adapters)
+    check_unchanged = watched(params, lambda today: made_from(today, *choice))
     select_kernels()
 
     import polars as pl
 
-    from pipeline.grid.held_out import made_from, write_figures
     from pipeline.serving.cold import check_adapters, hold_out, measure, nearest_text, popularity_metrics
 
     held = hold_out(params, given.share, given.seed)
     check_adapters(params, held, adapters)
-    choice = (params.dataset, params.encoder, params.backbone, params.dim, adapters)
-    check_unchanged = watched(params, lambda today: made_from(today, *choice))
     rows = [
         {"method": "popularity", "ids": "", **popularity_metrics(held)},
         {"method": "nearest text", "ids": "", **nearest_text(params, held)},

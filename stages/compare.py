@@ -7,13 +7,14 @@ from pipeline.report.selected import write_comparison
 from pipeline.runs import CHOICE, ROOT, watched
 from stages import run
 
+CODE = ("pipeline/report",)
+
 
 def main() -> str:
     Arguments(description=__doc__).parse_args()
     params = load_params()
-    code = ["pipeline/report"]
     options = [*CHOICE, "evaluate", "grid"]
-    check_unchanged = watched(params, lambda today: [[getattr(today, name) for name in options], code_fingerprint(ROOT, code)])
+    check_unchanged = watched(params, lambda today: [[getattr(today, name) for name in options], code_fingerprint(ROOT, CODE)])
     summary = write_comparison(params)
     check_unchanged()
     return summary

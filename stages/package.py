@@ -14,6 +14,8 @@ from pipeline.params import load_params
 from pipeline.runs import CHECKPOINT, ROOT, preprocess_command, watched
 from stages import check_checkpoint, run
 
+CODE = ("pipeline/serving",)
+
 
 def main() -> str:
     parser = Arguments(description=__doc__)
@@ -22,8 +24,7 @@ def main() -> str:
     parser.add_argument("--new-items", type=Path, metavar="FILE", help="catalogue with items that the training did not know")
     given = parser.parse_args()
     check_checkpoint(given.checkpoint)
-    code = ["pipeline/serving"]
-    check_unchanged = watched(load_params(), lambda today: [today.evaluate.cutoffs, code_fingerprint(ROOT, code)])
+    check_unchanged = watched(load_params(), lambda today: [today.evaluate.cutoffs, code_fingerprint(ROOT, CODE)])
 
     from pipeline.serving.card import source_kind
     from pipeline.serving.package import PACKAGE, push_to_hub, write_package
@@ -32,8 +33,7 @@ def main() -> str:
     recommender = Recommender.load(given.checkpoint)
     if given.new_items:
         recommender = recommender.with_new_items(given.new_items)
-    compared = write_package(recommender, PACKAGE)
-    check_unchanged()
+    compared = write_package(recommender, check_unchanged=check_unchanged)
     if given.new_items or given.checkpoint != CHECKPOINT:
         print(
             "package: DVC does not know this package: `dvc push` shares it only after `dvc commit -f serving/dvc.yaml:package`",

@@ -33,11 +33,15 @@ def command(dataset: str) -> str:
     return f"`dvc repro grid/dvc.yaml:baselines@{dataset}`"
 
 
-def write_baselines(dataset: str, encoder: str, max_history: int, evaluate: Evaluate) -> str:
+def write_baselines(
+    dataset: str, encoder: str, max_history: int, evaluate: Evaluate, check_unchanged: Callable[[], None] = lambda: None
+) -> str:
     """Rank with every method as validation chooses its setting; write grid/baselines/<dataset>; return its figures in one line.
 
     metrics.csv has a row per method: dataset, adapter (its name), encoder, setting, metrics as in a cell, seconds of the ranking.
     ranks.parquet: adapter, user_id, rank, rank_without_history.
+
+    check_unchanged: called before anything is written; may raise UserError, as `runs.watched` does.
     """
     sequences_path, spectrum_path = sequences_directory(dataset), spectrum_directory(dataset, encoder)
     verify(spectrum_path, svd_command(dataset))
@@ -84,6 +88,7 @@ def write_baselines(dataset: str, encoder: str, max_history: int, evaluate: Eval
         "max_history": max_history,
         "evaluate": evaluate.model_dump(include={"cutoffs", "exclude_history"}),
     }
+    check_unchanged()
     with atomic_directory(directory_of(dataset), made_from) as directory:
         pl.DataFrame(rows).write_csv(directory / "metrics.csv")
         pl.concat(frames).write_parquet(directory / "ranks.parquet")

@@ -1,7 +1,4 @@
-"""Completes a grid: DVC restores what its cache has, an engine executes the missing tasks, and DVC builds cells and tables.
-
-DVC keeps the results: it restores cells from its cache, and builds cells and tables from the runs that tasks left in scratch.
-"""
+"""Completes a grid: DVC restores the cells it has, an engine executes the missing tasks, and DVC builds cells and tables."""
 
 import fcntl
 import os
@@ -108,10 +105,9 @@ def _next_tasks(params: Params) -> list[Task]:
 
 
 def write_choices(params: Params) -> dict[str, str]:
-    """Write the choices of tunings whose trials are all done; return the failed tunings, as tasks.
+    """Write the choices of tunings whose trials are all done; return why a tuning has none, by the name of its task.
 
-    A failed tuning is one without a trial that succeeded: the name of its task -> what is wrong, and where its errors are. More
-    tasks cannot help it. Raises UserError if inputs are missing.
+    A tuning fails if none of its trials succeeded; more tasks cannot help it. Raises UserError if inputs are missing.
     """
     failed = {}
     for tuning in listed_tunings(params):

@@ -60,7 +60,8 @@ def tuning_task(tuning: Tuning) -> Task:
 def unfinished_tasks(params: Params) -> list[Task]:
     """Return the tasks of tunings that have trials to run, and of runs that are not in a cell, in scratch or published.
 
-    Runs whose settings are still to be tuned are left out. Raises UserError if inputs are missing.
+    Left out are runs whose settings are still to be tuned, and tunings whose trials are done, with or without a choice
+    (`complete.write_choices` writes those). Raises UserError if inputs are missing.
     """
     tunings = [tuning for tuning in listed_tunings(params) if not (tuning.has_choice or tuning.trials_done)]
     tasks = {tuning.name: tuning_task(tuning) for tuning in tunings}

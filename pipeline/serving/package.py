@@ -15,7 +15,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -89,8 +89,12 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def write_package(recommender: Recommender, target: Path = PACKAGE) -> dict[str, float]:
+def write_package(
+    recommender: Recommender, target: Path = PACKAGE, check_unchanged: Callable[[], None] = lambda: None
+) -> dict[str, float]:
     """Write the package of a trained run, compare it with the checkpoint, and only then put it in place.
+
+    check_unchanged: called before the package is put in place; may raise UserError, as `runs.watched` does.
 
     Returns the figures of the comparison. Raises UserError if a Python package is missing, or if the comparison fails.
     """
@@ -121,7 +125,9 @@ def write_package(recommender: Recommender, target: Path = PACKAGE) -> dict[str,
         (directory / "Dockerfile").write_text(DOCKERFILE, encoding="utf-8")
         lines = [f"{name}=={version(name)}" if find_spec(name) else name for name in REQUIREMENTS]
         (directory / "requirements.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        return compare(directory, recommender)
+        compared = compare(directory, recommender)
+        check_unchanged()
+    return compared
 
 
 def compare(directory: Path, recommender: Recommender) -> dict[str, float]:

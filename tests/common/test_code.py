@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from common.code import code_fingerprint, code_tokens, python_files, with_siblings
+from common.code import code_fingerprint, code_tokens, forget, python_files, with_siblings
+from common.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 
@@ -114,6 +115,20 @@ def test_a_directory_stands_for_its_files_and_their_names_count(tmp_path: Path) 
     shutil.copytree(tmp_path, other)
     (other / "p/a.py").rename(other / "p/c.py")
     assert code_fingerprint(other, ["p"]) != fingerprint
+
+
+def test_hidden_files_do_not_count_and_half_written_ones_are_one_line(tmp_path: Path) -> None:
+    """An editor may leave `.#a.py`, a link to nothing."""
+    (tmp_path / "a.py").write_text("x = 1\n")
+    before = code_fingerprint(tmp_path, ["."])
+    (tmp_path / ".#a.py").symlink_to("nothing")
+    forget()
+    assert code_fingerprint(tmp_path, ["."]) == before
+    for content in (b"x = (1\n", b"  x\n y\n", b"x = '\xff'\n"):
+        (tmp_path / "a.py").write_bytes(content)
+        forget()
+        with pytest.raises(UserError, match=r"^a\.py is not valid Python \(.*\); mend it, then run the same command again$"):
+            code_fingerprint(tmp_path, ["."])
 
 
 def test_a_file_comes_with_the_modules_of_its_folder_that_it_imports(tmp_path: Path) -> None:

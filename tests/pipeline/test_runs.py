@@ -14,6 +14,7 @@ from models.losses import LOSSES
 from pipeline.grid.held_out import COLD_CODE
 from pipeline.params import load_params
 from pipeline.runs import EVALUATION_CODE, TRAINING_CODE, Run
+from stages import aggregate, baselines, compare, package
 
 ROOT = Path(__file__).parents[2]
 OWN = ("models/adapters/${adapter}.py", "models/backbones/${backbone}.py", "models/losses/${loss}.py")
@@ -48,6 +49,19 @@ def code_of(stage: dict[str, Any]) -> set[str]:
 
 def test_train_depends_on_the_code_that_decides_a_runs_weights() -> None:
     assert code_of(stage("dvc.yaml", "train")) == {*TRAINING_CODE, *OWN, SHARED}
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "code"),
+    [
+        ("dvc.yaml", "aggregate", compare.CODE),
+        ("grid/dvc.yaml", "aggregate", aggregate.CODE),
+        ("grid/dvc.yaml", "baselines", baselines.CODE),
+        ("serving/dvc.yaml", "package", package.CODE),
+    ],
+)
+def test_a_stage_watches_the_code_that_dvc_compares(file: str, name: str, code: tuple[str, ...]) -> None:
+    assert code_of(stage(file, name)) == set(code)
 
 
 def test_a_method_that_imports_another_has_its_code_in_the_fingerprint() -> None:
