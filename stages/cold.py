@@ -1,8 +1,8 @@
 """Measure how well adapters rank items that were held out of training, by their texts alone: `python -m stages.cold`.
 
 A share of the items is taken out of the selected dataset. The named adapters, or those of the grid except Base, are trained on
-the rest with the settings of params.yaml, and rank the held-out test items of their users. Writes metrics/cold/<dataset>, which
-the report of a grid with the same settings shows.
+the rest with the settings of params.yaml, and rank the held-out test items of their users. Writes metrics/cold/<dataset>. The
+report of a grid shows it if `grid.dim` equals `dim` (the defaults, 64 and 128, differ) and all else is the same.
 """
 
 from common.arguments import Arguments
@@ -17,9 +17,9 @@ from stages import run
 
 def main() -> str:
     parser = Arguments(description=__doc__)
-    parser.add_argument("adapters", nargs="*", metavar="ADAPTER", help="those of the grid, without base, if left out")
-    parser.add_argument("--share", type=float, default=0.2, help="of the items that is held out (0.2)")
-    parser.add_argument("--seed", type=int, default=0, help="of the draw of these items (0)")
+    parser.add_argument("adapters", nargs="*", metavar="ADAPTER", help="default: those of the grid, without base")
+    parser.add_argument("--share", type=float, default=0.2, help="share of the items to hold out (default: 0.2)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of that draw (default: 0)")
     given = parser.parse_args()
     params = load_params()
     adapters = [check_name("adapter", name, params.adapters) for name in given.adapters]

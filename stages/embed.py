@@ -14,7 +14,7 @@ from pipeline.artifacts import RUNS, atomic_directory, verify, write_json
 from pipeline.params import load_params
 from pipeline.runs import ROOT, embeddings_directory, sequences_directory, watched
 from pipeline.texts import TITLE
-from stages import add_dataset, run
+from stages import add_dataset, dvc_key, run
 
 
 def main() -> str | None:
@@ -55,7 +55,8 @@ def main() -> str | None:
         n, width = shards.save(directory / "embeddings.npy")
         check_unchanged()
     write_json(RUNS / f"embed-{dataset}-{encoder_name}.json", {"items": n, **record})
-    shards.remove()
+    if dvc_key():  # else they stay: DVC deletes an output that it has not recorded, and makes it again from the shards
+        shards.remove()
     now = record["embedded_now"]
     reused = record["shards"] - now["shards"]
     return (

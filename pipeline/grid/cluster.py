@@ -142,9 +142,10 @@ class Cluster:
                 elif time.monotonic() - last_fit > PATIENCE:
                     print(f"no node with {_as_text(self._demand)} is left; waiting for one to join, Ctrl-C stops", flush=True)
                     last_fit = time.monotonic()
-            except Exception as error:  # the cluster is gone: every waiting task fails
+            except Exception as error:  # every waiting task fails
+                gone = f"the cluster is gone ({first_line(error)}); start one and run this command again: finished runs are kept"
                 for _, future in list(running.values()):
-                    future.set_exception(error)
+                    future.set_exception(UserError(gone))
                 running.clear()
                 return
             for reference in done:

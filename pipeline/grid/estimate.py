@@ -23,6 +23,8 @@ WARM_UP = 2  # steps that are not measured
 MEASURED = 5  # steps
 RANKED = 2000  # users of a measured validation
 
+Method = tuple[str, str, str, int, str]  # dataset, backbone, adapter, dim, loss
+
 
 @dataclass(frozen=True)
 class Share:
@@ -43,39 +45,53 @@ def estimate(params: Params, jobs: int) -> str:
     torch.set_num_threads(threads_per_run(jobs))
     device = select_device()
     shares = []
-    for (dataset, backbone, adapter, dim, loss), count in _missing(params).items():
+    tunings = _tunings(params)
+    longest_tuning = 0.0  # its runs follow one another, so more jobs do not shorten it
+    for key, count in _missing(params).items():
+        dataset, backbone, adapter, dim, loss = key
         choice = {"dataset": dataset, "backbone": backbone, "adapter": adapter, "dim": dim, "seed": params.grid.seeds[0]}
         run = Run.of(params, **choice, changes={"train": {"loss": loss}})
         under = "" if loss == params.train.loss else f", {loss}"
         shares.append(Share(f"{dataset}-{backbone}-{adapter} dim {dim}{under}", count, epoch_seconds(run, device)))
+        longest_tuning = max(longest_tuning, tunings.get(key, 0) * shares[-1].epoch)
         print(f"{shares[-1].name}: {shares[-1].epoch:.2f} s an epoch, {plural(count, 'run')}", flush=True)
     total = sum(share.runs for share in shares)
     if not total:
         return "every run of the grid exists; nothing to train"
     train = params.train
     shortest, longest = min(train.patience + 1, train.epochs), train.epochs
-    seconds = {
-        epochs: sum(share.runs * share.epoch for share in shares) * epochs / min(jobs, total) for epochs in (shortest, longest)
-    }
+    tasks = total - sum(count - 1 for count in tunings.values())
+    epoch_of_all = max(sum(share.runs * share.epoch for share in shares) / min(jobs, tasks), longest_tuning)
+    seconds = {epochs: epoch_of_all * epochs for epochs in (shortest, longest)}
     return (
-        f"{total} runs, {min(jobs, total)} at a time: training alone takes {duration(seconds[shortest])} if each stops after "
+        f"{total} runs, {min(jobs, tasks)} at a time: training alone takes {duration(seconds[shortest])} if each stops after "
         f"{shortest} epochs, {duration(seconds[longest])} if each takes all {longest}; start-up and testing are extra, and "
         "runs side by side slow each other down"
     )
 
 
-def _missing(params: Params) -> dict[tuple[str, str, str, int, str], int]:
-    """The number of runs to make by (dataset, backbone, adapter, dim, loss). Variants count as their adapter."""
-    found: dict[tuple[str, str, str, int, str], int] = {}
+def _tunings(params: Params) -> dict[Method, int]:
+    """The number of runs of every tuning that has no choice yet."""
+    return {
+        # The default and the finalists are trained under a second seed too.
+        _method(tuning, params, params.grid.dim): tuning.n_trials + min(1 + FINALISTS, tuning.n_trials)
+        for tuning in listed_tunings(params)
+        if not tuning.has_choice
+    }
 
-    def add(cell: Cell | Tuning, dim: int, count: int) -> None:
-        key = (cell.dataset, cell.backbone, cell.adapter, dim, cell.loss or params.train.loss)
+
+def _method(of: Cell | Tuning, params: Params, dim: int) -> Method:
+    return of.dataset, of.backbone, of.adapter, dim, of.loss or params.train.loss
+
+
+def _missing(params: Params) -> dict[Method, int]:
+    """The number of runs to make by method. Variants count as their adapter."""
+    found = _tunings(params)
+
+    def add(cell: Cell, dim: int, count: int) -> None:
+        key = _method(cell, params, dim)
         found[key] = found.get(key, 0) + count
 
-    for tuning in listed_tunings(params):
-        if not tuning.has_choice:
-            # The default and the finalists are trained under a second seed too.
-            add(tuning, params.grid.dim, tuning.n_trials + min(1 + FINALISTS, tuning.n_trials))
     for cell in listed_cells(params.grid):
         decided_by = cell.tuning(params)
         if decided_by and not decided_by.has_choice:

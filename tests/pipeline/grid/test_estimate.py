@@ -51,6 +51,17 @@ def test_the_estimate_adds_up_epochs_of_all_runs_over_the_jobs(
     )
 
 
+def test_more_jobs_do_not_shorten_a_tuning(set_params: SetParams, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its runs follow one another: two trials, and two under a second seed, of 9 s an epoch."""
+    SPACE.parent.mkdir()
+    SPACE.write_text("train:\n  weight_decay: [0.0, 0.1]\n")
+    tuning = {"datasets": ["tiny"], "backbones": ["sasrec"], "losses": ["info_nce"], "trials": 2}
+    set_params({"train.epochs": 10, "train.patience": 2} | {f"grid.tuning.{name}": value for name, value in tuning.items()})
+    monkeypatch.setattr(estimate, "epoch_seconds", lambda run, device: {"base": 4.0, "spectran": 9.0}[run.adapter])
+    said = estimate.estimate(load_params(), 100)
+    assert said.startswith(f"16 runs, 10 at a time: training alone takes {duration(4 * 9 * 3)} if each stops after 3 epochs")
+
+
 def test_a_run_of_two_tables_is_counted_once(set_params: SetParams, monkeypatch: pytest.MonkeyPatch) -> None:
     """Table 4 has the dim of Table 2 too."""
     dimensions = {"datasets": ["tiny"], "backbones": ["sasrec"], "adapters": ["base"], "dims": [8, 16]}
