@@ -27,7 +27,7 @@ def test_without_a_checkpoint_nothing_is_packaged(project: Path, monkeypatch: py
 
 
 def test_the_stage_says_where_the_package_lies_and_how_it_was_compared(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.serving.package.write_package", lambda *_: {"users": 1234, "states": 2e-7, "scores": 0.0})
+    monkeypatch.setattr("pipeline.serving.package.write_package", lambda *_, **__: {"users": 1234, "states": 2e-7, "scores": 0.0})
     said = typed(package, monkeypatch)
     assert said.startswith("tiny-sasrec-spectran dim 16 seed 0 in data/packages/selected; the ten best items of 1,234 users")
     with pytest.raises(UserError, match="is not uploaded: it is not known which data it was made from"):
@@ -38,7 +38,7 @@ def test_a_package_that_dvc_does_not_know_is_said(
     trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Otherwise `dvc push` would share the one before."""
-    monkeypatch.setattr("pipeline.serving.package.write_package", lambda *_: {"users": 1, "states": 0.0, "scores": 0.0})
+    monkeypatch.setattr("pipeline.serving.package.write_package", lambda *_, **__: {"users": 1, "states": 0.0, "scores": 0.0})
     typed(package, monkeypatch)
     assert capsys.readouterr().err == ""
     selected = Path("data/checkpoints/selected")

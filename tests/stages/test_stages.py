@@ -593,12 +593,14 @@ def test_cells_of_other_code_are_named(project: Path, monkeypatch: pytest.Monkey
         ("validate", "pipeline.params.Params.of_preprocessing", "train.max_history", 7, "data/validated.json"),
         ("download tiny", "pipeline.data.sources.demo.fetch", "sources.tiny.seed", 5, "data/raw"),
         ("check", "pipeline.training.sequences.read_sequences", "train.max_history", 7, "metrics/check.json"),
-        ("baselines tiny", "pipeline.grid.baseline_cells.baselines", "train.max_history", 7, NONE),
+        ("baselines tiny", "pipeline.grid.baseline_cells.baselines", "train.max_history", 7, "grid/baselines"),
         pytest.param(
             "cold spectran", "pipeline.serving.cold.measure", "svd.rank_rtol", 0.01, "metrics/cold", marks=pytest.mark.slow
         ),
         pytest.param("compare", "pipeline.report.selected.write_comparison", "grid.seeds", [3], NONE, marks=pytest.mark.slow),
-        pytest.param("package", "pipeline.serving.package.write_package", "evaluate.cutoffs", [5], NONE, marks=pytest.mark.slow),
+        pytest.param(
+            "package", "pipeline.serving.package.compare", "evaluate.cutoffs", [5], "data/packages", marks=pytest.mark.slow
+        ),
         pytest.param("aggregate", "pipeline.report.write.write_report", "grid.seeds", [0], NONE, marks=pytest.mark.slow),
     ],
 )
