@@ -11,7 +11,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -283,6 +286,20 @@ def test_a_killed_driver_takes_its_tasks_along_and_the_next_one_keeps_what_came_
     names = [name for name, *_ in stand.noted("starts")]
     assert {name: names.count(name) for name in gates} == {name: 1 if name == finishes else 2 for name in gates}
     assert all(stand.found(name) == [stand.digest, "1"] for name in gates)
+
+
+def test_a_cluster_that_is_gone_is_one_line() -> None:
+    """Ray's own exceptions would end in a traceback."""
+    engine = Cluster.__new__(Cluster)
+
+    def wait(*_: Any, **__: Any) -> None:
+        raise ConnectionError("GCS at 10.0.0.1:6379 does not answer\nsecond line")
+
+    engine.ray = SimpleNamespace(wait=wait)
+    future: Future[bool] = Future()
+    engine._collect({"reference": (Task("a", ("b",), (), Path()), future)}, threading.Event())
+    with pytest.raises(UserError, match=r"^the cluster is gone \(.*GCS at 10\.0\.0\.1:6379 does not answer\); start one and run"):
+        future.result()
 
 
 @pytest.mark.slow
