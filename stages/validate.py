@@ -31,9 +31,8 @@ def main() -> str:
             f"; {PARAMS_FILE} still holds it: correct it there; what has changed: `git diff {PARAMS_FILE}`" if refused else ""
         )
         raise UserError(f"{error}{advice}") from None
-    check_unchanged = watched(
-        params, lambda today: today.model_dump(exclude_unset=True)
-    )  # an option that is set to its default counts
+    # Without defaults, because `write_options` tells an option that is set to its default from one that is not set.
+    check_unchanged = watched(params, lambda today: today.model_dump(exclude_unset=True))
     write_options(params)
     check_unchanged()
     write_json(VALIDATED, {"params.yaml": "valid"})

@@ -47,7 +47,7 @@ def estimate(params: Params, jobs: int) -> str:
     shares = []
     tunings = _tunings(params)
     longest_tuning = 0.0  # its runs follow one another, so more jobs do not shorten it
-    for key, count in _missing(params).items():
+    for key, count in _missing(params, tunings).items():
         dataset, backbone, adapter, dim, loss = key
         choice = {"dataset": dataset, "backbone": backbone, "adapter": adapter, "dim": dim, "seed": params.grid.seeds[0]}
         run = Run.of(params, **choice, changes={"train": {"loss": loss}})
@@ -84,9 +84,9 @@ def _method(of: Cell | Tuning, params: Params, dim: int) -> Method:
     return of.dataset, of.backbone, of.adapter, dim, of.loss or params.train.loss
 
 
-def _missing(params: Params) -> dict[Method, int]:
-    """The number of runs to make by method. Variants count as their adapter."""
-    found = _tunings(params)
+def _missing(params: Params, tunings: dict[Method, int]) -> dict[Method, int]:
+    """The number of runs to make by method, those of tunings included. Variants count as their adapter."""
+    found = dict(tunings)
 
     def add(cell: Cell, dim: int, count: int) -> None:
         key = _method(cell, params, dim)
