@@ -218,7 +218,10 @@ def _partial(folder: Path, name: str, directory: bool) -> Iterator[Path]:
     while True:
         if directory:
             partial = Path(tempfile.mkdtemp(".partial", f".{name}.", folder))
-            descriptor = os.open(partial, os.O_RDONLY)
+            try:
+                descriptor = os.open(partial, os.O_RDONLY)
+            except FileNotFoundError:  # it was taken for abandoned before it was opened
+                continue
         else:
             descriptor, name_of_file = tempfile.mkstemp(".partial", f".{name}.", folder)
             partial = Path(name_of_file)

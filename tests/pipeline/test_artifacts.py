@@ -9,10 +9,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -168,7 +168,7 @@ def test_a_folder_on_another_disk_takes_directories(tmp_path: Path, monkeypatch:
     if not shared.is_dir() or shared.stat().st_dev == tmp_path.stat().st_dev:
         pytest.skip("there is no second disk")
     monkeypatch.chdir(tmp_path)
-    with TemporaryDirectory(dir=shared) as disk:
+    with tempfile.TemporaryDirectory(dir=shared) as disk:
         Path("data").symlink_to(disk)
         for content in ("old", "new"):
             with atomic_directory(Path("data/preprocessing"), {}) as directory:
@@ -398,6 +398,25 @@ def test_the_probe_of_a_process_that_is_killed_beside_its_directories_is_removed
     (left,) = Path("data/x").iterdir()
     assert (left.name.split(".")[1], left.suffix) == ("probe", ".partial")
     write_both()
+    assert partials() == []
+
+
+def test_a_directory_that_another_process_takes_for_abandoned_before_it_is_locked_is_made_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[Path] = []
+
+    def make_and_lose(*arguments: str) -> str:
+        made.append(Path(mkdtemp(*arguments)))
+        if len(made) == 1:
+            artifacts._remove_abandoned(made[0])  # what another process does that begins now
+        return str(made[-1])
+
+    mkdtemp = tempfile.mkdtemp
+    monkeypatch.setattr(tempfile, "mkdtemp", make_and_lose)
+    write_both()
+    assert not made[0].exists()
+    assert Path("data/x/y").is_dir()
     assert partials() == []
 
 
