@@ -28,6 +28,12 @@ def add_dataset(parser: ArgumentParser) -> None:
     parser.add_argument("dataset", nargs="?" if key else None, default=key, help="a section of `sources:` in params.yaml")
 
 
+def add_cell(parser: ArgumentParser, optional: bool = False) -> None:
+    """Add the arguments `dataset`, `backbone` and `adapter`; optional: they may be left out."""
+    for name, section in {"dataset": "sources", "backbone": "backbones", "adapter": "adapters"}.items():
+        parser.add_argument(name, nargs="?" if optional else None, help=f"a section of `{section}:` in params.yaml")
+
+
 def check_checkpoint(directory: Path) -> None:
     """Raise UserError if `--checkpoint` names a folder without one, other than the folder that the selected run fills."""
     from common.errors import UserError

@@ -13,14 +13,13 @@ from pipeline.grid.cells import SPECTRAN, Cell, Over, cell_of_stage
 from pipeline.grid.execution import build_cell
 from pipeline.params import Params, load_params
 from pipeline.runs import evaluation_code, watched
-from stages import run
+from stages import add_cell, run
 
 
 def main() -> str:
     parser = Arguments(description=__doc__)
     stage = os.environ.get("DVC_STAGE", "").rpartition(":")[2] or None
-    for name in ("dataset", "backbone", "adapter"):
-        parser.add_argument(name, nargs="?" if stage else None)
+    add_cell(parser, optional=stage is not None)
     over = [name for name in get_args(Over) if name != "tuned"]
     runs = parser.add_mutually_exclusive_group()
     runs.add_argument("--over", choices=over, default="seeds", help="vary only seeds, or also SpecTran's variants or dims")

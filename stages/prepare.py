@@ -10,14 +10,13 @@ from pipeline.grid.execution import evaluated
 from pipeline.grid.tuning import Tuning
 from pipeline.params import LARGEST_DIM, load_params
 from pipeline.runs import Run
-from stages import run
+from stages import add_cell, run
 
 
 def main() -> str:
     parser = Arguments(description=__doc__)
-    for name in ("dataset", "backbone", "adapter"):
-        parser.add_argument(name)
-    parser.add_argument("--seed", type=int, required=True)
+    add_cell(parser)
+    parser.add_argument("--seed", type=int, required=True, help="of this one run")
     parser.add_argument("--dim", type=int, help="default: grid.dim")
     parser.add_argument("--variant", help="a variant of SpecTran")
     parser.add_argument("--tuned", metavar="LOSS", choices=list(LOSSES), help="use the settings that tuning under LOSS chose")

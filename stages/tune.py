@@ -9,13 +9,13 @@ from common.vector_math import select_kernels
 from models.losses import LOSSES
 from pipeline.grid.tuning import MONITOR, Tuning, tune, write_choice
 from pipeline.params import load_params
-from stages import run
+from stages import add_cell, run
 
 
 def main() -> str:
     parser = Arguments(description=__doc__)
-    for name in ("dataset", "backbone", "adapter", "loss"):
-        parser.add_argument(name)
+    add_cell(parser)
+    parser.add_argument("loss", help=" or ".join(LOSSES))
     arguments = parser.parse_args()
     params = load_params()
     params.check_cell(arguments.dataset, arguments.backbone, arguments.adapter)

@@ -4,8 +4,10 @@ import os
 import re
 import subprocess
 import sys
+from argparse import ArgumentParser
 from importlib import import_module
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -38,6 +40,17 @@ def test_a_mistake_in_the_options_is_one_line(
         import_module(f"stages.{name}").main()
     printed = capsys.readouterr().err
     assert re.fullmatch(rf"{name}: .*; `python -m stages\.{name} --help` lists the options\n", printed), printed
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_each_argument_has_a_help_text(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def parse_args(parser: ArgumentParser, *_: object) -> NoReturn:
+        assert all(action.help for action in parser._actions)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ArgumentParser, "parse_args", parse_args)
+    with pytest.raises(KeyboardInterrupt):
+        import_module(f"stages.{name}").main()
 
 
 def test_there_are_scripts_to_ask() -> None:
